@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one exception tree of sysqcache.
+
+::
+
+    SysqcacheError              1
+    +-- UsageError              2   wrong command line
+    +-- ConfigError             3   vm.yaml or another input file
+    +-- SetupError              4   something has to be installed or built first
+    |   +-- EngineMissing       5
+    |   +-- EngineBuildError    6
+    |   +-- ImageMissing        7
+    |   +-- ImageBuildError     8
+    +-- MachineError           10   a machine in a wrong or unknown state
+    |   +-- NoSuchMachine      11
+    |   +-- MachineBusy        12
+    |   +-- LaunchError        13   QEMU did not start
+    |   +-- MachineDied        14   QEMU ended while we needed it
+    |   +-- NotReady           15   the readiness probe timed out
+    |   +-- QmpError           16
+    |   +-- GuestCommandError  17   a command could not be run in the guest
+    |   +-- DiskError          18   an image is missing, unreadable or locked
+    +-- StoreError             20
+    |   +-- StoreVersionError  21   made by a newer version
+    |   +-- StoreBusy          22
+    |   +-- FormatError        23   damaged journal or pack
+    |   +-- VerifyFailed       24   `cache verify` found damage
+
+The library raises; only ``sysqcache.cli`` prints and exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SysqcacheError(Exception):
+    """Base of all errors: what happened, where, and what to do next.
+
+    :param message: what happened and where, one sentence.
+    :param hint: the next step for the user, or "".
+    :param detail: a log tail or a list of problems, printed below the message.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+
+class UsageError(SysqcacheError):
+    """The command line can't be understood."""
+
+    exit_code = 2
+
+
+class ConfigError(SysqcacheError):
+    """An input file is wrong; ``detail`` lists every problem with its line."""
+
+    exit_code = 3
+
+
+class SetupError(SysqcacheError):
+    """Something has to be installed or built first."""
+
+    exit_code = 4
+
+
+class EngineMissing(SetupError):
+    """No engine is built for the wanted target."""
+
+    exit_code = 5
+
+
+class EngineBuildError(SetupError):
+    """The engine could not be built; the machine is as before."""
+
+    exit_code = 6
+
+
+class ImageMissing(SetupError):
+    """A named image is not built yet."""
+
+    exit_code = 7
+
+
+class ImageBuildError(SetupError):
+    """An image could not be built; an older one is kept."""
+
+    exit_code = 8
+
+
+class MachineError(SysqcacheError):
+    """A machine is in a state that does not allow the call."""
+
+    exit_code = 10
+
+
+class NoSuchMachine(MachineError):
+    """No machine has this name."""
+
+    exit_code = 11
+
+
+class MachineBusy(MachineError):
+    """The machine runs already, or another command holds it."""
+
+    exit_code = 12
+
+
+class LaunchError(MachineError):
+    """QEMU did not start; ``detail`` holds exit code, command and log tail."""
+
+    exit_code = 13
+
+
+class MachineDied(MachineError):
+    """QEMU ended while it was needed; the journal is kept."""
+
+    exit_code = 14
+
+
+class NotReady(MachineError):
+    """The readiness probe timed out; ``detail`` holds the log tail."""
+
+    exit_code = 15
+
+
+class QmpError(MachineError):
+    """A QMP command failed or timed out."""
+
+    exit_code = 16
+
+
+class GuestCommandError(MachineError):
+    """A command could not be run in the guest."""
+
+    exit_code = 17
+
+
+class DiskError(MachineError):
+    """A disk image is missing, unreadable or locked."""
+
+    exit_code = 18
+
+
+class StoreError(SysqcacheError):
+    """The block store can't be used; machines run without it."""
+
+    exit_code = 20
+
+
+class StoreVersionError(StoreError):
+    """The store was made by a newer version; nothing was touched."""
+
+    exit_code = 21
+
+
+class StoreBusy(StoreError):
+    """Another process holds the store's lock."""
+
+    exit_code = 22
+
+
+class FormatError(StoreError):
+    """A journal or pack is damaged or foreign."""
+
+    exit_code = 23
+
+
+class VerifyFailed(StoreError):
+    """`cache verify` found damage; nothing was changed."""
+
+    exit_code = 24

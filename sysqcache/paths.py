@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where files live: every file name of the state and cache directories.
+
+``SYSQCACHE_HOME`` moves everything into one folder; ``SYSQCACHE_STORE`` moves the
+block store alone. Without them the XDG directories are used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+ENV_HOME: Final = "SYSQCACHE_HOME"
+ENV_STORE: Final = "SYSQCACHE_STORE"
+
+# file names inside an instance directory
+INSTANCE_STATE: Final = "state.json"
+INSTANCE_LOCK: Final = "lock"
+INSTANCE_QMP: Final = "qmp.sock"
+INSTANCE_QMP_INTROSPECT: Final = "qmp2.sock"
+INSTANCE_AGENT: Final = "agent.sock"
+INSTANCE_SERIAL: Final = "serial.sock"
+INSTANCE_SERIAL_LOG: Final = "serial.log"
+INSTANCE_QEMU_LOG: Final = "qemu.log"
+INSTANCE_PID: Final = "qemu.pid"
+INSTANCE_BOOT_SET: Final = "boot-set.txt"
+INSTANCE_OVERLAYS: Final = "overlays"
+
+# names inside the store
+STORE_FORMAT: Final = "FORMAT"
+STORE_LOCK: Final = "lock"
+STORE_PACKS: Final = "packs"
+STORE_JOURNALS: Final = "journals"
+STORE_META: Final = "meta"
+PACK_SUFFIX: Final = ".pack"
+JOURNAL_SUFFIX: Final = ".journal"
+
+# names inside the cache directory
+ENGINES: Final = "engines"
+IMAGES: Final = "images"
+DOWNLOADS: Final = "downloads"
+LOGS: Final = "logs"
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else Path.home() / fallback
+
+
+def cache_dir() -> Path:
+    """Directory of engines, images and downloads: big, can be made again."""
+    home = os.environ.get(ENV_HOME)
+    if home:
+        return Path(home).absolute() / "cache"
+    return _xdg("XDG_CACHE_HOME", ".cache") / "sysqcache"
+
+
+def state_dir() -> Path:
+    """Directory of instances and, by default, the store."""
+    home = os.environ.get(ENV_HOME)
+    if home:
+        return Path(home).absolute() / "state"
+    return _xdg("XDG_STATE_HOME", ".local/state") / "sysqcache"
+
+
+def store_dir() -> Path:
+    """Directory of the block store: packs, journals, metadata."""
+    store = os.environ.get(ENV_STORE)
+    return Path(store).absolute() if store else state_dir() / "store"
+
+
+def engines_dir() -> Path:
+    """Directory of built engines, one folder a build key."""
+    return cache_dir() / ENGINES
+
+
+def images_dir() -> Path:
+    """Directory of built guest images."""
+    return cache_dir() / IMAGES
+
+
+def downloads_dir() -> Path:
+    """Directory of fetched source and firmware packages."""
+    return cache_dir() / DOWNLOADS
+
+
+def instances_dir() -> Path:
+    """Directory of running and saved machines, one folder a name."""
+    return state_dir() / "machines"
+
+
+def instance_dir(name: str) -> Path:
+    """Directory of the machine ``name``."""
+    return instances_dir() / name
