@@ -166,9 +166,18 @@ class StoreBusy(StoreError):
 
 
 class FormatError(StoreError):
-    """A journal or pack is damaged or foreign."""
+    """A journal or pack is damaged or foreign.
+
+    :param reason: one of ``counters.REJECTS``.
+    """
 
     exit_code = 23
+
+    def __init__(
+        self, message: str, *, reason: str = "", hint: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.reason = reason
 
 
 class VerifyFailed(StoreError):

@@ -30,11 +30,15 @@ INSTANCE_OVERLAYS: Final = "overlays"
 # names inside the store
 STORE_FORMAT: Final = "FORMAT"
 STORE_LOCK: Final = "lock"
+STORE_IN_USE: Final = "in-use"
+STORE_BOOT_SETS: Final = "boot-sets.json"
+STORE_DAMAGED: Final = "damaged"
 STORE_PACKS: Final = "packs"
 STORE_JOURNALS: Final = "journals"
 STORE_META: Final = "meta"
 PACK_SUFFIX: Final = ".pack"
 JOURNAL_SUFFIX: Final = ".journal"
+JOURNAL_NOTE_SUFFIX: Final = ".json"
 
 # names inside the cache directory
 ENGINES: Final = "engines"
