@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Byte layout of blocks, journals and packs, version 1.
+
+Each format is one :class:`Layout`: the table that docs/formats.md shows and the
+numpy type that the code reads with are both made from it. All numbers are
+little-endian; all checksums are XXH3-64 with seed 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Records: TypeAlias = NDArray[np.void]
+"""A numpy array of a layout's structured type."""
+
+VERSION: Final = 1
+HEADER_SIZE: Final = 4096
+PAGE_BITS: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_BITS
+ALIGN: Final = 16
+"""Blocks, records and index entries start at multiples of this many bytes."""
+
+JOURNAL_MAGIC: Final = b"SYSQJRNL"
+PACK_MAGIC: Final = b"SYSQPACK"
+RECORD_MAGIC: Final = 0x4C425153
+RECORD_BLOCK: Final = 1
+RECORD_RAM_MAP: Final = 2
+BLOCK_TWO_PAGES: Final = 1
+NO_JUMP: Final = 0xFFFF
+NO_RAM: Final = 0xFFFFFFFFFFFFFFFF
+PREFIX_BYTES: Final = 8
+
+_CTYPES: Final[dict[str, str]] = {
+    "u64": "<u8",
+    "u32": "<u4",
+    "u16": "<u2",
+    "char[8]": "S8",
+    "u8[32]": "V32",
+}
+
+
+def _numpy_type(ctype: str) -> Any:
+    if ctype in _CTYPES:
+        return _CTYPES[ctype]
+    base, _, count = ctype.rstrip("]").partition("[")
+    if base == "u8":
+        return f"V{count}"
+    return (_CTYPES[base], (int(count),))
+
+
+@dataclass(frozen=True)
+class Field:
+    """One row of a byte table: ``offset`` in bytes from the start of the structure."""
+
+    offset: int
+    ctype: str
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A structure of ``size`` bytes; bytes that no field covers are zero."""
+
+    name: str
+    size: int
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """The structured numpy type, itemsize ``size``."""
+        return np.dtype(
+            {
+                "names": [f.name for f in self.fields],
+                "formats": [_numpy_type(f.ctype) for f in self.fields],
+                "offsets": [f.offset for f in self.fields],
+                "itemsize": self.size,
+            }
+        )
+
+    def pack(self, **values: object) -> bytearray:
+        """Bytes of one structure; fields that are not named are zero."""
+        record = np.zeros(1, self.dtype)
+        for name, value in values.items():
+            wanted = self.dtype[name]
+            record[name] = np.void(value) if wanted.kind == "V" else value  # type: ignore[call-overload]
+        return bytearray(record.tobytes())
+
+    def unpack(self, buffer: Buffer, offset: int = 0) -> np.void:
+        """The structure at ``offset``; raises ValueError when it does not fit."""
+        view: np.void = np.frombuffer(buffer, self.dtype, count=1, offset=offset)[0]
+        return view
+
+    def markdown(self) -> str:
+        """The byte table as docs/formats.md shows it."""
+        rows = [f"| {f.offset} | {f.ctype} | `{f.name}` | {f.meaning} |" for f in self.fields]
+        return "\n".join(["| offset | type | field | meaning |", "|---|---|---|---|", *rows])
+
+
+BLOCK: Final = Layout(
+    "block",
+    48,
+    (
+        Field(0, "u64", "checksum", "of bytes 8 .. 48 + guest_size + code_size + search_size"),
+        Field(8, "u64", "cs_base", "as QEMU's TranslationBlock"),
+        Field(16, "u32", "flags", "as QEMU's TranslationBlock"),
+        Field(20, "u32", "cflags", "final compile flags"),
+        Field(24, "u16", "page_offset", "guest pc & 4095"),
+        Field(26, "u16", "guest_size", "guest bytes, 1..4096"),
+        Field(28, "u16", "icount", "guest instructions"),
+        Field(30, "u16", "search_size", "bytes of encoded search data"),
+        Field(32, "u32", "code_size", "bytes of host code, constant pool included"),
+        Field(36, "u16[2]", "jmp_reset_offset", "0xffff = no such jump"),
+        Field(40, "u16[2]", "jmp_insn_offset", "0xffff = no such jump"),
+        Field(44, "u32", "block_flags", "bit 0: spans two pages; others 0"),
+    ),
+)
+"""Followed by guest code, host code, search data, zero bytes to a multiple of 16."""
+
+RECORD: Final = Layout(
+    "record",
+    48,
+    (
+        Field(0, "u32", "magic", '0x4c425153 ("SQBL")'),
+        Field(4, "u32", "total_size", "header and padded payload, a multiple of 16"),
+        Field(8, "u16", "type", "1 = block, 2 = RAM map; others are skipped"),
+        Field(10, "u16", "vcpu", "index of the vCPU that translated"),
+        Field(12, "u32", "payload_size", "bytes of payload"),
+        Field(16, "u64", "pc", "guest virtual address"),
+        Field(24, "u64", "ram0", "ram_addr_t of the first guest byte"),
+        Field(32, "u64", "ram1", "ram_addr_t of the second page, or 2^64-1"),
+        Field(40, "u64", "checksum", "of bytes 0..39"),
+    ),
+)
+
+RAM_RANGE: Final = Layout(
+    "ram range",
+    24,
+    (
+        Field(0, "u64", "ram_addr", "ram_addr_t of the first byte"),
+        Field(8, "u64", "guest_physical", "guest physical address of it"),
+        Field(16, "u64", "size", "bytes"),
+    ),
+)
+
+JOURNAL_HEADER: Final = Layout(
+    "journal header",
+    HEADER_SIZE,
+    (
+        Field(0, "char[8]", "magic", '"SYSQJRNL"'),
+        Field(8, "u32", "version", "1"),
+        Field(12, "u32", "header_size", "4096"),
+        Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
+        Field(48, "u32", "page_bits", "12"),
+        Field(52, "u32", "text_size", "bytes of fingerprint text"),
+        Field(56, "u64", "start_time", "nanoseconds since 1970"),
+        Field(64, "u32", "pid", "of the engine"),
+        Field(68, "u32", "reserved", "0"),
+        Field(72, "u8[4016]", "text", "fingerprint text, zero padded"),
+        Field(4088, "u64", "checksum", "of bytes 0..4087"),
+    ),
+)
+
+PACK_HEADER: Final = Layout(
+    "pack header",
+    HEADER_SIZE,
+    (
+        Field(0, "char[8]", "magic", '"SYSQPACK"'),
+        Field(8, "u32", "version", "1"),
+        Field(12, "u32", "header_size", "4096"),
+        Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
+        Field(48, "u32", "page_bits", "12"),
+        Field(52, "u32", "text_size", "bytes of fingerprint text"),
+        Field(56, "u64", "file_size", "bytes of the whole file"),
+        Field(64, "u64", "block_count", "blocks, one index entry each"),
+        Field(72, "u64", "slot_count", "home slots: block_count*3/2 + 16"),
+        Field(80, "u64", "index_entries", "home slots and overflow; the last is empty"),
+        Field(88, "u64", "index_offset", "a multiple of 4096; the file ends with the index"),
+        Field(96, "u64", "blocks_offset", "4096"),
+        Field(104, "u64", "blocks_size", "bytes of all blocks, padding included"),
+        Field(112, "u8[16]", "reserved", "0"),
+        Field(128, "u8[3960]", "text", "fingerprint text, zero padded"),
+        Field(4088, "u64", "checksum", "of bytes 0..4087"),
+    ),
+)
+
+INDEX_ENTRY: Final = Layout(
+    "index entry",
+    16,
+    (
+        Field(0, "u64", "prefix", "first min(8, guest_size) guest bytes, rest 0"),
+        Field(8, "u32", "position", "of the block / 16, from the file's start; 0 = empty"),
+        Field(12, "u16", "guest_size", "of the block"),
+        Field(14, "u16", "tag", "hash & 0xffff"),
+    ),
+)
+
+LAYOUTS: Final = (BLOCK, JOURNAL_HEADER, RECORD, RAM_RANGE, PACK_HEADER, INDEX_ENTRY)
+"""Every structure of version 1, in the order of docs/formats.md."""
+
+
+def checksum(data: Buffer) -> int:
+    """XXH3-64, seed 0."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def padded(size: int) -> int:
+    """``size`` rounded up to a multiple of :data:`ALIGN`."""
+    return (size + ALIGN - 1) & -ALIGN
+
+
+def seal_header(header: bytearray) -> bytes:
+    """Write the checksum of a journal or pack header into its last 8 bytes."""
+    header[4088:4096] = checksum(memoryview(header)[:4088]).to_bytes(8, "little")
+    return bytes(header)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Blocks as columns: where they lie in a buffer and their headers, without copies.
+
+Nothing here makes a Python object per block except the checksum loop; a table of
+300,000 blocks is a handful of numpy arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from sysqcache import blockformat as bf
+
+Offsets = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_UNIT = np.dtype("V16")
+
+
+def whole_units(buffer: bf.Buffer) -> int:
+    """Bytes of ``buffer`` that whole units of 16 bytes cover."""
+    return len(buffer) // bf.ALIGN * bf.ALIGN
+
+
+def gather(buffer: bf.Buffer, offsets: Offsets, layout: bf.Layout) -> bf.Records:
+    """Structures of ``layout`` at ``offsets`` (bytes, multiples of 16), copied.
+
+    :returns: array of shape (n,); raises IndexError when one leaves the buffer.
+    """
+    count = layout.size // bf.ALIGN
+    units = np.frombuffer(buffer, _UNIT, count=len(buffer) // bf.ALIGN)
+    rows = units[(offsets // bf.ALIGN)[:, None] + np.arange(count)]
+    return np.ascontiguousarray(rows).view(layout.dtype).reshape(len(offsets))
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """n blocks inside ``buffer``.
+
+    :param buffer: a journal, a pack, or a part of one.
+    :param offsets: shape (n,), bytes from the start of ``buffer``, multiples of 16.
+    :param headers: shape (n,), of ``blockformat.BLOCK.dtype``.
+    """
+
+    buffer: memoryview
+    offsets: Offsets
+    headers: bf.Records
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @classmethod
+    def at(cls, buffer: memoryview, offsets: Offsets) -> BlockTable:
+        """The blocks at ``offsets``, each with 48 bytes or more before the end."""
+        return cls(buffer, offsets, gather(buffer, offsets, bf.BLOCK))
+
+    def select(self, chosen: Mask | Offsets) -> BlockTable:
+        """The blocks that a mask or an index array chooses, in its order."""
+        return BlockTable(self.buffer, self.offsets[chosen], self.headers[chosen])
+
+    def sizes(self) -> Offsets:
+        """Bytes of each block without padding, shape (n,)."""
+        parts = [self.headers[name].astype(np.int64) for name in _SIZE_FIELDS]
+        total: Offsets = parts[0] + parts[1] + parts[2] + bf.BLOCK.size
+        return total
+
+    def padded_sizes(self) -> Offsets:
+        """Bytes of each block with padding, multiples of 16, shape (n,)."""
+        sizes: Offsets = (self.sizes() + bf.ALIGN - 1) & -bf.ALIGN
+        return sizes
+
+    def in_bounds(self, room: Offsets) -> Mask:
+        """Which blocks have sane fields and fit, padding included, into ``room`` bytes."""
+        head = self.headers
+        good: Mask = (head["guest_size"] >= 1) & (head["guest_size"] <= bf.PAGE_SIZE)
+        good &= head["page_offset"] < bf.PAGE_SIZE
+        good &= head["code_size"] > 0
+        good &= (head["block_flags"] & ~np.uint32(bf.BLOCK_TWO_PAGES)) == 0
+        good &= self.padded_sizes() <= room
+        return good
+
+    def good_checksums(self) -> Mask:
+        """Which blocks hold what was written; only for blocks that are in bounds."""
+        digest, view = xxhash.xxh3_64_intdigest, self.buffer
+        ends = (self.offsets + self.sizes()).tolist()
+        found = [
+            digest(view[start:end])
+            for start, end in zip((self.offsets + 8).tolist(), ends, strict=True)
+        ]
+        match: Mask = np.array(found, np.uint64) == self.headers["checksum"]
+        return match
+
+    def prefixes(self) -> NDArray[np.uint64]:
+        """The first min(8, guest_size) guest bytes as a number, shape (n,)."""
+        words = np.frombuffer(self.buffer, "<u8", count=len(self.buffer) // 8)
+        raw = words[(self.offsets + bf.BLOCK.size) // 8].astype(np.uint64)
+        unused = np.maximum(8 - self.headers["guest_size"].astype(np.int64), 0) * 8
+        keep = np.uint64(0xFFFFFFFFFFFFFFFF) >> unused.astype(np.uint64)
+        prefix: NDArray[np.uint64] = raw & keep
+        return prefix
+
+    def guest_bytes(self, row: int) -> memoryview:
+        """The guest code of block ``row``."""
+        start = int(self.offsets[row]) + bf.BLOCK.size
+        return self.buffer[start : start + int(self.headers["guest_size"][row])]
+
+
+_SIZE_FIELDS = ("guest_size", "code_size", "search_size")

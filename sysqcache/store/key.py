@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two keys of a block: the hash that a pack's index is sorted by, and its identity.
+
+The index hash is part of the pack format and is computed by the engine too. The
+identity (dedupe key) is the store's own: XXH3-128 of the guest bytes, seeded with
+the other parts of the key. Whoever makes two blocks collide loses one of them,
+which is a miss, so it need not resist an attacker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from sysqcache.blockformat import PAGE_SIZE, PREFIX_BYTES
+
+if TYPE_CHECKING:
+    from sysqcache.blocktable import BlockTable
+
+U64 = NDArray[np.uint64]
+
+MULTIPLIER: Final = 0x9E3779B97F4A7C15
+_MASK: Final = 0xFFFFFFFFFFFFFFFF
+IDENTITY: Final = np.dtype([("low", "<u8"), ("high", "<u8")])
+"""One dedupe key, 16 bytes."""
+
+
+def mix(x: int) -> int:
+    """One round of the index hash on a 64-bit number."""
+    x ^= x >> 32
+    x = (x * MULTIPLIER) & _MASK
+    return x ^ (x >> 29)
+
+
+def is_long(page_offset: int, guest_size: int) -> bool:
+    """Whether the key holds eight guest bytes (else the first one alone)."""
+    return guest_size >= PREFIX_BYTES and page_offset <= PAGE_SIZE - PREFIX_BYTES
+
+
+def index_hash(
+    *, prefix: int, page_offset: int, flags: int, cflags: int, cs_base: int, long: bool
+) -> int:
+    """The hash of a block or of a lookup.
+
+    :param prefix: the first eight guest bytes, little-endian; only the first byte
+        counts when ``long`` is false.
+    """
+    p = prefix if long else prefix & 0xFF
+    h = mix(page_offset | (int(long) << 16))
+    h = mix(h ^ p)
+    h = mix(h ^ (flags << 32 | cflags))
+    return mix(h ^ cs_base)
+
+
+def home_slot(value: int, slot_count: int) -> int:
+    """Where a lookup of hash ``value`` begins."""
+    return ((value >> 32) * slot_count) >> 32
+
+
+def _mix_all(x: U64) -> U64:
+    x = x ^ (x >> np.uint64(32))
+    x = x * np.uint64(MULTIPLIER)
+    mixed: U64 = x ^ (x >> np.uint64(29))
+    return mixed
+
+
+def index_hashes(table: BlockTable) -> U64:
+    """:func:`index_hash` of every block, shape (n,)."""
+    head = table.headers
+    long = (head["guest_size"] >= PREFIX_BYTES) & (head["page_offset"] <= PAGE_SIZE - PREFIX_BYTES)
+    prefix = table.prefixes()
+    p = np.where(long, prefix, prefix & np.uint64(0xFF))
+    h = _mix_all(head["page_offset"].astype(np.uint64) | long.astype(np.uint64) << np.uint64(16))
+    h = _mix_all(h ^ p)
+    h = _mix_all(h ^ _flag_words(table))
+    return _mix_all(h ^ head["cs_base"])
+
+
+def home_slots(hashes: U64, slot_count: int) -> NDArray[np.int64]:
+    """:func:`home_slot` of every hash; ``slot_count`` below 2^32."""
+    upper = hashes >> np.uint64(32)
+    slots: NDArray[np.int64] = ((upper * np.uint64(slot_count)) >> np.uint64(32)).astype(np.int64)
+    return slots
+
+
+def _flag_words(table: BlockTable) -> U64:
+    flags = table.headers["flags"].astype(np.uint64) << np.uint64(32)
+    words: U64 = flags | table.headers["cflags"].astype(np.uint64)
+    return words
+
+
+def identities(table: BlockTable) -> NDArray[np.void]:
+    """The dedupe key of every block: shape (n,), of :data:`IDENTITY`.
+
+    Equal when cs_base, flags, cflags, page_offset, guest_size and guest bytes are.
+    """
+    head = table.headers
+    seeds = _mix_all(head["page_offset"].astype(np.uint64))
+    seeds = _mix_all(seeds ^ _flag_words(table))
+    seeds = _mix_all(seeds ^ head["cs_base"])
+    starts = table.offsets + 48
+    ends = starts + head["guest_size"]
+    digest, view = xxhash.xxh3_128_digest, table.buffer
+    rows = zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
+    return np.frombuffer(b"".join([digest(view[a:b], s) for a, b, s in rows]), IDENTITY)
