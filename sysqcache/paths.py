@@ -89,6 +89,11 @@ def downloads_dir() -> Path:
     return cache_dir() / DOWNLOADS
 
 
+def logs_dir() -> Path:
+    """Directory of the logs of engine and image builds."""
+    return cache_dir() / LOGS
+
+
 def instances_dir() -> Path:
     """Directory of running and saved machines, one folder a name."""
     return state_dir() / "machines"
