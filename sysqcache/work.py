@@ -166,8 +166,9 @@ def require_space(directory: Path, need: int, what: str, error: type[SysqcacheEr
 def published(target: Path) -> Iterator[Path]:
     """A temporary directory beside ``target`` that replaces it when the body succeeds.
 
-    After a failure, or a kill at any point, ``target`` is as before or complete; a
-    directory left behind by a kill is removed by the next call.
+    After a failure ``target`` is as before. After a kill it is as before, complete or,
+    between the two renames, absent, but never half written; what a kill leaves behind is
+    removed by the next call.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f".{target.name}.*.tmp"):

@@ -55,6 +55,11 @@ class PrivateApt:
         hint = "check the mirror in /etc/apt and the network"
         return self._work.run(argv, cwd=cwd, env=env, hint=hint)
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether package lists were fetched before."""
+        return any(path.is_file() for path in (self.root / "lists").glob("*Release"))
+
     def update(self) -> None:
         """Fetch the package lists."""
         self._run("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")

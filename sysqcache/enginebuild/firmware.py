@@ -46,6 +46,23 @@ def install(apt: PrivateApt, scratch: Path, target: Path) -> dict[str, str]:
     return versions
 
 
+def in_tree(source: Path) -> bool:
+    """Whether a source tree brings every file of FILES (a release archive does)."""
+    return all((source / "pc-bios" / name).is_file() for name in _names())
+
+
+def from_tree(source: Path, target: Path) -> dict[str, str]:
+    """Copy every file of FILES from a source tree's ``pc-bios`` into ``target``."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in _names():
+        shutil.copyfile(source / "pc-bios" / name, target / name)
+    return {"pc-bios": "as in the source"}
+
+
+def _names() -> list[str]:
+    return [name for names in FILES.values() for name in names]
+
+
 def _find(tree: Path, name: str, package: str) -> Path:
     found = [path for path in sorted(tree.rglob(name)) if path.is_file()]
     if not found:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the engine is configured, and the key that names a build."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from sysqcache.errors import EngineBuildError
+from sysqcache.work import Work
+
+TARGETS: Final = ("x86_64", "aarch64", "riscv64")
+
+OPTIONS: Final = (
+    "--without-default-features",
+    "--enable-system",
+    "--enable-tcg",
+    "--enable-fdt=system",
+    "--enable-slirp",
+    "--enable-tools",
+    "--enable-pixman",
+    "--enable-plugins",
+    "--enable-trace-backends=log",
+    "--disable-install-blobs",  # Debian's source holds none
+    "--disable-docs",
+    "--disable-werror",
+    # the build id is part of every fingerprint: it has to be there
+    "--extra-ldflags=-Wl,--build-id=sha1",
+)
+
+PROGRAMS: Final = {
+    "gcc": "gcc",
+    "ninja": "ninja-build",
+    "pkg-config": "pkg-config",
+    "flex": "flex",
+    "bison": "bison",
+    "patch": "patch",
+    "dpkg-source": "dpkg-dev",
+    "strip": "binutils",
+}
+"""Program -> Debian package, for everything that a build starts."""
+
+LIBRARIES: Final = {
+    "glib-2.0": "libglib2.0-dev",
+    "pixman-1": "libpixman-1-dev",
+    "libfdt": "libfdt-dev",
+    "slirp": "libslirp-dev",
+    "zlib": "zlib1g-dev",
+    "libxxhash": "libxxhash-dev",
+}
+"""pkg-config module -> Debian package; libfdt is looked for by its header."""
+
+
+def key(version: str, origin: str, series: str, targets: Sequence[str], *, plain: bool) -> str:
+    """Name of a build: the version, and 16 hex digits of everything that changes the code.
+
+    :param origin: exact package version or path of the source.
+    :param series: digest of our patches.
+    """
+    parts = [version, origin, series, *sorted(targets), *OPTIONS]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return f"{version}-{'plain-' if plain else ''}{digest}"
+
+
+def require_meson() -> None:
+    """Check that the Python which runs us has meson; QEMU's configure takes it from there.
+
+    :raises EngineBuildError: it has not.
+    """
+    if find_spec("mesonbuild") is None:
+        raise EngineBuildError(
+            f"{sys.executable} has no meson", hint="pip install 'sysqcache[engine-build]'"
+        )
+
+
+def configure(tree: Path, targets: Sequence[str], work: Work) -> Path:
+    """Run QEMU's configure; gives the build directory.
+
+    A configured directory is used again: ninja itself reruns meson when it has to.
+    """
+    build = tree / "build"
+    if (build / "build.ninja").is_file():
+        return build
+    build.mkdir(exist_ok=True)
+    work.run(
+        [
+            "../configure",
+            f"--python={sys.executable}",
+            f"--target-list={','.join(f'{target}-softmmu' for target in targets)}",
+            # no path of this build in the binary: equal sources give an equal build id
+            f"--extra-cflags=-ffile-prefix-map={tree}=.",
+            *OPTIONS,
+        ],
+        cwd=build,
+        hint="the packages it needs are listed by: sysqcache doctor",
+    )
+    return build
