@@ -79,7 +79,9 @@ class PrivateApt:
     def download_source(self, package: str) -> Path:
         """Fetch a source package; gives its ``.dsc`` file."""
         target = self.root / "download"
-        self._run("apt-get", "source", "-q", "--download-only", "--only-source", package, cwd=target)
+        self._run(
+            "apt-get", "source", "-q", "--download-only", "--only-source", package, cwd=target
+        )
         return max(target.glob(f"{package}_*.dsc"), key=lambda p: p.stat().st_mtime_ns)
 
     def unpack(self, deb: Path, target: Path) -> None:

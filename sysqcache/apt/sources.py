@@ -178,8 +178,13 @@ def for_release(sources: Iterable[Source], codename: str) -> list[Source]:
         suites = tuple(s for s in source.suites if s in wanted)
         if suites and "deb" in source.types:
             found.append(
-                replace(source, types=("deb",), suites=suites, components=("main",),
-                        signed_by=str(DEBIAN_KEYRING))
+                replace(
+                    source,
+                    types=("deb",),
+                    suites=suites,
+                    components=("main",),
+                    signed_by=str(DEBIAN_KEYRING),
+                )
             )
     if any(codename in source.suites for source in found):
         return found

@@ -57,5 +57,7 @@ def list_(as_json: _Json = False) -> None:
         typer.echo(json.dumps({"images": rows}))
         return
     for image in images:
-        state = image.error or (f"built {image.meta.get('created')}" if image.built else "not built")
+        state = image.error or (
+            f"built {image.meta.get('created')}" if image.built else "not built"
+        )
         typer.echo(f"{image.name:18} {image.description}\n{'':18} {state}")

@@ -26,6 +26,7 @@ class SetupView:
         self._last = 0.0
 
     def __call__(self, event: Progress) -> None:
+        """Print what ``event`` says, if it is time to."""
         if event.state in ("done", "failed"):
             self._line(event, end="\n")
         elif event.state == "started":

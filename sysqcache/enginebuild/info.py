@@ -115,9 +115,7 @@ def find_engine(target: str, *, plain: bool = False) -> Engine:
     if engines:
         return engines[0]
     option = " --plain" if plain else ""
-    raise EngineMissing(
-        f"no engine is built for {target}", hint=f"sysqcache engine build{option}"
-    )
+    raise EngineMissing(f"no engine is built for {target}", hint=f"sysqcache engine build{option}")
 
 
 def any_qemu_img() -> Path:

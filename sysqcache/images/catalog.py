@@ -66,9 +66,7 @@ def resolve(name: str) -> ImagePaths:
         raise ImageMissing(f"there is no image {name!r}", hint=hint)
     directory = paths.images_dir() / name
     if not (directory / META).is_file():
-        raise ImageMissing(
-            f"the image {name} is not built", hint=f"sysqcache image build {name}"
-        )
+        raise ImageMissing(f"the image {name} is not built", hint=f"sysqcache image build {name}")
 
     def existing(file: str) -> Path | None:
         path = directory / file

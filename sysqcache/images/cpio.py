@@ -24,12 +24,13 @@ class CpioWriter:
         self._inode = 0
         self._directories: set[str] = set()
 
-    def _entry(self, name: str, mode: int, data: bytes = b"", rdev: tuple[int, int] = (0, 0)) -> None:
+    def _entry(
+        self, name: str, mode: int, data: bytes = b"", rdev: tuple[int, int] = (0, 0)
+    ) -> None:
         self._inode += 1
         encoded = name.encode() + b"\0"
-        fields = [
-            self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, rdev[0], rdev[1], len(encoded), 0,
-        ]
+        # inode, mode, uid, gid, links, mtime, size, device, device of the file, name, check
+        fields = [self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, *rdev, len(encoded), 0]
         header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
         self._parts += [header, _pad(len(header)), data, _pad(len(data))]
 

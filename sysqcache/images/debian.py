@@ -104,7 +104,8 @@ def make_disk(root: Path, scratch: Path, target: Path, qemu_img: Path, work: Wor
     with raw.open("wb") as file:
         file.truncate(DISK_SIZE)
     script = (
-        'set -e; trap \'rm -rf "$2"\' EXIT; tar -C "$2" --numeric-owner --exclude="./dev/*" -xpf "$1"; '
+        "set -e; trap 'rm -rf \"$2\"' EXIT; "
+        'tar -C "$2" --numeric-owner --exclude="./dev/*" -xpf "$1"; '
         'mkfs.ext4 -q -F -L root -U "$4" -E hash_seed="$4" -d "$2" "$3"; '
         'cp "$2"/boot/vmlinuz-* "$2"/boot/initrd.img-* "$5"; chmod a+r "$5"/*'
     )
