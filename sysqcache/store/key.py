@@ -27,6 +27,9 @@ _MASK: Final = 0xFFFFFFFFFFFFFFFF
 IDENTITY: Final = np.dtype([("low", "<u8"), ("high", "<u8")])
 """One dedupe key, 16 bytes."""
 
+Identities = NDArray[np.void]
+"""An array of :data:`IDENTITY`."""
+
 
 def mix(x: int) -> int:
     """One round of the index hash on a 64-bit number."""
@@ -92,7 +95,7 @@ def _flag_words(table: BlockTable) -> U64:
     return words
 
 
-def identities(table: BlockTable) -> NDArray[np.void]:
+def identities(table: BlockTable) -> Identities:
     """The dedupe key of every block: shape (n,), of :data:`IDENTITY`.
 
     Equal when cs_base, flags, cflags, page_offset, guest_size and guest bytes are.

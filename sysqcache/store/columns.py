@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Metadata of a pack's blocks as columns: one number per block and column.
+
+One value per row and column would cost RocksDB more than 100 bytes a block; as
+columns of 65,536 rows a value, compressed, a block costs about 20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sysqcache import blockformat as bf
+from sysqcache.blocktable import Mask, Offsets
+from sysqcache.store.key import IDENTITY
+
+CHUNK: Final = 1 << 16
+"""Rows of one stored value."""
+
+U32 = NDArray[np.uint32]
+
+COLUMNS: Final[Mapping[str, np.dtype[np.void] | np.dtype[np.uint32]]] = {
+    "key": IDENTITY,
+    "units": np.dtype("<u4"),
+    "uses": np.dtype("<u4"),
+    "first": np.dtype("<u4"),
+    "last": np.dtype("<u4"),
+    "image": np.dtype("<u4"),
+}
+"""Column name to the type of its numbers, as docs/formats.md lists them."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Metadata of the n blocks of one pack, in file order; every shape is (n,).
+
+    :param key: dedupe key, see ``store.key``.
+    :param units: size of the block with padding, in units of 16 bytes.
+    :param uses: runs that recorded the block.
+    :param first, last: numbers of the first and last of these runs.
+    :param image: number of the image that recorded it first.
+    """
+
+    key: NDArray[np.void]
+    units: U32
+    uses: U32
+    first: U32
+    last: U32
+    image: U32
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @classmethod
+    def new(cls, key: NDArray[np.void], sizes: Offsets, run: int, image: int) -> Columns:
+        """Blocks that run ``run`` of image ``image`` brought; ``sizes`` in bytes, padded."""
+        count = len(key)
+        return cls(
+            key=key,
+            units=(sizes // bf.ALIGN).astype("<u4"),
+            uses=np.ones(count, "<u4"),
+            first=np.full(count, run, "<u4"),
+            last=np.full(count, run, "<u4"),
+            image=np.full(count, image, "<u4"),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: list[Columns]) -> Columns:
+        """All rows of all parts, in order; at least one part."""
+        return cls(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in COLUMNS})
+
+    def select(self, chosen: Mask | Offsets) -> Columns:
+        """The rows that a mask or an index array chooses."""
+        return Columns(**{n: getattr(self, n)[chosen] for n in COLUMNS})
+
+    def offsets(self) -> Offsets:
+        """Where each block starts in the pack file, in bytes."""
+        ends = np.cumsum(self.units.astype(np.int64)) * bf.ALIGN
+        starts: Offsets = ends - self.units.astype(np.int64) * bf.ALIGN + bf.HEADER_SIZE
+        return starts
+
+    def used_again(self, rows: Offsets, run: int) -> Columns:
+        """The same blocks after run ``run`` recorded ``rows`` (no row twice) again."""
+        uses, last = self.uses.copy(), self.last.copy()
+        uses[rows] += 1
+        last[rows] = run
+        return Columns(self.key, self.units, uses, self.first, last, self.image)
+
+    def chunks(self, names: tuple[str, ...] = tuple(COLUMNS)) -> Iterator[tuple[str, int, bytes]]:
+        """(column, chunk number, stored value) of every chunk of the named columns."""
+        for name in names:
+            values = np.ascontiguousarray(getattr(self, name), COLUMNS[name])
+            for number, start in enumerate(range(0, len(self), CHUNK)):
+                yield name, number, values[start : start + CHUNK].tobytes()
+
+    def shares(self) -> list[tuple[int, int, int]]:
+        """(image number, blocks, bytes) of every image that has blocks here."""
+        images, inverse = np.unique(self.image, return_inverse=True)
+        counts = np.bincount(inverse, minlength=len(images))
+        units = np.bincount(inverse, self.units, minlength=len(images))
+        rows = zip(images.tolist(), counts.tolist(), units.tolist(), strict=True)
+        return [(image, count, int(total) * bf.ALIGN) for image, count, total in rows]
+
+
+def join_chunks(name: str, values: list[bytes]) -> Any:
+    """A column from its stored values; raises ValueError for a torn value."""
+    return np.frombuffer(b"".join(values), COLUMNS[name])

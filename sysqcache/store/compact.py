@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one command that deletes packs: superseded ones, and the least recently used."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from sysqcache.store.layout import Layout
+from sysqcache.store.lock import unused
+from sysqcache.store.meta import Batch, Meta
+from sysqcache.store.publish import publish
+from sysqcache.store.records import PackRow, PackStatus
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction removed.
+
+    :param in_use: a machine maps packs, so nothing was removed.
+    :param bytes_left: of all pack files that remain.
+    """
+
+    removed: int = 0
+    bytes_freed: int = 0
+    bytes_left: int = 0
+    in_use: bool = False
+
+
+def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
+    """Remove superseded, unlisted and, above ``max_bytes``, the least recently used packs.
+
+    Under the store's lock. Metadata are committed first, so that a kill leaves
+    files that nobody refers to, which the next run removes. Damaged files stay for
+    ``rebuild``. Raises MetaDamaged, StoreError or OSError.
+    """
+    files = layout.pack_files()
+    with unused(layout.in_use) as free:
+        if not free:
+            return CompactReport(bytes_left=_bytes(layout), in_use=True)
+        before = _bytes(layout)
+        rows = meta.packs()
+        gone = [r for r in rows.values() if not r.live and r.status != PackStatus.DAMAGED]
+        gone += _least_used([r for r in rows.values() if r.live], max_bytes)
+        if gone:
+            _forget(layout, meta, gone)
+        names = {r.sha256 for r in gone} | (files.keys() - rows.keys())
+        removed = [files[name] for name in names if name in files]
+        for path in removed:
+            path.unlink()
+        left = _bytes(layout)
+    meta.shrink()
+    return CompactReport(len(removed), before - left, left)
+
+
+def _bytes(layout: Layout) -> int:
+    return sum(path.lstat().st_size for path in layout.pack_files().values())
+
+
+def _least_used(live: list[PackRow], max_bytes: int | None) -> list[PackRow]:
+    """Live packs to remove so that the others fit, the least recently used first."""
+    gone: list[PackRow] = []
+    if max_bytes is None:
+        return gone
+    total = sum(row.bytes for row in live)
+    for row in sorted(live, key=lambda r: (r.last_used, r.created)):
+        if total <= max_bytes:
+            break
+        gone.append(row)
+        total -= row.bytes
+    return gone
+
+
+def _forget(layout: Layout, meta: Meta, rows: list[PackRow]) -> None:
+    batch = Batch()
+    for row in rows:
+        batch.drop_pack(row)
+    counters = meta.counters
+    meta.commit(batch, dataclasses.replace(counters, generation=counters.generation + 1))
+    publish(layout, meta)

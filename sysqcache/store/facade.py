@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The block store as others see it; everything behind it can be replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from sysqcache import paths
+from sysqcache.blockformat import HEADER_SIZE
+from sysqcache.errors import FormatError, StoreError
+from sysqcache.mapfile import read_private
+from sysqcache.store import journals, lock
+from sysqcache.store.compact import CompactReport, compact
+from sysqcache.store.ingest import finish, ingest_recording
+from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
+from sysqcache.store.manifest import read_manifest
+from sysqcache.store.meta import Meta, MetaDamaged
+from sysqcache.store.pack import parse_header
+from sysqcache.store.rebuild import Progress, RebuildReport, open_meta, rebuild, silent
+from sysqcache.store.recording import IngestResult, Recording
+from sysqcache.store.records import Module, ModuleShare, PackRow, PackStatus
+from sysqcache.store.verify import VerifyReport, verify
+from sysqcache.store.writer import nothing
+from sysqcache.types import RunInfo
+
+_T = TypeVar("_T")
+
+__all__ = ["IngestResult", "Module", "Store", "StoreStats"]
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Sizes of the store; bytes are those of files on disk."""
+
+    packs: int
+    superseded: int
+    blocks: int
+    pack_bytes: int
+    meta_bytes: int
+    journals: int
+    journal_bytes: int
+    runs: int
+
+    @property
+    def bytes(self) -> int:
+        """Packs and metadata together."""
+        return self.pack_bytes + self.meta_bytes
+
+
+class Store:
+    """A block store in one directory. Several processes may use it at once.
+
+    Errors are StoreError and its subclasses, whatever the system or RocksDB said;
+    after one, the store is as before the call. Damage of metadata is repaired from
+    the packs, and told in ``warnings``.
+    """
+
+    def __init__(self, layout: Layout, *, timeout: float = lock.DEFAULT_TIMEOUT) -> None:
+        self.layout = layout
+        self.timeout = timeout
+        self.warnings: list[str] = []
+
+    @classmethod
+    def open(cls, root: Path, *, timeout: float = lock.DEFAULT_TIMEOUT) -> Store:
+        """Open, or make, the store in ``root``; ``timeout``: seconds to wait for its lock.
+
+        Raises StoreVersionError for a newer store, FormatError or StoreError; then
+        nothing was touched.
+        """
+        return cls(open_layout(root), timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held between calls."""
+
+    def boot_set(self, image_id: str, arch: str) -> list[Path]:
+        """Packs to map for the next start, those of the image's last engine first.
+
+        Waits for nobody, takes a few milliseconds, and never raises for damage: a
+        pack that is missing, foreign or not what it was is left out.
+        """
+        try:
+            rows = read_manifest(self.layout).boot_set(image_id, arch)
+        except (FormatError, OSError) as error:
+            self.warnings.append(f"no pack is used: {error}")
+            return []
+        found = []
+        for row in rows:
+            path = self.layout.pack(row.sha256)
+            try:
+                _check_quickly(path, row)
+            except FormatError as error:
+                self.warnings.append(f"a pack is not used: {error.message}")
+            else:
+                found.append(path)
+        return found
+
+    def hold(self) -> int:
+        """A descriptor that keeps ``compact`` from removing packs until it is closed.
+
+        It is not inheritable; pass it to QEMU (``pass_fds``) to protect a detached
+        machine for as long as it runs. Raises StoreError.
+        """
+        with _as_store_errors(self.layout):
+            return lock.open_shared(self.layout.in_use)
+
+    def new_journal(self, *, image_id: str, run: RunInfo) -> Path:
+        """Where the engine shall write this run's journal; it does not exist yet.
+
+        A note beside it says whose it is, so that :meth:`recover` can ingest it
+        when this process is killed. Raises StoreError.
+        """
+        path = journals.journal_path(self.layout, run.run_id)
+        with _as_store_errors(self.layout):
+            journals.write_note(path, journals.Note(image_id, run))
+        return path
+
+    def ingest(
+        self,
+        journal: Path,
+        *,
+        image_id: str,
+        run: RunInfo,
+        reached: Callable[[str], None] = nothing,
+    ) -> IngestResult:
+        """Keep a finished run's new blocks, then remove the journal.
+
+        An empty journal is removed; one whose header is damaged is moved to
+        ``damaged/`` and FormatError raised. Raises StoreBusy, StoreError; the
+        journal is kept then. ``reached`` is told the crash points of docs/formats.md.
+        """
+        started = time.monotonic()
+        with _as_store_errors(self.layout):
+            if journal.exists() and journal.stat().st_size == 0:
+                journals.remove_journal(journal)
+                return IngestResult(0, 0, 0, None, time.monotonic() - started)
+            recording = self._read(journal, image_id, run)
+            reached("journal-read")
+            result, warnings = self._writing(
+                lambda meta: ingest_recording(self.layout, meta, recording, reached=reached)
+            )
+            finish(journal, reached=reached)
+        seconds = time.monotonic() - started
+        everything = (*warnings, *result.warnings)
+        return dataclasses.replace(result, seconds=seconds, warnings=everything)
+
+    def _read(self, journal: Path, image_id: str, run: RunInfo) -> Recording:
+        try:
+            return Recording.read(journal, image_id, run)
+        except FormatError as error:
+            if journal.exists():
+                moved = move_aside(self.layout, journal)
+                journals.note_path(journal).unlink(missing_ok=True)
+                error.hint = f"moved to {moved}; nothing else is affected"
+            raise
+
+    def recover(self) -> list[IngestResult]:
+        """Ingest journals of runs whose controller was killed and whose QEMU has ended.
+
+        A journal that can't be used is moved to ``damaged/`` with a warning.
+        Raises StoreBusy, StoreError.
+        """
+        results = []
+        with _as_store_errors(self.layout):
+            waiting = journals.leftovers(self.layout)
+        for path in waiting:
+            try:
+                note = journals.read_note(path)
+            except FormatError:
+                continue  # not started by us, or the note is still to come
+            try:
+                results.append(self.ingest(path, image_id=note.image_id, run=note.run))
+            except FormatError as error:
+                self.warnings.append(f"{error.message} ({error.hint})")
+        return results
+
+    def list_modules(self) -> list[Module]:
+        """What the live packs hold, by image and fingerprint. Raises StoreError."""
+        return self._reading(_modules, [])
+
+    def packs(self) -> list[PackRow]:
+        """Every pack that the metadata know. Raises StoreError."""
+        return self._reading(lambda meta: list(meta.packs().values()), [])
+
+    def stats(self) -> StoreStats:
+        """Sizes on disk and counts. Raises StoreError."""
+        rows = self.packs()
+        runs = self._reading(lambda meta: meta.counters.runs, 0)
+        with _as_store_errors(self.layout):
+            waiting = list(self.layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"))
+            return StoreStats(
+                packs=sum(r.live for r in rows),
+                superseded=sum(r.status == PackStatus.SUPERSEDED for r in rows),
+                blocks=sum(r.blocks for r in rows if r.live),
+                pack_bytes=_file_bytes(self.layout.pack_files().values()),
+                meta_bytes=_file_bytes(self.layout.meta.glob("*")),
+                journals=len(waiting),
+                journal_bytes=_file_bytes(waiting),
+                runs=runs,
+            )
+
+    def verify(self, progress: Progress = silent) -> VerifyReport:
+        """Read everything and say what is wrong; changes nothing. Raises StoreError."""
+        with _as_store_errors(self.layout):
+            held = lock.open_shared(self.layout.in_use)
+            try:
+                return verify(self.layout, progress)
+            finally:
+                os.close(held)
+
+    def rebuild(self, progress: Progress = silent) -> RebuildReport:
+        """Make the metadata anew from the packs; damaged files go to ``damaged/``.
+
+        Raises StoreBusy, StoreError.
+        """
+        with _as_store_errors(self.layout), lock.exclusive(self.layout.lock, self.timeout):
+            remove_temporary(self.layout)
+            return rebuild(self.layout, progress)
+
+    def compact(self, max_bytes: int | None = None) -> CompactReport:
+        """Remove packs that are not needed, see ``store.compact``. Raises StoreError."""
+        with _as_store_errors(self.layout):
+            report, warnings = self._writing(lambda meta: compact(self.layout, meta, max_bytes))
+        self.warnings += warnings
+        return report
+
+    def _writing(self, action: Callable[[Meta], _T]) -> tuple[_T, list[str]]:
+        """Do ``action`` with the metadata open for writing, repaired if they must be."""
+        warnings: list[str] = []
+        with lock.exclusive(self.layout.lock, self.timeout):
+            remove_temporary(self.layout)
+            try:
+                with open_meta(self.layout, warnings) as meta:
+                    return action(meta), warnings
+            except MetaDamaged as error:
+                warnings.append(f"the store's metadata were rebuilt from its packs: {error}")
+            rebuild(self.layout)
+            try:
+                with open_meta(self.layout, warnings) as meta:
+                    return action(meta), warnings
+            except MetaDamaged as error:
+                raise StoreError(f"the metadata can't be repaired: {error}") from error
+
+    def _reading(self, action: Callable[[Meta], _T], nothing_yet: _T) -> _T:
+        """Do ``action`` with the metadata as of now; others may write meanwhile."""
+        with _as_store_errors(self.layout):
+            if not self.layout.meta.exists() and not self.layout.pack_files():
+                return nothing_yet
+            for _ in range(3):
+                # a writer may remove files between the opening and the reading
+                with contextlib.suppress(MetaDamaged), Meta(self.layout.meta, read_only=True) as m:
+                    return action(m)
+            result, warnings = self._writing(action)
+        self.warnings += warnings
+        return result
+
+
+@contextlib.contextmanager
+def _as_store_errors(layout: Layout) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StoreError(
+            f"the store {layout.root} can't be used: {error.strerror or error}",
+            hint="free some space, or run 'sysqcache cache compact'" if full else "",
+        ) from error
+
+
+def _check_quickly(path: Path, row: PackRow) -> None:
+    """Read a pack's header; raises FormatError unless it is the pack of ``row``."""
+    first, size = read_private(path, HEADER_SIZE)
+    header = parse_header(first, size, name=str(path))
+    if header.fingerprint.hex() != row.fingerprint or header.block_count != row.blocks:
+        raise FormatError(f"{path} is not the pack of its name", reason="fingerprint")
+
+
+def _file_bytes(files: Iterable[Path]) -> int:
+    total = 0
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_size
+    return total
+
+
+def _modules(meta: Meta) -> list[Module]:
+    """One pseudo module per image and fingerprint, the largest first."""
+    images = meta.images()
+    shares: dict[tuple[str, str, str], list[ModuleShare]] = {}
+    for row in meta.packs().values():
+        for image_id, share in row.shares.items() if row.live else ():
+            shares.setdefault((image_id, row.fingerprint, row.arch), []).append(share)
+    modules = [
+        Module(
+            id=image_id,
+            kind="image",
+            name=image_id,
+            arch=arch,
+            fingerprint=fingerprint,
+            blocks=sum(s.blocks for s in found),
+            dead=0,
+            bytes=sum(s.bytes for s in found),
+            last_used=_iso(images[image_id].last_used if image_id in images else 0.0),
+            images=1,
+        )
+        for (image_id, fingerprint, arch), found in shares.items()
+    ]
+    return sorted(modules, key=lambda m: (-m.blocks, m.id, m.fingerprint))
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A journal becomes a pack: new blocks are written, metadata committed, journal removed.
+
+The order is: pack file (written, synced, renamed, directory synced), one commit of
+metadata, boot sets, removal of the journal. A kill between two steps leaves a store
+in which every published file is whole; docs/formats.md says what remains after each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sysqcache.store.change import Change
+from sysqcache.store.journals import remove_journal
+from sysqcache.store.layout import Layout
+from sysqcache.store.meta import Meta
+from sysqcache.store.publish import publish
+from sysqcache.store.recording import IngestResult, Recording
+from sysqcache.store.writer import nothing
+
+
+def ingest_recording(
+    layout: Layout,
+    meta: Meta,
+    recording: Recording,
+    *,
+    reached: Callable[[str], None] = nothing,
+) -> IngestResult:
+    """Keep what is new of a recording; under the store's lock.
+
+    Raises MetaDamaged (rebuild, then call again) or StoreError or OSError; then the
+    store is as before, but for a pack file that nothing refers to yet.
+    """
+    done = meta.run_of(recording.journal.header.identity)
+    if done is not None:
+        publish(layout, meta)
+        pack = layout.pack(done.pack) if done.pack else None
+        return IngestResult(done.blocks_new, done.blocks_known, done.damaged, pack, 0.0)
+    change = Change(layout, meta, recording, reached)
+    result = change.apply()
+    reached("committed")
+    publish(layout, meta)
+    reached("boot-sets-written")
+    return result
+
+
+def finish(path: Path, *, reached: Callable[[str], None] = nothing) -> None:
+    """Remove a journal whose blocks are kept. Raises OSError."""
+    remove_journal(path)
+    reached("journal-removed")

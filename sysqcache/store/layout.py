@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store's directory: its parts, its version, how it is made, atomic small files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sysqcache import paths
+from sysqcache.errors import FormatError, StoreError, StoreVersionError
+from sysqcache.store.writer import TEMPORARY, sync_directory
+
+STORE_VERSION: Final = 1
+_FORMAT_LINE: Final = "sysqcache store "
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths inside a store."""
+
+    root: Path
+
+    @property
+    def format(self) -> Path:
+        """The store's version, one line of text."""
+        return self.root / paths.STORE_FORMAT
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever writes."""
+        return self.root / paths.STORE_LOCK
+
+    @property
+    def in_use(self) -> Path:
+        """Held, shared, by machines that map packs."""
+        return self.root / paths.STORE_IN_USE
+
+    @property
+    def packs(self) -> Path:
+        """Published packs."""
+        return self.root / paths.STORE_PACKS
+
+    @property
+    def journals(self) -> Path:
+        """Journals of runs that are not ingested yet."""
+        return self.root / paths.STORE_JOURNALS
+
+    @property
+    def meta(self) -> Path:
+        """RocksDB."""
+        return self.root / paths.STORE_META
+
+    @property
+    def boot_sets(self) -> Path:
+        """What the next starts map, readable without RocksDB."""
+        return self.root / paths.STORE_BOOT_SETS
+
+    @property
+    def damaged(self) -> Path:
+        """Where damaged files are moved."""
+        return self.root / paths.STORE_DAMAGED
+
+    def pack(self, sha256: str) -> Path:
+        """The file of a pack."""
+        return self.packs / f"{sha256}{paths.PACK_SUFFIX}"
+
+    def pack_files(self) -> dict[str, Path]:
+        """Every published pack file by its sha256, whether the metadata know it or not."""
+        suffix = paths.PACK_SUFFIX
+        return {
+            entry.name[: -len(suffix)]: entry
+            for entry in sorted(self.packs.iterdir())
+            if entry.name.endswith(suffix) and not entry.name.startswith(".")
+        }
+
+
+def open_layout(root: Path) -> Layout:
+    """Make the directories (mode 0700) and the version file, or check the version.
+
+    Raises StoreVersionError for a newer store, FormatError when the version can't
+    be read, StoreError when the system refuses; nothing was touched then.
+    """
+    layout = Layout(root)
+    try:
+        version = _version(layout)
+        for directory in (root, layout.packs, layout.journals):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_private(root)
+        if version is None:
+            replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode())
+    except OSError as error:
+        raise StoreError(
+            f"the store {root} can't be used: {error.strerror}",
+            hint="check owner and permissions of the directory, or set SYSQCACHE_STORE",
+        ) from error
+    return layout
+
+
+def _require_private(root: Path) -> None:
+    info = root.stat()
+    if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise StoreError(
+            f"other users could write into the store {root}",
+            hint=f"chmod go-w {root}, or set SYSQCACHE_STORE to a directory of your own",
+        )
+
+
+def _version(layout: Layout) -> int | None:
+    try:
+        text = layout.format.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    number = text.removeprefix(_FORMAT_LINE).strip()
+    if not text.startswith(_FORMAT_LINE) or not number.isascii() or not number.isdecimal():
+        raise FormatError(
+            f"{layout.format} does not name a store version",
+            reason="version",
+            hint=f"write '{_FORMAT_LINE}{STORE_VERSION}' into it if this is a store, "
+            "or set SYSQCACHE_STORE to another directory",
+        )
+    if int(number[:9]) > STORE_VERSION:
+        raise StoreVersionError(
+            f"the store {layout.root} has version {number[:9]}, "
+            f"this sysqcache knows up to {STORE_VERSION}",
+            hint="use the newer sysqcache, or set SYSQCACHE_STORE to another directory",
+        )
+    return int(number)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that others see the old or the new one, whole. Raises OSError."""
+    fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def remove_temporary(layout: Layout) -> None:
+    """Remove what killed writers left; only for the holder of the lock."""
+    for directory in (layout.root, layout.packs):
+        for entry in directory.glob(f"{TEMPORARY}*"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def move_aside(layout: Layout, path: Path) -> Path:
+    """Move a damaged file or directory into ``damaged/`` under a free name."""
+    layout.damaged.mkdir(mode=0o700, exist_ok=True)
+    stem = f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}"
+    for number in range(10_000):
+        target = layout.damaged / (f"{stem}.{number}" if number else stem)
+        if not target.exists():
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(target)
+            return target
+    raise StoreError(f"{layout.damaged} is full of {stem}.*", hint="remove it")

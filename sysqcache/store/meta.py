@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store's RocksDB: small JSON rows, and block metadata in columns.
+
+Keys (docs/formats.md lists them too)::
+
+    g                      GlobalRow
+    p/<sha256>             PackRow
+    f/<fingerprint>        FingerprintRow
+    i/<image id>           ImageRow
+    r/<number>             RunRow, number as 8 hex digits
+    j/<journal identity>   number of the run that the journal became
+    b/<sha256>/<column>/<chunk>   block columns, chunk as 4 hex digits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import rocksdict
+
+from sysqcache.errors import StoreBusy, StoreError
+from sysqcache.store.columns import COLUMNS, Columns, join_chunks
+from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, Row, RunRow
+
+_R = TypeVar("_R", bound=Row)
+
+_NOT_DAMAGE: Final = (
+    "No space left",
+    "Permission denied",
+    "Too many open files",
+    "Read-only file system",
+    "Cannot allocate memory",
+)
+
+
+class MetaDamaged(Exception):  # noqa: N818 - never leaves the store: it leads to a rebuild
+    """RocksDB can't be opened or read, or holds values that can't be decoded."""
+
+
+def _translate(error: Exception, path: Path) -> Exception:
+    """What an exception of RocksDB means; it has one class for everything."""
+    text = str(error)
+    if "lock" in text.lower() and "LOCK" in text:
+        return StoreBusy(f"another process holds the metadata in {path}")
+    if any(sign in text for sign in _NOT_DAMAGE):
+        return StoreError(f"the metadata in {path} can't be used: {text}")
+    return MetaDamaged(text)
+
+
+def _options(*, create: bool) -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.set_compression_type(rocksdict.DBCompressionType.zstd())
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_write_buffer_size(64 << 20)
+    return options
+
+
+class Batch:
+    """Changes that become visible together, see :meth:`Meta.commit`."""
+
+    def __init__(self) -> None:
+        self._writes = rocksdict.WriteBatch(raw_mode=True)
+
+    def put_pack(self, row: PackRow) -> None:
+        """Insert or replace a pack."""
+        self._writes.put(f"p/{row.sha256}".encode(), row.encode())
+
+    def put_fingerprint(self, row: FingerprintRow) -> None:
+        """Insert or replace a fingerprint."""
+        self._writes.put(f"f/{row.fingerprint}".encode(), row.encode())
+
+    def put_image(self, row: ImageRow) -> None:
+        """Insert or replace an image."""
+        self._writes.put(f"i/{row.image_id}".encode(), row.encode())
+
+    def put_run(self, row: RunRow, journal: bytes) -> None:
+        """Insert a run; ``journal`` is the identity of what it came from."""
+        self._writes.put(_run_key(row.number), row.encode())
+        self._writes.put(b"j/" + journal.hex().encode(), str(row.number).encode())
+
+    def put_columns(
+        self, sha256: str, columns: Columns, names: tuple[str, ...] = tuple(COLUMNS)
+    ) -> None:
+        """Replace the named columns of a pack."""
+        for name, number, value in columns.chunks(names):
+            self._writes.put(_column_key(sha256, name, number), value)
+
+    def drop_pack(self, row: PackRow) -> None:
+        """Remove a pack and its columns."""
+        self._writes.delete(f"p/{row.sha256}".encode())
+        self.drop_columns(row)
+
+    def drop_columns(self, row: PackRow) -> None:
+        """Remove the columns of a pack that no longer takes part in dedupe."""
+        for name in COLUMNS:
+            self._writes.delete_range(
+                f"b/{row.sha256}/{name}/".encode(), f"b/{row.sha256}/{name}0".encode()
+            )
+
+    def finish(self, row: GlobalRow) -> rocksdict.WriteBatch:
+        """The RocksDB batch, with the store's counters."""
+        self._writes.put(b"g", row.encode())
+        return self._writes
+
+
+def _run_key(number: int) -> bytes:
+    return f"r/{number:08x}".encode()
+
+
+def _column_key(sha256: str, name: str, number: int) -> bytes:
+    return f"b/{sha256}/{name}/{number:04x}".encode()
+
+
+class Meta:
+    """An open RocksDB. Close it, or use it as a context manager.
+
+    Every method raises MetaDamaged for damage, StoreBusy while another process
+    has it open for writing, StoreError when the system refuses.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open, or create when ``read_only`` is false.
+
+        A read-only one sees what was committed when it was opened, and can be
+        opened while another process writes.
+        """
+        self.path = path
+        access = rocksdict.AccessType.read_write()
+        if read_only:
+            # RocksDB would leave an empty directory behind
+            if not (path / "CURRENT").exists():
+                raise MetaDamaged("there is no CURRENT file")
+            access = rocksdict.AccessType.read_only()
+        try:
+            self._db = rocksdict.Rdict(
+                str(path), _options(create=not read_only), access_type=access
+            )
+        except Exception as error:
+            raise _translate(error, path) from error
+        try:
+            self.counters = self._row(b"g", GlobalRow) or GlobalRow()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close; what was committed is safe already."""
+        self._db.close()
+
+    def _get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise _translate(error, self.path) from error
+        return value
+
+    def _row(self, key: bytes, kind: type[_R]) -> _R | None:
+        value = self._get(key)
+        return None if value is None else _decode(kind, value)
+
+    def _scan(self, prefix: bytes) -> Iterator[bytes]:
+        """Values of all keys with a prefix."""
+        return (value for _, value in self._scan_items(prefix))
+
+    def _scan_items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._db.iter()
+            cursor.seek(prefix)
+            while cursor.valid() and cursor.key().startswith(prefix):
+                yield cursor.key(), cursor.value()
+                cursor.next()
+            # an iterator ends early at a damaged block, and only this tells
+            cursor.status()
+        except Exception as error:
+            raise _translate(error, self.path) from error
+
+    def _rows(self, prefix: bytes, kind: type[_R]) -> list[_R]:
+        return [_decode(kind, value) for value in self._scan(prefix)]
+
+    def packs(self) -> dict[str, PackRow]:
+        """Every pack by its sha256."""
+        return {row.sha256: row for row in self._rows(b"p/", PackRow)}
+
+    def fingerprints(self) -> dict[str, FingerprintRow]:
+        """Every fingerprint by its hexadecimal form."""
+        return {row.fingerprint: row for row in self._rows(b"f/", FingerprintRow)}
+
+    def images(self) -> dict[str, ImageRow]:
+        """Every image by its id."""
+        return {row.image_id: row for row in self._rows(b"i/", ImageRow)}
+
+    def runs(self) -> list[RunRow]:
+        """Every run, oldest first."""
+        return self._rows(b"r/", RunRow)
+
+    def run_of(self, journal: bytes) -> RunRow | None:
+        """The run that a journal became, if it was ingested."""
+        number = self._get(b"j/" + journal.hex().encode())
+        return None if number is None else self._row(_run_key(_number(number)), RunRow)
+
+    def runs_with_journals(self) -> Iterator[tuple[bytes, RunRow]]:
+        """Every run with the identity of the journal that it came from."""
+        runs = {row.number: row for row in self.runs()}
+        for key, number in self._scan_items(b"j/"):
+            row = runs.get(_number(number))
+            if row is not None:
+                yield bytes.fromhex(key[2:].decode()), row
+
+    def columns(self, row: PackRow) -> Columns:
+        """The block columns of a pack, ``row.blocks`` rows."""
+        parts = {}
+        for name in COLUMNS:
+            try:
+                parts[name] = join_chunks(
+                    name, list(self._scan(f"b/{row.sha256}/{name}/".encode()))
+                )
+            except ValueError as error:
+                raise MetaDamaged(f"column {name} of {row.sha256}: {error}") from error
+        if any(len(column) != row.blocks for column in parts.values()):
+            raise MetaDamaged(f"columns of {row.sha256} are not {row.blocks} rows long")
+        return Columns(**parts)
+
+    def commit(self, batch: Batch, counters: GlobalRow) -> None:
+        """Write all of ``batch`` or nothing, durably."""
+        options = rocksdict.WriteOptions()
+        options.sync = True
+        try:
+            self._db.write(batch.finish(counters), options)
+            self._db.flush()
+        except Exception as error:
+            raise _translate(error, self.path) from error
+        self.counters = counters
+
+    def shrink(self) -> None:
+        """Give the space of replaced and removed values back."""
+        try:
+            self._db.compact_range(None, None)
+        except Exception as error:
+            raise _translate(error, self.path) from error
+
+
+def _decode(kind: type[_R], value: bytes) -> _R:
+    try:
+        return kind.decode(value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MetaDamaged(f"a {kind.__name__} can't be read: {error}") from error
+
+
+def _number(value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise MetaDamaged(f"not a run number: {value[:20]!r}") from error

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can still be read of metadata that are about to be replaced."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from sysqcache.errors import FormatError, StoreError
+from sysqcache.store.manifest import Manifest, read_manifest
+from sysqcache.store.meta import Meta, MetaDamaged
+from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, RunRow
+
+if TYPE_CHECKING:
+    from sysqcache.store.columns import Columns
+    from sysqcache.store.layout import Layout
+
+
+class OldMetadata:
+    """Rows of the old RocksDB, or else of the boot sets; never raises for damage.
+
+    ``damaged`` becomes true when RocksDB is there and something in it can't be read.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.manifest = Manifest()
+        with contextlib.suppress(FormatError):
+            self.manifest = read_manifest(layout)
+        self.counters = GlobalRow(generation=max(self.manifest.generation, 0))
+        self.packs: dict[str, PackRow] = {p.sha256: p for p in self.manifest.packs}
+        self.fingerprints: dict[str, FingerprintRow] = {
+            f.fingerprint: f for f in self.manifest.fingerprints
+        }
+        self.images: dict[str, ImageRow] = {i.image_id: i for i in self.manifest.images}
+        self.damaged = False
+        self._meta: Meta | None = None
+        if layout.meta.exists():
+            self._read(layout)
+
+    def _read(self, layout: Layout) -> None:
+        try:
+            self._meta = meta = Meta(layout.meta, read_only=True)
+            self.counters = meta.counters
+            self.packs |= meta.packs()
+            self.fingerprints |= meta.fingerprints()
+            self.images |= meta.images()
+        except (MetaDamaged, StoreError):
+            self.damaged = True
+
+    @property
+    def generation(self) -> int:
+        """The last commit that anything tells of."""
+        return max(self.counters.generation, self.manifest.generation)
+
+    def columns(self, row: PackRow | None) -> Columns | None:
+        """The old columns of a live pack, if they can be read."""
+        if self._meta is None or row is None or not row.live:
+            return None
+        try:
+            return self._meta.columns(row)
+        except (MetaDamaged, StoreError):
+            self.damaged = True
+            return None
+
+    def runs(self) -> list[tuple[bytes, RunRow]]:
+        """Every run that can be read, with the identity of its journal."""
+        if self._meta is None:
+            return []
+        try:
+            return list(self._meta.runs_with_journals())
+        except (MetaDamaged, StoreError):
+            self.damaged = True
+            return []
+
+    def close(self) -> None:
+        """Close the old RocksDB."""
+        if self._meta is not None:
+            self._meta.close()

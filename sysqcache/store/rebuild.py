@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes the metadata anew from the packs, which describe themselves.
+
+What a pack can't tell (which image brought a block, use counts, times) is taken
+from the old metadata and the boot sets as far as they can be read. A damaged pack
+is moved to ``damaged/``; its intact blocks are written into a new one first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from sysqcache.blocktable import BlockTable
+from sysqcache.errors import FormatError, StoreError
+from sysqcache.store import dedupe, key
+from sysqcache.store.columns import Columns
+from sysqcache.store.layout import Layout, move_aside
+from sysqcache.store.manifest import read_manifest
+from sysqcache.store.meta import Batch, Meta, MetaDamaged
+from sysqcache.store.old import OldMetadata
+from sysqcache.store.pack import Pack
+from sysqcache.store.publish import publish
+from sysqcache.store.records import (
+    FingerprintRow,
+    GlobalRow,
+    ImageRow,
+    ModuleShare,
+    PackRow,
+    PackStatus,
+)
+from sysqcache.store.writer import TEMPORARY, write_pack
+
+UNKNOWN: Final = "unknown"
+"""Image and architecture of blocks whose metadata are lost."""
+
+Progress = Callable[[int, int], None]
+"""Told (bytes done, bytes in all)."""
+
+
+def silent(_done: int, _total: int) -> None:
+    """A progress listener that wants to know nothing."""
+
+
+@dataclass
+class RebuildReport:
+    """What a rebuild found.
+
+    :param moved: damaged files, where they are now.
+    :param salvaged: intact blocks of damaged packs that were kept.
+    :param lost: blocks that damaged packs should have had besides.
+    """
+
+    packs: int = 0
+    blocks: int = 0
+    superseded: int = 0
+    salvaged: int = 0
+    lost: int = 0
+    moved: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class _Rebuilder:
+    def __init__(self, layout: Layout, old: OldMetadata, progress: Progress) -> None:
+        self.layout, self.old, self.progress = layout, old, progress
+        self.report = RebuildReport()
+        self.batch = Batch()
+        self.images = dict(old.images)
+        self.fingerprints: dict[str, FingerprintRow] = {}
+        self.kept: dict[str, tuple[PackRow, Columns]] = {}
+        self.highest_run = old.counters.runs
+
+    def scan(self) -> None:
+        """Read every pack file, replace the damaged ones."""
+        files = self.layout.pack_files()
+        total = sum(path.lstat().st_size for path in files.values())
+        done = 0
+        for sha256, path in files.items():
+            done += path.lstat().st_size
+            if sha256 not in self.kept:
+                self._scan_one(sha256, path)
+            self.progress(done, total)
+
+    def _scan_one(self, sha256: str, path: Path) -> None:
+        old = self.old.packs.get(sha256)
+        try:
+            pack = Pack.open(path)
+        except FormatError:
+            self._lose(path, old.blocks if old else 0)
+            return
+        table = pack.blocks()
+        if is_whole(pack, table, sha256):
+            self._keep(sha256, pack, table, path, old)
+        else:
+            self._salvage(pack, table, path, old)
+
+    def _lose(self, path: Path, blocks: int) -> None:
+        self.report.lost += blocks
+        self.report.moved.append(str(move_aside(self.layout, path)))
+
+    def _salvage(self, pack: Pack, table: BlockTable, path: Path, old: PackRow | None) -> None:
+        good = table.select(table.good_checksums())
+        if len(good):
+            head = pack.header
+            new = write_pack(self.layout.packs, head.fingerprint, head.text, [good])
+            again = Pack.open(new.path)
+            self._keep(new.sha256, again, again.blocks(), path, old)
+            self.report.salvaged += len(good)
+        self._lose(path, max(pack.header.block_count - len(good), 0))
+
+    def _keep(
+        self, sha256: str, pack: Pack, table: BlockTable, path: Path, old: PackRow | None
+    ) -> None:
+        modified = path.lstat().st_mtime
+        fingerprint = pack.header.fingerprint.hex()
+        arch = old.arch if old else _arch(pack.header.text)
+        columns = self._columns(table, old)
+        names = {image.number: image.image_id for image in self.images.values()}
+        row = PackRow(
+            sha256=sha256,
+            fingerprint=fingerprint,
+            arch=arch,
+            blocks=len(table),
+            bytes=pack.header.file_size,
+            created=old.created if old else modified,
+            last_used=old.last_used if old else modified,
+            shares={names[i]: ModuleShare(b, size) for i, b, size in columns.shares()},
+        )
+        self.kept[sha256] = (row, columns)
+        known = self.old.fingerprints.get(fingerprint)
+        self.fingerprints[fingerprint] = known or FingerprintRow(
+            fingerprint, arch, pack.header.text, row.created, row.last_used
+        )
+
+    def _columns(self, table: BlockTable, old: PackRow | None) -> Columns:
+        """Columns of a pack: the old ones where they fit, else as if brought by run 0."""
+        keys = key.identities(table)
+        before = self.old.columns(old)
+        if before is not None and np.array_equal(before.key, keys):
+            numbers = {image.number for image in self.images.values()}
+            if numbers.issuperset(np.unique(before.image).tolist()):
+                return before
+        owners = sorted(old.shares, key=lambda i: -old.shares[i].blocks) if old else []
+        image = self._image(owners[0] if owners else UNKNOWN, old)
+        return Columns.new(keys, table.padded_sizes(), 0, image.number)
+
+    def _image(self, image_id: str, old: PackRow | None) -> ImageRow:
+        if image_id not in self.images:
+            number = 1 + max((i.number for i in self.images.values()), default=0)
+            now = old.last_used if old else time.time()
+            self.images[image_id] = ImageRow(image_id, number, now, now)
+        return self.images[image_id]
+
+    def write(self, directory: Path) -> None:
+        """Write all rows into a new RocksDB."""
+        for row, columns in self._with_status():
+            self.batch.put_pack(row)
+            if row.live:
+                self.batch.put_columns(row.sha256, columns)
+                self.report.blocks += row.blocks
+            self.report.packs += row.live
+            self.report.superseded += not row.live
+        for fingerprint in self.fingerprints.values():
+            self.batch.put_fingerprint(fingerprint)
+        for image in self.images.values():
+            self.batch.put_image(image)
+        generation = 1 + self.old.generation
+        images = max((i.number for i in self.images.values()), default=0)
+        with Meta(directory) as meta:
+            self._copy_runs()
+            meta.commit(self.batch, GlobalRow(1, generation, self.highest_run, images))
+
+    def _copy_runs(self) -> None:
+        for journal, row in self.old.runs():
+            self.batch.put_run(row, journal)
+            self.highest_run = max(self.highest_run, row.number)
+
+    def _with_status(self) -> Iterable[tuple[PackRow, Columns]]:
+        """Rows with their status: superseded when larger packs have every block."""
+        seen: dict[str, list[key.Identities]] = {}
+        rows = sorted(self.kept.values(), key=lambda p: (-p[0].blocks, p[0].sha256))
+        for row, columns in rows:
+            larger = seen.setdefault(row.fingerprint, [])
+            fresh = dedupe.split(larger, columns.key).fresh
+            if len(columns) and larger and not fresh.any():
+                yield dataclasses.replace(row, status=PackStatus.SUPERSEDED), columns
+            else:
+                larger.append(columns.key)
+                yield dataclasses.replace(row, status=PackStatus.LIVE), columns
+
+
+def is_whole(pack: Pack, table: BlockTable, sha256: str) -> bool:
+    """Whether a file is what its name says, and ``table`` all that its header promises."""
+    if len(table) != pack.header.block_count:
+        return False
+    if int(table.padded_sizes().sum()) != pack.header.blocks_size:
+        return False
+    return hashlib.sha256(pack.buffer).hexdigest() == sha256
+
+
+def _arch(text: str) -> str:
+    """The architecture that a fingerprint text names."""
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() in ("arch", "target") and value.strip():
+            return value.strip()
+    return UNKNOWN
+
+
+def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
+    """Replace the metadata; under the store's lock.
+
+    RocksDB that can't be read is moved to ``damaged/``. Raises StoreError or
+    OSError; a kill at any point leaves the old metadata, or none, which makes the
+    next user rebuild.
+    """
+    started = time.monotonic()
+    old = OldMetadata(layout)
+    directory = layout.root / f"{TEMPORARY}meta"
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        work = _Rebuilder(layout, old, progress)
+        work.scan()
+        work.write(directory)
+    finally:
+        old.close()
+    if old.damaged or not layout.meta.is_dir():
+        if layout.meta.is_symlink() or layout.meta.exists():
+            work.report.moved.append(str(move_aside(layout, layout.meta)))
+    else:
+        shutil.rmtree(layout.meta)
+    directory.rename(layout.meta)
+    with Meta(layout.meta, read_only=True) as meta:
+        publish(layout, meta)
+    work.report.seconds = time.monotonic() - started
+    return work.report
+
+
+def open_meta(layout: Layout, warnings: list[str]) -> Meta:
+    """Open the metadata for writing, rebuilt first when damaged or behind the packs.
+
+    Under the store's lock. Raises StoreBusy or StoreError, never MetaDamaged.
+    """
+    try:
+        meta = Meta(layout.meta)
+        if not _behind(layout, meta):
+            return meta
+        meta.close()
+        why = "they are older than the packs"
+    except MetaDamaged as error:
+        why = str(error)
+    warnings.append(f"the store's metadata were rebuilt from its packs: {why}")
+    rebuild(layout)
+    try:
+        return Meta(layout.meta)
+    except MetaDamaged as error:
+        raise StoreError(f"the metadata in {layout.meta} can't be rebuilt: {error}") from error
+
+
+def _behind(layout: Layout, meta: Meta) -> bool:
+    """Whether a commit is missing: packs without metadata, or boot sets of a later commit."""
+    generation = meta.counters.generation
+    if generation == 0 and layout.pack_files():
+        return True
+    with contextlib.suppress(FormatError):
+        return read_manifest(layout).generation > generation
+    return False
