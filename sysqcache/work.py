@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sysqcache.errors import SetupError, SysqcacheError
+from sysqcache.errors import SysqcacheError
 
 TAIL_LINES: Final = 25
 _NINJA = re.compile(r"^\[(\d+)/(\d+)\]")
@@ -129,20 +129,6 @@ class Work:
             f"{self._step}: {Path(command[0]).name} failed with exit code {code}",
             hint=hint or f"the whole log is {self.log}",
             detail="".join(lines[-TAIL_LINES:]).rstrip(),
-        )
-
-
-def require_programs(programs: Mapping[str, str]) -> None:
-    """Check that programs are installed.
-
-    :param programs: program name -> Debian package that holds it.
-    :raises SetupError: names every missing one and the command that installs them.
-    """
-    missing = {name: package for name, package in programs.items() if not shutil.which(name)}
-    if missing:
-        raise SetupError(
-            f"these programs are missing: {', '.join(sorted(missing))}",
-            hint="apt-get install " + " ".join(sorted(set(missing.values()))),
         )
 
 

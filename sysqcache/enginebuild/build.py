@@ -7,7 +7,6 @@ import filecmp
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache import hostpackages, paths
 from sysqcache.enginebuild import configure, firmware, info, patch
 from sysqcache.enginebuild import source as source_
-from sysqcache.errors import EngineBuildError, SetupError
-from sysqcache.work import Listener, Work, ignore, published, require_programs, require_space
+from sysqcache.errors import EngineBuildError
+from sysqcache.work import Listener, Work, ignore, published, require_space
 
 SPACE: Final = 2_000_000_000
 """Bytes that unpacked source and objects of one target take, with some to spare."""
@@ -62,7 +61,7 @@ def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
     """
     if not options.force and (engine := _existing(options)):
         return engine
-    require_tools()
+    hostpackages.require("engine")
     configure.require_meson()
     require_space(paths.cache_dir(), SPACE, "building the engine", EngineBuildError)
     work = Work(paths.logs_dir() / f"{options.variant}-build.log", EngineBuildError, listener)
@@ -85,34 +84,6 @@ def _existing(options: BuildOptions) -> info.Engine | None:
         if same and set(options.targets) <= set(engine.meta.get("targets", ())):
             return engine
     return None
-
-
-def require_tools() -> None:
-    """Check that every program and library of a build is installed.
-
-    :raises SetupError: names every missing package and the command that installs them.
-    """
-    require_programs(configure.PROGRAMS)
-    missing = missing_libraries()
-    if missing:
-        raise SetupError(
-            f"these libraries are missing: {', '.join(missing)}",
-            hint="apt-get install " + " ".join(configure.LIBRARIES[name] for name in missing),
-        )
-
-
-def missing_libraries() -> list[str]:
-    """pkg-config names of the libraries that are not installed."""
-    missing = []
-    for name in configure.LIBRARIES:
-        if name == "libfdt":  # has no pkg-config file in Debian 12
-            found = Path("/usr/include/libfdt.h").is_file()
-        else:
-            command = ["pkg-config", "--exists", name]
-            found = subprocess.run(command, check=False, capture_output=True).returncode == 0
-        if not found:
-            missing.append(name)
-    return missing
 
 
 @contextmanager

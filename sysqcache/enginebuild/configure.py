@@ -32,28 +32,6 @@ OPTIONS: Final = (
     "--extra-ldflags=-Wl,--build-id=sha1",
 )
 
-PROGRAMS: Final = {
-    "gcc": "gcc",
-    "ninja": "ninja-build",
-    "pkg-config": "pkg-config",
-    "flex": "flex",
-    "bison": "bison",
-    "patch": "patch",
-    "dpkg-source": "dpkg-dev",
-    "strip": "binutils",
-}
-"""Program -> Debian package, for everything that a build starts."""
-
-LIBRARIES: Final = {
-    "glib-2.0": "libglib2.0-dev",
-    "pixman-1": "libpixman-1-dev",
-    "libfdt": "libfdt-dev",
-    "slirp": "libslirp-dev",
-    "zlib": "zlib1g-dev",
-    "libxxhash": "libxxhash-dev",
-}
-"""pkg-config module -> Debian package; libfdt is looked for by its header."""
-
 
 def key(version: str, origin: str, series: str, targets: Sequence[str], *, plain: bool) -> str:
     """Name of a build: the version, and 16 hex digits of everything that changes the code.
@@ -66,12 +44,17 @@ def key(version: str, origin: str, series: str, targets: Sequence[str], *, plain
     return f"{version}-{'plain-' if plain else ''}{digest}"
 
 
+def meson_present() -> bool:
+    """Whether the Python which runs us has meson."""
+    return find_spec("mesonbuild") is not None
+
+
 def require_meson() -> None:
     """Check that the Python which runs us has meson; QEMU's configure takes it from there.
 
     :raises EngineBuildError: it has not.
     """
-    if find_spec("mesonbuild") is None:
+    if not meson_present():
         raise EngineBuildError(
             f"{sys.executable} has no meson", hint="pip install 'sysqcache[engine-build]'"
         )

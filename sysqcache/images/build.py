@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache import hostpackages, paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.enginebuild.info import any_qemu_img
 from sysqcache.errors import ImageBuildError
 from sysqcache.images import catalog, debian, tiny
-from sysqcache.work import Listener, Work, ignore, published, require_programs, require_space
+from sysqcache.work import Listener, Work, ignore, published, require_space
 
 SPACE: Final = {"debian12-x86_64": 4_000_000_000, "tiny-x86_64": 1_000_000_000}
 
@@ -67,7 +67,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 def _debian(
     archives: list[sources.Source], scratch: Path, output: Path, work: Work
 ) -> debian.DebianParts | tiny.TinyParts:
-    require_programs(debian.PROGRAMS)
+    hostpackages.require("image")
     qemu_img = any_qemu_img()
     with work.step("install Debian's packages"):
         root = debian.bootstrap(archives, scratch, work)
@@ -78,7 +78,6 @@ def _debian(
 def _tiny(
     archives: list[sources.Source], scratch: Path, output: Path, work: Work
 ) -> debian.DebianParts | tiny.TinyParts:
-    require_programs({"dpkg-deb": "dpkg", "apt-get": "apt"})
     apt = PrivateApt(scratch / "apt", archives, work)
     with work.step("fetch the package lists"):
         apt.update()

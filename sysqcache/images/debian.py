@@ -8,7 +8,6 @@ No loop device and no mount is needed: mke2fs fills the file system itself.
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ PACKAGES: Final = (
 DISK_SIZE: Final = 4 << 30
 FS_UUID: Final = "5f2d1c0e-7c1b-4d57-9f6e-0d1f2a3b4c5d"
 """Fixed, so that two builds of the same packages differ as little as possible."""
-
-PROGRAMS: Final = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "tar": "tar"}
 
 
 @dataclass(frozen=True)
@@ -119,11 +116,7 @@ def make_disk(root: Path, scratch: Path, target: Path, qemu_img: Path, work: Wor
 
 def _namespace() -> list[str]:
     """Without root, a user namespace in which files can belong to any user of the guest."""
-    if os.geteuid() == 0:
-        return []
-    if not shutil.which("newuidmap"):
-        raise ImageBuildError("newuidmap is missing", hint="apt-get install uidmap")
-    return ["unshare", "--user", "--map-root-user", "--map-auto"]
+    return [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--map-auto"]
 
 
 def _take(target: Path, prefix: str, name: str) -> str:

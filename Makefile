@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make setup   everything that a machine needs to run guests
+# make demo    boots a Debian guest cold, then warm, and compares
+# make test    all tests, types, lint, layers
+# make bench   the measured comparison, several pairs
+# Each target does only what is not done yet.
+
+SHELL := /bin/bash
+STEP := python3 scripts/step.py
+BIN := .venv/bin
+SYSQCACHE := $(BIN)/sysqcache
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages engine plain-engine images demo test check bench clean
+
+help:
+	@sed -n '2,6s/^# //p' Makefile
+
+packages:
+	@scripts/install-packages
+
+# order-only: packages are probed each time, the environment is made anew when its list changes
+.stamps/venv: pyproject.toml | packages
+	@mkdir -p .stamps
+	@test -x $(BIN)/python || $(STEP) --quiet .stamps/venv.log "make the virtual environment" \
+	    python3 -m venv .venv
+	@$(STEP) --quiet .stamps/pip.log "install the Python packages" \
+	    $(BIN)/pip install --disable-pip-version-check -e '.[dev,engine-build]'
+	@touch $@
+
+engine: .stamps/venv
+	@$(SYSQCACHE) engine build > /dev/null
+
+plain-engine: .stamps/venv
+	@$(SYSQCACHE) engine build --plain
+
+images: engine
+	@$(SYSQCACHE) image build tiny-x86_64 debian12-x86_64 > /dev/null
+
+setup: images
+
+demo: setup
+	@$(BIN)/python scripts/demo.py
+
+test: setup check
+	@$(STEP) "pytest" $(BIN)/pytest
+
+check: .stamps/venv
+	@$(STEP) "ruff" $(BIN)/ruff check --quiet .
+	@$(STEP) "ruff format" $(BIN)/ruff format --quiet --check .
+	@$(STEP) "mypy" $(BIN)/mypy
+	@$(STEP) --quiet .stamps/layers.log "layers" $(BIN)/lint-imports
+
+bench: setup plain-engine
+	@$(BIN)/python -m bench.run
+
+clean:
+	rm -rf .venv .stamps build *.egg-info

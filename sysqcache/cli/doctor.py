@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache doctor`: is this host ready, and what is the next step."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.")
+    ] = False,
+) -> None:
+    """Check this host; ends with an error only when something that is needed is missing."""
+    from dataclasses import asdict
+
+    from sysqcache.doctor import run_checks
+    from sysqcache.errors import SetupError
+
+    checks = run_checks()
+    ready = all(check.state != "missing" for check in checks)
+    if as_json:
+        rows = [asdict(check) for check in checks]
+        typer.echo(json.dumps({"ready": ready, "checks": rows}))
+        if not ready:
+            raise typer.Exit(SetupError.exit_code)
+        return
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        typer.echo(f"{check.state:8} {check.name:{width}}  {check.text}")
+        if check.next_step:
+            typer.echo(f"{'':8} {'':{width}}  -> {check.next_step}")
+    if not ready:
+        raise typer.Exit(SetupError.exit_code)
