@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +24,17 @@ def boot(store: str) -> dict[str, Any]:
 
     The progress goes to stderr; a failure ends the demo with the command's exit code.
     """
-    command = [Path(sys.executable).with_name("sysqcache"), "boot", MACHINE, "--until", "ready"]
-    command += ["--task", TASK, "--json"]
+    program = Path(sys.executable).with_name("sysqcache")
+    command: list[str | Path] = [
+        program,
+        "boot",
+        MACHINE,
+        "--until",
+        "ready",
+        "--task",
+        TASK,
+        "--json",
+    ]
     environment = {**os.environ, "SYSQCACHE_STORE": store}
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode:
@@ -33,7 +43,7 @@ def boot(store: str) -> dict[str, Any]:
     return report
 
 
-ROWS: Final = (
+ROWS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], float]], ...]] = (
     ("time to ready", "s", lambda r: r["times"]["ready_s"]),
     (f"{TASK}", "s", lambda r: r["times"]["tasks"][0]["wall_s"]),
     ("host CPU", "s", lambda r: r["times"]["host_cpu_s"]),

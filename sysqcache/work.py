@@ -101,7 +101,7 @@ class Work:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+                env=_environment(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -130,6 +130,12 @@ class Work:
             hint=hint or f"the whole log is {self.log}",
             detail="".join(lines[-TAIL_LINES:]).rstrip(),
         )
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with English messages, and with mkfs on the path of ordinary users too."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": path, **extra}
 
 
 def require_space(directory: Path, need: int, what: str, error: type[SysqcacheError]) -> None:
