@@ -48,6 +48,11 @@ class EventLog:
         """Number of the newest event, 0 before the first."""
         return self._count
 
+    @property
+    def closed(self) -> bool:
+        """True when no more events can come."""
+        return self._closed
+
     def add(self, message: Mapping[str, Any]) -> None:
         """Keep one event and wake the waiters."""
         with self._changed:

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running and ended machines: one directory a name, with a state file and a lock.
+
+The lock's descriptor is inherited by QEMU, so the lock is held exactly as long as the
+controller or QEMU lives, however they end. Nothing has to be cleaned up after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sysqcache import paths
+from sysqcache.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
+from sysqcache.launch.process import ProcessId, log_tail, wait_pid
+from sysqcache.types import GuestAccess, MachineState
+
+_LOCK_PATIENCE: Final = 0.3
+_FORMAT: Final = 1
+_LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InstanceState:
+    """What the state file holds. ``started`` is Unix time in seconds, ``ready_s`` seconds
+    from the start of QEMU, ``journal`` an absolute path or "".
+    """
+
+    name: str
+    state: MachineState = MachineState.CREATED
+    arch: str = ""
+    source: str = ""
+    image_id: str = ""
+    pid: int = 0
+    pid_start: int = 0
+    controller: int = 0
+    started: float = 0.0
+    ready_s: float | None = None
+    cache_mode: str = "off"
+    run_id: str = ""
+    journal: str = ""
+    agent: str = GuestAccess.NONE.value
+    serial_log: str = ""
+    poweroff_timeout: float = 60.0
+    forwards: tuple[dict[str, Any], ...] = ()
+    argv: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def process(self) -> ProcessId:
+        """The QEMU process."""
+        return ProcessId(self.pid, self.pid_start)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of the state file."""
+        return {"format": _FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """From the contents of a state file; raises ``ValueError`` when they are wrong."""
+        if not isinstance(value, dict) or value.get("format") != _FORMAT:
+            raise ValueError("made by another version of sysqcache")
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {key: item for key, item in value.items() if key in names}
+        if not isinstance(fields.get("name"), str):
+            raise ValueError("it has no name")
+        fields["state"] = MachineState(fields.get("state", "created"))
+        for key in ("forwards", "argv"):
+            fields[key] = tuple(fields.get(key, ()))
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instance:
+    """The directory of one machine."""
+
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        """Its directory; holds the files named in :mod:`sysqcache.paths`."""
+        return paths.instance_dir(self.name)
+
+    def file(self, name: str) -> Path:
+        """One of its files."""
+        return self.directory / name
+
+    def read(self) -> InstanceState:
+        """The state as written last.
+
+        Raises :class:`NoSuchMachine`, or :class:`MachineError` for a damaged file.
+        """
+        file = self.file(paths.INSTANCE_STATE)
+        try:
+            return InstanceState.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise no_such_machine(self.name) from None
+        except (OSError, ValueError, TypeError) as error:
+            raise MachineError(f"the state of {self.name} can't be read: {error}: {file}") from None
+
+    def write(self, state: InstanceState) -> None:
+        """Replace the state file, atomically."""
+        text = json.dumps(state.to_json(), indent=1)
+        fd, temporary = tempfile.mkstemp(dir=self.directory, prefix=".state-")
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).replace(self.file(paths.INSTANCE_STATE))
+
+    def update(self, **changes: Any) -> InstanceState:
+        """Change fields of the state file."""
+        state = dataclasses.replace(self.read(), **changes)
+        self.write(state)
+        return state
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the machine; yields the descriptor that QEMU inherits.
+
+        Makes the directory if needed. Raises :class:`MachineBusy` when the machine runs
+        or another command starts it.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self.file(paths.INSTANCE_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _try_lock(fd, _LOCK_PATIENCE):
+                raise MachineBusy(
+                    f"the machine {self.name} is running already",
+                    hint=f"sysqcache stop {self.name}, or another name: --set name=...",
+                )
+            yield fd
+        finally:
+            os.close(fd)
+
+    def is_held(self) -> bool:
+        """True while the controller or QEMU of this machine lives."""
+        try:
+            fd = os.open(self.file(paths.INSTANCE_LOCK), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return not _try_lock(fd, 0.0)
+        finally:
+            os.close(fd)
+
+    def current(self) -> InstanceState:
+        """The state as it really is: a machine that was killed is ``dead``.
+
+        A damaged state file gives ``broken`` with the error; never raises for that.
+        """
+        try:
+            state = self.read()
+        except NoSuchMachine:
+            raise
+        except MachineError as error:
+            return InstanceState(self.name, MachineState.BROKEN, error=error.message)
+        if state.state in _LIVE and not self.is_held():
+            return dataclasses.replace(
+                state,
+                state=MachineState.DEAD,
+                error=state.error or "QEMU and its controller were killed",
+            )
+        return state
+
+    def require_running(self) -> InstanceState:
+        """The state of a machine that runs; raises :class:`MachineError` otherwise."""
+        state = self.current()
+        if state.state not in _LIVE or not state.process.alive():
+            raise MachineError(
+                f"the machine {self.name} is not running (it is {state.state})",
+                hint="sysqcache list shows all machines",
+                detail=state.error,
+            )
+        return state
+
+
+def _try_lock(fd: int, patience: float) -> bool:
+    # another command may hold the lock for a moment while it looks at the machine
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def list_instances() -> list[InstanceState]:
+    """All machines by name, broken ones included."""
+    try:
+        folders = sorted(paths.instances_dir().iterdir())
+    except FileNotFoundError:
+        return []
+    states = []
+    for folder in folders:
+        with contextlib.suppress(NoSuchMachine):
+            states.append(Instance(folder.name).current())
+    return states
+
+
+def no_such_machine(name: str) -> NoSuchMachine:
+    """The error for an unknown name, with the nearest known one."""
+    known = [state.name for state in list_instances()]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "sysqcache list shows all machines"
+    return NoSuchMachine(f"there is no machine {name!r}", hint=hint)
+
+
+class ForeignProcess:
+    """A QEMU that another process started, watched through its identity."""
+
+    def __init__(self, process: ProcessId, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def poll(self) -> int | None:
+        """0 once it has ended (its exit status is known to its parent only)."""
+        return None if self._process.alive() else 0
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for its end."""
+        if self.poll() is None:
+            wait_pid(self._process.pid, timeout)
+        return self.poll()
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far."""
+        return self._process.cpu_seconds()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self._process.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+    def died(self) -> MachineDied:
+        """The error that explains its end."""
+        return MachineDied(
+            "QEMU ended unexpectedly", hint="sysqcache logs shows more", detail=log_tail(self._log)
+        )
+
+

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running machine that can be talked to, by its controller or by another command."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from sysqcache import paths
+from sysqcache.errors import GuestCommandError, MachineDied, MachineError, QmpError
+from sysqcache.guest.agent import GuestAgent
+from sysqcache.guest.result import GuestShell, TaskResult
+from sysqcache.guest.serialshell import SerialShell
+from sysqcache.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.progress import Listener, StatsUpdated
+from sysqcache.qmp import commands
+from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.types import GuestAccess
+
+TASK_TIMEOUT: Final = 3600.0
+_AGENT_SYNC: Final = 10.0
+_QUIT_TIMEOUT: Final = 10.0
+_STATS_INTERVAL: Final = 0.5
+_ENDED: Final = ("SHUTDOWN",)
+
+
+class Process(Protocol):
+    """QEMU, our child or not."""
+
+    def poll(self) -> int | None:
+        """The return code once it has ended."""
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for its end."""
+
+    def cpu_seconds(self) -> float:
+        """Its CPU time."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+
+    def died(self) -> MachineDied:
+        """The error that explains its end."""
+
+
+class Machine:
+    """QMP and the guest of one running machine.
+
+    ``holds``: QEMU stays after the guest's power-off until :meth:`quit`.
+    """
+
+    def __init__(
+        self, instance: Instance, state: InstanceState, process: Process, qmp: QmpClient
+    ) -> None:
+        self.instance = instance
+        self.state = state
+        self.process = process
+        self.qmp = qmp
+        self.holds = "-no-shutdown" in state.argv
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """The machine ``name``, started by another command, through its spare QMP socket.
+
+        Raises :class:`MachineError` when it does not run.
+        """
+        instance = Instance(name)
+        state = instance.require_running()
+        process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+        socket = instance.file(paths.INSTANCE_QMP_INTROSPECT)
+        return cls(instance, state, process, QmpClient.connect(socket, process=process))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.qmp.close()
+
+    def stats(self) -> TbCacheStats | None:
+        """The cache's counters; None when the machine runs without the cache."""
+        return commands.query_tb_cache(self.qmp)
+
+    def run(self, command: str, timeout: float = TASK_TIMEOUT) -> TaskResult:
+        """Run a shell command in the guest.
+
+        Raises :class:`GuestCommandError`, or :class:`MachineDied` when QEMU ended.
+        """
+        return run_in_guest(self.instance, self.state, self.process, command, timeout)
+
+    def power_off(self, timeout: float) -> str:
+        """End the machine: ask the guest, then QEMU, then the kernel.
+
+        :returns: who ended it: ``guest``, ``quit`` or ``kill``. QEMU has ended then.
+        """
+        self._ask_guest()
+        if self.wait_guest_end(timeout):
+            self.quit()
+            return "guest"
+        return self.quit()
+
+    def _ask_guest(self) -> None:
+        with contextlib.suppress(GuestCommandError):
+            shell = open_shell(self.instance, self.state)
+            try:
+                if not isinstance(shell, GuestAgent) or shell.sync(2.0):
+                    shell.power_off()
+                    return
+            finally:
+                shell.close()
+        with contextlib.suppress(QmpError, MachineDied):
+            commands.powerdown(self.qmp)
+
+    def wait_guest_end(self, timeout: float | None) -> bool:
+        """Wait until the guest has powered off; False on timeout."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.process.poll() is None and self.qmp.events.find(_ENDED) is None:
+            left = 0.5 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.qmp.events.wait(_ENDED, min(left, 0.5))
+            if self.qmp.events.closed:
+                self.process.wait(min(left, 0.5))
+        return True
+
+    def quit(self) -> str:
+        """End QEMU whatever the guest does; returns ``quit`` or ``kill``."""
+        if self.process.poll() is None:
+            with contextlib.suppress(QmpError, MachineDied):
+                commands.quit_qemu(self.qmp)
+            self.process.wait(_QUIT_TIMEOUT)
+        if self.process.poll() is not None:
+            return "quit"
+        self.process.signal(signal.SIGKILL)
+        self.process.wait(_QUIT_TIMEOUT)
+        return "kill"
+
+
+def open_shell(instance: Instance, state: InstanceState) -> GuestShell:
+    """A connection for commands in the guest; raises :class:`GuestCommandError`."""
+    match GuestAccess(state.agent):
+        case GuestAccess.GUEST_AGENT:
+            return GuestAgent.connect(instance.file(paths.INSTANCE_AGENT))
+        case GuestAccess.SERIAL_SHELL:
+            return SerialShell.connect(instance.file(paths.INSTANCE_SERIAL))
+        case GuestAccess.NONE:
+            raise GuestCommandError(
+                f"{state.name} has no way to run commands in the guest",
+                hint="set agent: guest-agent or agent: serial-shell in vm.yaml",
+            )
+
+
+def run_in_guest(
+    instance: Instance, state: InstanceState, process: Process, command: str, timeout: float
+) -> TaskResult:
+    """One command over its own connection, so that others can use the channel after it."""
+    try:
+        shell = open_shell(instance, state)
+        try:
+            if isinstance(shell, GuestAgent) and not shell.sync(_AGENT_SYNC):
+                raise GuestCommandError(
+                    "the guest agent does not answer",
+                    hint="is qemu-guest-agent running in the guest, and no other client attached?",
+                )
+            return shell.run(command, timeout)
+        finally:
+            shell.close()
+    except GuestCommandError:
+        # the channel breaks a moment before the end of the process can be seen
+        if process.wait(0.2) is not None:
+            raise process.died() from None
+        raise
+
+
+class StatsMonitor:
+    """Asks for the counters twice a second and tells a listener; keeps the last ones."""
+
+    def __init__(self, machine: Machine, listener: Listener) -> None:
+        self._machine = machine
+        self._listener = listener
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stats", daemon=True)
+        self.last: TbCacheStats | None = None
+
+    def _run(self) -> None:
+        while not self._stop.wait(_STATS_INTERVAL):
+            try:
+                stats = self._machine.stats()
+            except MachineError:
+                return
+            if stats is None:
+                return
+            self.last = stats
+            self._listener(StatsUpdated(stats))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(2.0)
+
+
+def serial_log(instance: Instance, state: InstanceState) -> Path:
+    """The file with all output of the serial port."""
+    return Path(state.serial_log) if state.serial_log else instance.file(paths.INSTANCE_SERIAL_LOG)
