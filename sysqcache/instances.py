@@ -249,5 +249,3 @@ class ForeignProcess:
         return MachineDied(
             "QEMU ended unexpectedly", hint="sysqcache logs shows more", detail=log_tail(self._log)
         )
-
-

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sysqcache import paths
 from sysqcache.errors import StoreError
@@ -16,86 +17,104 @@ from sysqcache.report import IngestSummary
 from sysqcache.spec import MachineSpec
 from sysqcache.types import RunInfo
 
+if TYPE_CHECKING:
+    from sysqcache.store.facade import Store
+
 Warn = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recording:
-    """A run that records; QEMU inherits ``fds``, which mark its packs as in use."""
+@dataclasses.dataclass(slots=True)
+class StartSet:
+    """What one start gets from the store.
+
+    ``packs`` to map, ``journal`` to write (None: nothing is recorded), ``fds`` that QEMU
+    inherits: they keep the packs from being removed while it runs.
+    """
 
     run: RunInfo
     image_id: str
-    journal: Path
-    fds: tuple[int, ...] = ()
+    packs: list[Path] = dataclasses.field(default_factory=list)
+    journal: Path | None = None
+    fds: list[int] = dataclasses.field(default_factory=list)
 
-    def leave(self) -> None:
-        """Let go of it: QEMU goes on, a later command keeps its blocks."""
-        for fd in self.fds:
-            os.close(fd)
+    def close(self) -> None:
+        """Close our copies of the descriptors; QEMU keeps its own. May be called twice."""
+        while self.fds:
+            os.close(self.fds.pop())
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Keeper:
-    """The store as the pipeline uses it; problems go to ``warn``."""
+    """The store as the pipeline uses it; every problem is a line for ``warn``."""
 
-    warn: Warn
-    root: Path = dataclasses.field(default_factory=paths.store_dir)
+    def __init__(self, warn: Warn, root: Path | None = None) -> None:
+        self._warn = warn
+        self._root = root or paths.store_dir()
 
-    def boot_set(self, spec: MachineSpec) -> list[Path]:
-        """The packs to map for the next start; empty when the store can't be used."""
+    def _try(self, problem: str, action: Callable[[Store], None]) -> bool:
+        """Do ``action`` with the store; False, with a warning, when that failed."""
         from sysqcache.store.facade import Store
 
         try:
-            with Store.open(self.root) as store:
-                return store.boot_set(spec.image_id, str(spec.arch))
+            with Store.open(self._root) as store:
+                try:
+                    action(store)
+                finally:
+                    for warning in store.warnings:
+                        self._warn(warning)
         except (StoreError, OSError) as error:
-            self.warn(f"starting without kept blocks: {error}")
-            return []
+            hint = getattr(error, "hint", "")
+            self._warn(f"{problem}: {error}" + (f" ({hint})" if hint else ""))
+            return False
+        return True
 
-    def announce(self, spec: MachineSpec) -> Recording | None:
-        """Prepare to record; None when that is not possible."""
-        from sysqcache.store.journals import Note, journal_path, write_note
-        from sysqcache.store.layout import open_layout
+    def prepare(self, spec: MachineSpec) -> StartSet:
+        """What to map and where to record; empty when the store can't be used."""
+        mode = spec.cache.mode
+        run = RunInfo(new_run_id(spec.name), spec.name, str(spec.arch), str(mode), time.time())
+        start = StartSet(run, spec.image_id)
 
-        run = RunInfo(
-            new_run_id(spec.name), spec.name, str(spec.arch), str(spec.cache.mode), time.time()
-        )
-        try:
-            journal = journal_path(open_layout(self.root), run.run_id)
-            write_note(journal, Note(spec.image_id, run))
-        except (StoreError, OSError) as error:
-            self.warn(f"nothing will be recorded: {error}")
-            return None
-        return Recording(run, spec.image_id, journal)
+        def fill(store: Store) -> None:
+            start.fds.append(store.hold())
+            start.packs = store.boot_set(spec.image_id, str(spec.arch))
+            if mode.records:
+                start.journal = store.new_journal(image_id=spec.image_id, run=run)
 
-    def keep(self, recording: Recording) -> IngestSummary:
+        self._try("starting without kept blocks, recording none", fill)
+        return start
+
+    def keep(self, start: StartSet) -> IngestSummary:
         """Take the journal of an ended run into the store.
 
-        When the store can't be used, the journal stays for a later command.
+        When the store can't be used now, the journal stays for a later command.
         """
-        from sysqcache.store.facade import Store
-
-        recording.leave()
+        start.close()
         summary = IngestSummary()
-        if not recording.journal.exists():
+        journal = start.journal
+        if journal is None or not journal.exists():
             return summary
-        try:
-            with Store.open(self.root) as store:
-                result = store.ingest(
-                    recording.journal, image_id=recording.image_id, run=recording.run
-                )
-        except (StoreError, OSError) as error:
-            self.warn(f"the blocks of this run wait for a later one: {error}")
-            return summary
-        summary.blocks_new = result.blocks_new
-        summary.blocks_known = result.blocks_known
-        summary.damaged = result.damaged
-        summary.seconds = result.seconds
+
+        def ingest(store: Store) -> None:
+            result = store.ingest(journal, image_id=start.image_id, run=start.run)
+            store.warnings += result.warnings
+            summary.blocks_new = result.blocks_new
+            summary.blocks_known = result.blocks_known
+            summary.damaged = result.damaged
+            summary.seconds = result.seconds
+
+        self._try("this run's blocks are not kept yet", ingest)
         return summary
 
     def sweep(self) -> int:
-        """Keep the journals of all ended runs; the number of runs."""
-        return 0
+        """Keep the journals of runs that ended without their controller; their number."""
+        if not any((self._root / paths.STORE_JOURNALS).glob(f"*{paths.JOURNAL_SUFFIX}")):
+            return 0
+        kept: list[int] = []
+
+        def recover(store: Store) -> None:
+            kept.append(len(store.recover()))
+
+        self._try("blocks of an earlier run are not kept yet", recover)
+        return sum(kept)
 
 
 def new_run_id(machine: str) -> str:

@@ -19,20 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache import paths, progress
-from sysqcache.errors import DiskError, LaunchError, MachineDied, MachineError, NotReady, QmpError
+from sysqcache.errors import LaunchError, MachineDied, MachineError, NotReady, QmpError
 from sysqcache.guest.ready import ReadyProbe, make_probe
 from sysqcache.instances import Instance, InstanceState
-from sysqcache.keeping import Keeper, Recording
+from sysqcache.keeping import Keeper, StartSet
 from sysqcache.launch import argv as qemu_argv
 from sysqcache.launch.argv import Launch, TbCache
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
-from sysqcache.launch.process import ProcessId, QemuProcess, log_tail
+from sysqcache.launch.process import QemuProcess, log_tail
 from sysqcache.machine import Machine, StatsMonitor, serial_log
 from sysqcache.progress import Launched, Listener, PhaseBegan, TaskFinished, Warned
-from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
-from sysqcache.report import BootReport, IngestSummary
-from sysqcache.spec import Disk, Forward, MachineSpec
+from sysqcache.report import BootReport
+from sysqcache.spec import Forward, MachineSpec
 from sysqcache.types import CacheMode, DiskMode, MachineState, OnPoweroff
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT: Final = 60.0
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20
+# what a QEMU without our patches says
+_UNKNOWN_OBJECT: Final = "does not accept value 'tb-cache'"
 
 
 class Until(enum.StrEnum):
@@ -91,7 +92,7 @@ class _Boot:
         self.instance = Instance(spec.name)
         self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode))
         self.keeper = Keeper(self.warn)
-        self.recording: Recording | None = None
+        self.start_set: StartSet | None = None
 
     def warn(self, text: str) -> None:
         """Note a problem that does not stop the machine."""
@@ -144,10 +145,7 @@ class _Boot:
             with self._start_qemu(engine, lock) as process:
                 self._connect(process)
         except LaunchError as error:
-            if self.spec.cache.mode is CacheMode.OFF or "tb-cache" not in error.detail:
-                raise
-            unknown = "invalid object type" in error.detail or "invalid parameter" in error.detail
-            if not unknown:
+            if self.spec.cache.mode is CacheMode.OFF or _UNKNOWN_OBJECT not in error.detail:
                 raise
             self._cache_off("this engine does not know it")
             with self._start_qemu(engine, lock) as process:
@@ -170,7 +168,7 @@ class _Boot:
             paths.INSTANCE_SERIAL_LOG,
         ):
             self.instance.file(name).unlink(missing_ok=True)
-        fds = [lock] if self.recording is None else [lock, *self.recording.fds]
+        fds = [lock] if self.start_set is None else [lock, *self.start_set.fds]
         self.argv = qemu_argv.build(launch)
         return QemuProcess(
             self.argv, self.instance.directory, keep_fds=fds, detached=self.options.detach
@@ -180,13 +178,12 @@ class _Boot:
         mode = self.spec.cache.mode
         if mode is CacheMode.OFF:
             return None
-        packs = self.keeper.boot_set(self.spec)
+        if self.start_set is None:
+            self.start_set = self.keeper.prepare(self.spec)
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
-        boot_set.write_text("".join(f"{pack}\n" for pack in packs), encoding="utf-8")
-        if mode.records and self.recording is None:
-            self.recording = self.keeper.announce(self.spec)
-        journal = None if self.recording is None else self.recording.journal
-        return TbCache(mode, boot_set, journal, self.spec.cache.journal_max)
+        lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
+        boot_set.write_text(lines, encoding="utf-8")
+        return TbCache(mode, boot_set, self.start_set.journal, self.spec.cache.journal_max)
 
     def _connect(self, process: QemuProcess) -> None:
         """Connect to a started QEMU and go through the rest of its life."""
@@ -211,8 +208,8 @@ class _Boot:
             pid=identity.pid,
             pid_start=identity.start,
             cache_mode=str(self.spec.cache.mode),
-            run_id="" if self.recording is None else self.recording.run.run_id,
-            journal="" if self.recording is None else str(self.recording.journal),
+            run_id="" if self.start_set is None else self.start_set.run.run_id,
+            journal=str(self.start_set.journal or "") if self.start_set is not None else "",
             agent=str(self.spec.agent),
             serial_log=str(self.spec.serial_log or ""),
             poweroff_timeout=self.spec.poweroff_timeout,
@@ -319,13 +316,14 @@ class _Boot:
 
     def _keep(self) -> None:
         """Give the journal to the store, unless QEMU goes on."""
-        if self.recording is None:
+        if self.start_set is None:
             return
         if self.report.detached:
-            self.recording.leave()
+            self.start_set.close()
             return
-        self.listener(PhaseBegan("keeping blocks"))
-        self.report.ingest = self.keeper.keep(self.recording)
+        if self.start_set.journal is not None and self.start_set.journal.exists():
+            self.listener(PhaseBegan("keeping blocks"))
+        self.report.ingest = self.keeper.keep(self.start_set)
 
 
 def _concrete_ports(spec: MachineSpec) -> MachineSpec:
@@ -333,9 +331,7 @@ def _concrete_ports(spec: MachineSpec) -> MachineSpec:
     forwards = tuple(
         dataclasses.replace(f, host=f.host or _free_port(f)) for f in spec.network.forwards
     )
-    return dataclasses.replace(
-        spec, network=dataclasses.replace(spec.network, forwards=forwards)
-    )
+    return dataclasses.replace(spec, network=dataclasses.replace(spec.network, forwards=forwards))
 
 
 def _free_port(forward: Forward) -> int:
@@ -343,5 +339,3 @@ def _free_port(forward: Forward) -> int:
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind((forward.address, 0))
         return int(probe.getsockname()[1])
-
-

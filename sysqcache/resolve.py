@@ -177,9 +177,7 @@ class _Resolver:
             probe = Probe.GUEST_AGENT
         else:
             probe = Probe.NONE
-        return Ready(
-            probe, fields.pattern, fields.port, fields.send, fields.timeout, fields.hint
-        )
+        return Ready(probe, fields.pattern, fields.port, fields.send, fields.timeout, fields.hint)
 
     def _accelerator(self) -> Accelerator:
         fields = self._fields.accelerator

@@ -69,6 +69,11 @@ def _check_pattern(value: object) -> str:
     return value
 
 
+def _written(text: str) -> Any:
+    """A default as it is written in vm.yaml; it is parsed like any value."""
+    return text
+
+
 _SIZE_SCHEMA: Final = {"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["1GiB"]}
 _TIME_SCHEMA: Final = {"type": "string", "pattern": f"^{_TIME.pattern}$", "examples": ["120s"]}
 _AUTO_SIZE_SCHEMA: Final = {"type": "string", "pattern": f"^(auto|{_SIZE.pattern})$"}
@@ -136,7 +141,7 @@ class ReadyFields(Section):
     pattern: Pattern = Field("", description="regular expression in the serial output")
     port: HostPort = Field(0, description="guest port that must answer; needs a forward")
     send: str = Field("", description="text sent to the port first, for silent protocols")
-    timeout: Time = Field("300s", description="counted from the start of QEMU")
+    timeout: Time = Field(_written("300s"), description="counted from the start of QEMU")
     hint: str = Field("", description="shown when the machine does not get ready")
 
 
@@ -148,7 +153,7 @@ class CacheFields(Section):
         description="on: adopt and record; read-only: adopt; verify: translate and compare; "
         "off: plain QEMU",
     )
-    journal_max: Size = Field("1GiB", description="a run stops recording at this size")
+    journal_max: Size = Field(_written("1GiB"), description="a run stops recording at this size")
 
 
 class AcceleratorFields(Section):
@@ -157,19 +162,19 @@ class AcceleratorFields(Section):
     thread: Literal["auto", "single", "multi"] = Field(
         "auto", description="one thread for all vCPUs or one each; auto: multi from 2 vCPUs"
     )
-    tb_size: AutoSize = Field("auto", description="size of the code buffer; auto: QEMU's default")
+    tb_size: AutoSize = Field(
+        _written("auto"), description="size of the code buffer; auto: QEMU's default"
+    )
 
 
 class VmFields(Section):
     """A virtual machine for sysqcache."""
 
-    name: Name = Field(
-        "auto", description="the machine's name; auto: the name of this file"
-    )
+    name: Name = Field("auto", description="the machine's name; auto: the name of this file")
     arch: ArchName = Field(ArchName.X86_64, description="guest architecture")
     machine: str = Field("auto", description="QEMU machine type; auto: pc or virt")
     cpu: str = Field("auto", description="QEMU CPU model; auto: qemu64, max or rv64")
-    memory: Size = Field("1GiB", description="guest memory")
+    memory: Size = Field(_written("1GiB"), description="guest memory")
     vcpus: Annotated[int, Field(ge=1, le=255, strict=True)] = Field(
         1, description="number of virtual CPUs"
     )
@@ -192,7 +197,7 @@ class VmFields(Section):
     on_poweroff: OnPoweroff = Field(
         OnPoweroff.QUIT, description="quit: QEMU ends with the guest; hold: it keeps memory"
     )
-    poweroff_timeout: Time = Field("60s", description="then a stopping guest is killed")
+    poweroff_timeout: Time = Field(_written("60s"), description="then a stopping guest is killed")
     reboot: Annotated[bool, Field(strict=True)] = Field(
         True, description="false: a guest that reboots ends QEMU"
     )

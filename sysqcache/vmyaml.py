@@ -33,7 +33,9 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.path}: {self.text}" if self.path else f"{self.where}: {self.text}"
+        return (
+            f"{self.where}: {self.path}: {self.text}" if self.path else f"{self.where}: {self.text}"
+        )
 
 
 class Positions:
@@ -177,7 +179,7 @@ def _override(data: dict[str, Any], item: str, positions: Positions) -> Problem 
         return Problem(option, key, f"the list has {len(target)} items")
     if not isinstance(target, (dict, list)):
         return Problem(option, key, "the value above it holds no fields")
-    target[last] = _yaml_value(text)
+    target[last] = _yaml_value(text)  # type: ignore[index]
     positions.set_option(loc, option)
     return None
 

@@ -150,7 +150,8 @@ class QemuProcess:
                     cwd=self.directory,
                     start_new_session=True,
                     pass_fds=self._keep_fds,
-                    preexec_fn=before_exec,
+                    # one system call, no Python lock can be held in it
+                    preexec_fn=before_exec,  # noqa: PLW1509
                 )
             except OSError as error:
                 raise LaunchError(

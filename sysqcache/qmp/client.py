@@ -44,7 +44,7 @@ class Watched(Protocol):
         """The error that explains its end."""
 
 
-class CommandFailed(QmpError):
+class CommandRefusedError(QmpError):
     """QEMU refused a command; ``error_class`` as in the QMP specification."""
 
     def __init__(self, command: str, error_class: str, description: str) -> None:
@@ -112,7 +112,7 @@ class QmpClient:
     ) -> Any:
         """The answer of one command.
 
-        Raises :class:`CommandFailed` when QEMU refuses it, :class:`QmpError` when no
+        Raises :class:`CommandRefusedError` when QEMU refuses it, :class:`QmpError` when no
         answer comes in ``timeout`` seconds, :class:`MachineDied` when QEMU ended.
         """
         if self._closed:
@@ -129,7 +129,7 @@ class QmpClient:
             self._check_alive()
             raise QmpError(f"QMP {what}: no answer within {timeout:g} s") from None
         except ExecuteError as error:
-            raise CommandFailed(what, error.error_class, str(error)) from None
+            raise CommandRefusedError(what, error.error_class, str(error)) from None
         except (QMPError, OSError, EOFError) as error:
             self._explain_hangup()
             raise QmpError(f"QMP {what}: the connection was lost: {error}") from None

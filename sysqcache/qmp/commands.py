@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sysqcache.counters import MISSES, REJECTS, UNRECORDED
-from sysqcache.qmp.client import CommandFailed
+from sysqcache.qmp.client import CommandRefusedError
 
 _FSYNC_TIMEOUT: Final = 60.0
 
@@ -150,7 +150,7 @@ def query_tb_cache(qmp: Executes) -> TbCacheStats | None:
     """Counters of the cache; None when the engine or the machine has none."""
     try:
         return TbCacheStats.from_qmp(qmp.execute("query-tb-cache"))
-    except CommandFailed:
+    except CommandRefusedError:
         return None
 
 

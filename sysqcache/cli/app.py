@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``sysqcache``: commands by name, each imported when it is used.
+
+Help must come at once, so this module knows the commands' names and one-line helps and
+imports neither them nor anything heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from sysqcache import __version__
+from sysqcache.cli.errors import report_error, set_debug, unexpected
+from sysqcache.errors import SysqcacheError
+
+COMMANDS: Final[dict[str, str]] = {
+    "boot": "Start a machine from its vm.yaml.",
+    "list": "List running and ended machines.",
+    "status": "Show one machine: state, ports, cache counters.",
+    "stop": "Power a machine off and keep its blocks.",
+    "logs": "Show a machine's serial output or QEMU's messages.",
+    "console": "Attach to a machine's serial console.",
+    "exec": "Run a command in the guest.",
+    "cache": "Inspect and maintain the block store.",
+    "engine": "Build the patched QEMU and look at it.",
+    "image": "Build guest images and list them.",
+    "doctor": "Check that this host has all that is needed.",
+}
+"""Every command with its line in the help; its module has the same name."""
+
+
+_COMPLETION: Final = ("install_completion", "show_completion")
+
+
+def _reflow(text: str | None) -> str | None:
+    """Paragraphs as single lines: the line breaks of a docstring mean nothing."""
+    if text is None:
+        return None
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports ``sysqcache.cli.NAME`` when NAME is called.
+
+    Such a module has ``app``, a :class:`typer.Typer` of one command or of several.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, without an import."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"sysqcache.cli.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        command.help = _reflow(command.help)
+        # a Typer of its own would offer to install completion for itself
+        command.params = [p for p in command.params if p.name not in _COMPLETION]
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As always, but suggestions need the names."""
+        # the base class looks for near names among those it holds
+        for name in COMMANDS:
+            self.commands.setdefault(name, None)  # type: ignore[arg-type]
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Plain text from the table above: drawing boxes would import rich."""
+        width = max(map(len, COMMANDS)) + 2
+        lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
+        sys.stdout.write(_HELP.format(commands="\n".join(lines)))
+
+
+_HELP: Final = """\
+Usage: sysqcache [--debug] COMMAND [ARGS]...
+
+  A persistent translation cache for machines emulated by QEMU.
+
+Commands:
+{commands}
+
+Options:
+  --debug    Show the QEMU command and tracebacks; may stand anywhere before --.
+  --version  Show the version.
+  --help     Show this, or a command's help: sysqcache COMMAND --help.
+"""
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", is_eager=True)) -> None:
+    """A persistent translation cache for machines emulated by QEMU."""
+    if version:
+        sys.stdout.write(f"sysqcache {__version__}\n")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; the process ends with the exit codes of docs/errors.md."""
+    arguments = _take_debug(sys.argv[1:])
+    try:
+        app(arguments, prog_name="sysqcache")
+    except SysqcacheError as error:
+        sys.exit(report_error(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(report_error(unexpected(error)))
+    sys.exit(0)
+
+
+def _take_debug(arguments: list[str]) -> list[str]:
+    """``--debug`` may stand anywhere, except behind ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    set_debug(len(kept) != end)
+    return kept + arguments[end:]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache boot`: start a machine from its vm.yaml."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sysqcache.cli.errors import debug_enabled
+from sysqcache.cli.options import Json, TaskTimeout, note, print_json
+from sysqcache.errors import UsageError
+from sysqcache.types import CacheMode
+
+if TYPE_CHECKING:
+    from sysqcache.cli.bootview import BootView
+    from sysqcache.guest.result import TaskResult
+    from sysqcache.pipeline import Until
+
+app = typer.Typer()
+
+_INTERRUPTED = 130
+
+
+@app.command()
+def boot(
+    file: Annotated[Path, typer.Argument(metavar="VM.yaml", help="What the machine is.")],
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until", metavar="ready|exit", help="When to end: once ready, or by the guest."
+        ),
+    ] = "",
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="CMD", help="Run this in the guest when it is ready."),
+    ] = None,
+    cache: Annotated[
+        CacheMode | None, typer.Option("--cache", help="What to do with the cache.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the machine running when it is ready.")
+    ] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a field, as in memory=2GiB."),
+    ] = None,
+    timeout: TaskTimeout = 3600.0,
+    as_json: Json = False,
+) -> None:
+    """Start a machine, run the tasks in it, report times and cache counters.
+
+    Without --until and --detach it ends when the machine is ready and the tasks are done;
+    on a terminal it stays on the serial console first (Ctrl-] leaves it). Ctrl-C asks the
+    guest to power off, a second one kills it.
+    """
+    from sysqcache import pipeline, resolve
+    from sysqcache.cli.bootview import BootView, print_report
+
+    overrides = [*(sets or []), *([f"cache.mode={cache}"] if cache else [])]
+    spec = resolve.load(file, overrides)
+    view = BootView(debug=debug_enabled())
+    options = pipeline.BootOptions(
+        tasks=tuple(task or ()),
+        until=_until(until, detach=detach, interactive=not (task or as_json)),
+        detach=detach,
+        task_timeout=timeout,
+        console=lambda serial, log: _console(view, serial, log),
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    with view:
+        report = pipeline.boot(spec, options, view)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_tasks(report.times.tasks)
+        print_report(report)
+    if report.detached:
+        note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")
+    if report.interrupted:
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _until(text: str, *, detach: bool, interactive: bool) -> Until:
+    from sysqcache.pipeline import Until as When
+
+    if text not in ("", "ready", "exit"):
+        raise UsageError(f"--until takes ready or exit; found {text!r}")
+    if detach and text == "exit":
+        raise UsageError("--detach and --until exit exclude each other")
+    if text or detach:
+        return When(text or "ready")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return When.CONSOLE if interactive and terminal else When.READY
+
+
+def _console(view: BootView, serial: Path, log: Path) -> None:
+    from sysqcache.guest import console
+
+    view.pause(True)
+    note("serial console; Ctrl-] leaves it and powers the machine off")
+    console.attach(serial, log)
+    note("")
+    view.pause(False)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_tasks(tasks: list[TaskResult]) -> None:
+    for result in tasks:
+        sys.stdout.write(result.stdout)
+        sys.stderr.write(result.stderr)
+    sys.stdout.flush()

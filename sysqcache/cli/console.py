@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache console`: attach to a machine's serial console."""
+
+from __future__ import annotations
+
+import typer
+
+from sysqcache.cli.options import MachineName, note
+
+app = typer.Typer()
+
+
+@app.command()
+def console(name: MachineName) -> None:
+    """Attach this terminal to the serial console; Ctrl-] leaves, the machine goes on."""
+    from sysqcache import paths
+    from sysqcache.guest.console import attach
+    from sysqcache.instances import Instance
+    from sysqcache.machine import serial_log
+
+    instance = Instance(name)
+    state = instance.require_running()
+    left = attach(instance.file(paths.INSTANCE_SERIAL), serial_log(instance, state))
+    note("")
+    note(f"left the console of {name}" if left else f"{name} has ended")

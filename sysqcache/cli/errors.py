@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors as the user sees them: message, hint, detail, and the class's exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Final
+
+from sysqcache.errors import SysqcacheError
+
+ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
+
+
+def set_debug(enabled: bool) -> None:
+    """Switch tracebacks and QEMU's command on, also for processes that we start."""
+    if enabled:
+        os.environ[ENV_DEBUG] = "1"
+
+
+def debug_enabled() -> bool:
+    """True with ``--debug`` or ``SYSQCACHE_DEBUG=1``."""
+    return os.environ.get(ENV_DEBUG, "") not in ("", "0")
+
+
+def unexpected(error: Exception) -> SysqcacheError:
+    """An error that nothing expected, such as a full disk in the state directory."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        wrapped = SysqcacheError(f"{error.strerror}{where}", hint="--debug shows where")
+    else:
+        name = type(error).__name__
+        wrapped = SysqcacheError(f"internal error: {name}: {error}", hint="--debug shows where")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def report_error(error: SysqcacheError) -> int:
+    """Print an error to stderr; returns its exit code."""
+    if debug_enabled():
+        traceback.print_exception(error)
+    bold, red, reset = ("\x1b[1m", "\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "", "")
+    lines = [f"{bold}{red}error:{reset} {bold}{error.message}{reset}"]
+    lines += [f"  {line}" for line in error.detail.splitlines()]
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+    return error.exit_code

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache exec`: run a command in the guest."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from sysqcache.cli.options import Json, MachineName, TaskTimeout, print_json
+
+app = typer.Typer()
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def exec_(
+    name: MachineName,
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- CMD...", help="One word: a shell command line.")
+    ],
+    timeout: TaskTimeout = 3600.0,
+    as_json: Json = False,
+) -> None:
+    """Run a command in the guest; ends with the command's own exit status."""
+    from sysqcache import paths
+    from sysqcache.instances import ForeignProcess, Instance
+    from sysqcache.machine import run_in_guest
+
+    instance = Instance(name)
+    state = instance.require_running()
+    line = command[0] if len(command) == 1 else shlex.join(command)
+    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+    result = run_in_guest(instance, state, process, line, timeout)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        sys.stdout.write(result.stdout)
+        sys.stderr.write(result.stderr)
+        sys.stdout.flush()
+    raise typer.Exit(result.exit)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache status`: one machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from sysqcache.cli.options import Json, MachineName, print_json, say
+
+app = typer.Typer()
+
+
+@app.command()
+def status(name: MachineName, as_json: Json = False) -> None:
+    """Show one machine: its state, forwarded ports and cache counters."""
+    from sysqcache.cli.list import row
+    from sysqcache.instances import Instance
+
+    state = Instance(name).current()
+    answer = row(state) | {"directory": str(Instance(name).directory), "blocks": None}
+    if state.state in ("starting", "running", "stopping") and state.process.alive():
+        answer |= _live(name)
+    if as_json:
+        print_json(answer)
+        return
+    blocks = answer.pop("blocks")
+    for key, value in answer.items():
+        if value not in (None, "", []):
+            say(f"{key:<12} {_text(value)}")
+    if blocks:
+        say(
+            f"{'blocks':<12} requested {blocks['requested']:,}, adopted {blocks['adopted']:,}, "
+            f"hit rate {blocks['hit_rate']:.1%}"
+        )
+
+
+def _live(name: str) -> dict[str, Any]:
+    from sysqcache.errors import MachineError
+    from sysqcache.machine import Machine
+    from sysqcache.qmp.commands import query_status
+    from sysqcache.report import blocks_json
+
+    try:
+        with Machine.attach(name) as machine:
+            stats = machine.stats()
+            return {
+                "qemu_state": query_status(machine.qmp).state,
+                "host_cpu_s": round(machine.process.cpu_seconds(), 2),
+                "blocks": None if stats is None else blocks_json(stats),
+            }
+    except MachineError as error:
+        return {"error": error.message}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{f['protocol']} {f['address']}:{f['host']}->{f['guest']}" for f in value)
+    return str(value)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache stop`: power a machine off and keep its blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Any
+
+import typer
+
+from sysqcache.cli.options import Json, MachineName, note, print_json, say
+
+app = typer.Typer()
+
+
+@app.command()
+def stop(
+    name: MachineName,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not ask the guest; unwritten data is lost.")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Give the guest this long."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the guest to power off, end QEMU if it does not, and keep its blocks."""
+    from sysqcache.cli.sweeping import sweep
+    from sysqcache.instances import Instance
+    from sysqcache.types import MachineState
+
+    instance = Instance(name)
+    state = instance.current()
+    running = state.state in ("starting", "running", "stopping") and state.process.alive()
+    if not running:
+        sweep()
+        note(f"{name} is not running")
+        answer: dict[str, Any] = {"machine": name, "ended_by": None}
+    else:
+        answer = _stop(name, 0.0 if force else timeout)
+        _settle(name)
+        sweep()
+    if state.state is not MachineState.BROKEN and not instance.is_held():
+        instance.update(state=MachineState.STOPPED)
+    if as_json:
+        print_json(answer)
+    elif running:
+        say(f"{name} ended ({answer['ended_by']})")
+
+
+def _stop(name: str, timeout: float | None) -> dict[str, Any]:
+    """End a running machine; its last counters and who ended it."""
+    from sysqcache.errors import MachineError
+    from sysqcache.machine import Machine
+    from sysqcache.report import blocks_json
+
+    blocks = None
+    with Machine.attach(name) as machine:
+        with contextlib.suppress(MachineError):
+            stats = machine.stats()
+            blocks = None if stats is None else blocks_json(stats)
+        limit = machine.state.poweroff_timeout if timeout is None else timeout
+        ended_by = machine.power_off(limit) if limit else machine.quit()
+    return {"machine": name, "ended_by": ended_by, "blocks": blocks}
+
+
+def _settle(name: str) -> None:
+    """Wait for a controller in another terminal to finish, if there is one."""
+    import time
+
+    from sysqcache import paths
+    from sysqcache.instances import Instance
+    from sysqcache.launch.overlay import remove_overlays
+
+    instance = Instance(name)
+    deadline = time.monotonic() + 30.0
+    while instance.is_held() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if not instance.is_held():
+        remove_overlays(instance.file(paths.INSTANCE_OVERLAYS))

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeping the blocks of runs that ended without their controller."""
+
+from __future__ import annotations
+
+from sysqcache.cli.options import note
+
+
+def sweep() -> None:
+    """Take journals that were left behind into the store; never fails."""
+    from sysqcache.keeping import Keeper
+
+    runs = Keeper(lambda text: note(f"warning: {text}")).sweep()
+    if runs:
+        note(f"kept the blocks of {runs} earlier run{'s' if runs > 1 else ''}")
