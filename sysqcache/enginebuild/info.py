@@ -86,7 +86,7 @@ def list_engines(target: str) -> list[Engine]:
     """Every built engine for ``target``, the newest first."""
     try:
         folders = [d for d in paths.engines_dir().iterdir() if not d.name.startswith(".")]
-    except FileNotFoundError:
+    except OSError:
         return []
     engines = [engine for folder in folders if (engine := load(folder, target))]
     return sorted(engines, key=lambda e: str(e.meta.get("built", "")), reverse=True)

@@ -101,11 +101,11 @@ def apply_series(tree: Path, version: str, work: Work, engine_dir: Path = ENGINE
 
 
 def _failed_file(output: str) -> str:
-    """The file that `patch` was at when its last hunk failed."""
-    current = failed = ""
+    """The file that `patch` was at when the first hunk failed."""
+    current = ""
     for line in output.splitlines():
-        if match := re.match(r"(?:patching|checking) file '?([^']+?)'?$", line):
+        if match := re.match(r"(?:patching file|\|\+\+\+) '?(?:b/)?([^'\t]+)", line):
             current = match.group(1)
-        elif "FAILED" in line or "can't find file" in line or "previously applied" in line:
-            failed = current
-    return failed or current or "see the details"
+        elif "FAILED" in line or "No file to patch" in line or "previously applied" in line:
+            return current
+    return current or "see the details"
