@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading journals: whole records, torn tails, damage, hostile sizes."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
+
+from sysqcache import blockformat as bf
+from sysqcache.errors import FormatError
+from sysqcache.journal import Journal, parse_journal, read_journal
+from sysqcache.journalwriter import journal_header, ram_map_record, record_header
+
+HEADER = journal_header(FINGERPRINT, TEXT, start_time=1, pid=7)
+
+
+def parse(*parts: bytes) -> Journal:
+    return parse_journal(memoryview(HEADER + b"".join(parts)))
+
+
+def test_reads_blocks_in_order(tmp_path: Path) -> None:
+    blocks = make_blocks(*range(50))
+    journal = read_journal(write_journal(tmp_path / "j", blocks))
+    assert journal.header.fingerprint == FINGERPRINT
+    assert (journal.header.text, journal.header.pid) == (TEXT, 7)
+    table = journal.blocks
+    assert [bytes(table.guest_bytes(i)) for i in range(len(table))] == [b.guest for b in blocks]
+    assert journal.records["pc"].tolist() == [b.pc for b in blocks]
+    assert table.sizes().tolist() == [
+        48 + len(b.guest) + len(b.code) + len(b.search) for b in blocks
+    ]
+    assert (journal.damaged, journal.skipped, journal.tail_bytes) == (0, 0, 0)
+
+
+def test_header_alone_is_an_empty_journal() -> None:
+    journal = parse()
+    assert len(journal.blocks) == len(journal.ram_map) == 0
+    assert journal.tail_bytes == 0
+
+
+def test_ram_map_and_unknown_records() -> None:
+    odd = record_header(77, 5) + bytes(16)
+    ranges = [(0, 0, 1 << 20), (1 << 20, 1 << 32, 4096)]
+    journal = parse(ram_map_record(ranges), odd, make_block(1).record())
+    assert journal.ram_map.tolist() == ranges
+    assert (journal.skipped, len(journal.blocks)) == (1, 1)
+
+
+def test_damaged_block_is_skipped_and_counted() -> None:
+    bad = bytearray(make_block(1).record())
+    bad[48 + 48] ^= 1
+    journal = parse(make_block(0).record(), bytes(bad), make_block(2).record())
+    assert journal.damaged == 1
+    assert [bytes(journal.blocks.guest_bytes(i)) for i in range(2)] == [
+        make_block(0).guest,
+        make_block(2).guest,
+    ]
+
+
+def test_damaged_record_header_ends_the_journal() -> None:
+    bad = bytearray(make_block(1).record())
+    bad[16] ^= 1
+    rest = bytes(bad) + make_block(2).record()
+    journal = parse(make_block(0).record(), rest)
+    assert (len(journal.blocks), journal.tail_bytes, journal.damaged) == (1, len(rest), 0)
+
+
+@pytest.mark.parametrize("total", [0, 16, 47, 49, 0xFFFFFFF0, 1 << 20])
+def test_impossible_record_sizes_end_the_journal(total: int) -> None:
+    head = bytearray(record_header(bf.RECORD_BLOCK, 64))
+    struct.pack_into("<I", head, 4, total)
+    struct.pack_into("<Q", head, 40, bf.checksum(head[:40]))
+    journal = parse(make_block(0).record(), bytes(head), bytes(64))
+    assert len(journal.blocks) == 1
+    assert journal.tail_bytes == 48 + 64
+
+
+@pytest.mark.parametrize("payload", [0, 1, 47, 48, 63, 65, 0xFFFFFFFF])
+def test_payload_sizes_that_do_not_fit_are_damage(payload: int) -> None:
+    record = bytearray(make_block(0).record())
+    struct.pack_into("<I", record, 12, payload)
+    struct.pack_into("<Q", record, 40, bf.checksum(record[:40]))
+    journal = parse(bytes(record), make_block(1).record())
+    assert (len(journal.blocks), journal.damaged) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value"),
+    [
+        (24, "<H", 4096),  # page_offset
+        (26, "<H", 0),  # guest_size
+        (26, "<H", 4097),
+        (30, "<H", 0xFFFF),  # search_size
+        (32, "<I", 0),  # code_size
+        (32, "<I", 0xFFFFFFFF),
+        (44, "<I", 2),  # block_flags
+    ],
+)
+def test_impossible_block_fields_are_damage(offset: int, form: str, value: int) -> None:
+    record = bytearray(make_block(0).record())
+    struct.pack_into(form, record, 48 + offset, value)
+    struct.pack_into("<Q", record, 48, bf.checksum(record[48 + 8 :]))
+    journal = parse(bytes(record), make_block(1).record())
+    assert (len(journal.blocks), journal.damaged) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (0, b"SYSQPACK", "magic"),
+        (8, b"\2\0\0\0", "version"),
+        (100, b"\xff", "header-checksum"),
+    ],
+)
+def test_foreign_headers(offset: int, value: bytes, reason: str) -> None:
+    header = bytearray(HEADER)
+    header[offset : offset + len(value)] = value
+    with pytest.raises(FormatError) as caught:
+        parse_journal(memoryview(bytes(header)))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [(12, 4112, "bounds"), (48, 14, "page-bits"), (52, 4017, "bounds")],
+)
+def test_sealed_headers_with_other_values(offset: int, value: int, reason: str) -> None:
+    header = bytearray(HEADER)
+    struct.pack_into("<I", header, offset, value)
+    with pytest.raises(FormatError) as caught:
+        parse_journal(memoryview(bf.seal_header(header)))
+    assert caught.value.reason == reason
+
+
+def test_refuses_files_of_others(tmp_path: Path) -> None:
+    path = write_journal(tmp_path / "j", make_blocks(1))
+    path.chmod(0o620)
+    with pytest.raises(FormatError) as caught:
+        read_journal(path)
+    assert caught.value.reason == "writable"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(FormatError) as caught:
+        read_journal(link)
+    assert caught.value.reason == "unreadable"
+    with pytest.raises(FormatError) as caught:
+        read_journal(tmp_path)
+    assert caught.value.reason == "unreadable"
+
+
+def test_empty_file_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.touch(mode=0o600)
+    with pytest.raises(FormatError) as caught:
+        read_journal(path)
+    assert caught.value.reason == "truncated"
