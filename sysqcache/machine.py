@@ -25,6 +25,8 @@ from sysqcache.types import GuestAccess
 
 TASK_TIMEOUT: Final = 3600.0
 _AGENT_SYNC: Final = 10.0
+_AGENT_QUICK_SYNC: Final = 2.0
+_BUTTON_AFTER: Final = 10.0
 _QUIT_TIMEOUT: Final = 10.0
 _STATS_INTERVAL: Final = 0.5
 _ENDED: Final = ("SHUTDOWN",)
@@ -103,21 +105,31 @@ class Machine:
 
         :returns: who ended it: ``guest``, ``quit`` or ``kill``. QEMU has ended then.
         """
-        self._ask_guest()
-        if self.wait_guest_end(timeout):
-            self.quit()
-            return "guest"
-        return self.quit()
+        with contextlib.ExitStack() as stack:
+            if not self._ask_guest(stack):
+                self._press_button()
+            # a guest that does not react in time may still know the button
+            patience = min(timeout, _BUTTON_AFTER)
+            ended = self.wait_guest_end(patience)
+            if not ended:
+                self._press_button()
+                ended = self.wait_guest_end(timeout - patience)
+        how = self.quit()
+        return "guest" if ended else how
 
-    def _ask_guest(self) -> None:
-        with contextlib.suppress(GuestCommandError):
+    def _ask_guest(self, stack: contextlib.ExitStack) -> bool:
+        """Ask by the guest's own channel, which has to stay open until the guest read it."""
+        try:
             shell = open_shell(self.instance, self.state)
-            try:
-                if not isinstance(shell, GuestAgent) or shell.sync(2.0):
-                    shell.power_off()
-                    return
-            finally:
-                shell.close()
+            stack.callback(shell.close)
+            if isinstance(shell, GuestAgent) and not shell.sync(_AGENT_QUICK_SYNC):
+                return False
+            shell.power_off()
+        except GuestCommandError:
+            return False
+        return True
+
+    def _press_button(self) -> None:
         with contextlib.suppress(QmpError, MachineDied):
             commands.powerdown(self.qmp)
 

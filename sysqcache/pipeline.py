@@ -282,6 +282,8 @@ class _Boot:
         elif self.options.until is Until.EXIT:
             self.listener(PhaseBegan("running until the guest powers off"))
             self.machine.wait_guest_end(None)
+        if self.process.poll():
+            raise self.process.died()
 
     def _measure(self, monitor: StatsMonitor) -> None:
         """The final counters; those of the monitor if QEMU has ended."""
