@@ -1,0 +1,130 @@
+/*
+ * Files of the persistent translation cache
+ *
+ * Copyright (c) 2026 The sysqcache authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * All fields are little-endian, all checksums XXH3-64 with seed 0.
+ */
+
+#ifndef TB_CACHE_FORMAT_H
+#define TB_CACHE_FORMAT_H
+
+#define TB_CACHE_HEADER_SIZE        4096
+#define TB_CACHE_VERSION            1
+#define TB_CACHE_ALIGN              16
+#define TB_CACHE_JOURNAL_MAGIC      "SYSQJRNL"
+#define TB_CACHE_PACK_MAGIC         "SYSQPACK"
+#define TB_CACHE_RECORD_MAGIC       0x4c425153u /* "SQBL" */
+#define TB_CACHE_RECORD_BLOCK       1
+#define TB_CACHE_RECORD_RAM_MAP     2
+#define TB_CACHE_BLOCK_TWO_PAGES    1u
+#define TB_CACHE_FINGERPRINT_SIZE   32
+
+/*
+ * A translation block, the same in journals and packs.  It is followed by
+ * the guest's code, the host's code, the search data, and zeros up to a
+ * multiple of TB_CACHE_ALIGN.
+ */
+typedef struct TbCacheBlock {
+    uint64_t checksum;          /* of all that follows, without the zeros */
+    uint64_t cs_base;
+    uint32_t flags;
+    uint32_t cflags;
+    uint16_t page_offset;
+    uint16_t guest_size;
+    uint16_t icount;
+    uint16_t search_size;
+    uint32_t code_size;
+    uint16_t jmp_reset_offset[2];
+    uint16_t jmp_insn_offset[2];
+    uint32_t block_flags;
+    uint8_t data[];
+} TbCacheBlock;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheBlock) != 48);
+
+typedef struct TbCacheRecord {
+    uint32_t magic;
+    uint32_t total_size;        /* header and payload, multiple of ALIGN */
+    uint16_t type;
+    uint16_t vcpu;
+    uint32_t payload_size;
+    uint64_t pc;
+    uint64_t ram0;
+    uint64_t ram1;
+    uint64_t checksum;          /* of the fields above */
+} TbCacheRecord;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) != 48);
+
+typedef struct TbCacheJournalHeader {
+    char magic[8];
+    uint32_t version;
+    uint32_t header_size;
+    uint8_t fingerprint[TB_CACHE_FINGERPRINT_SIZE];
+    uint32_t page_bits;
+    uint32_t text_size;
+    uint64_t start_ns;
+    uint32_t pid;
+    uint32_t reserved;
+    char text[4016];
+    uint64_t checksum;
+} TbCacheJournalHeader;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheJournalHeader) != TB_CACHE_HEADER_SIZE);
+
+typedef struct TbCachePackHeader {
+    char magic[8];
+    uint32_t version;
+    uint32_t header_size;
+    uint8_t fingerprint[TB_CACHE_FINGERPRINT_SIZE];
+    uint32_t page_bits;
+    uint32_t text_size;
+    uint64_t file_size;
+    uint64_t block_count;
+    uint64_t slot_count;
+    uint64_t index_entries;
+    uint64_t index_offset;
+    uint64_t blocks_offset;
+    uint64_t blocks_size;
+    uint64_t reserved[2];
+    char text[3960];
+    uint64_t checksum;
+} TbCachePackHeader;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCachePackHeader) != TB_CACHE_HEADER_SIZE);
+
+typedef struct TbCacheIndexEntry {
+    uint64_t prefix;            /* first bytes of the guest's code */
+    uint32_t position;          /* of the block / ALIGN; 0: empty entry */
+    uint16_t guest_size;
+    uint16_t tag;
+} TbCacheIndexEntry;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheIndexEntry) != 16);
+
+/* Blocks at least this long are indexed by this many bytes. */
+#define TB_CACHE_PREFIX     8
+
+static inline uint64_t tb_cache_mix(uint64_t x)
+{
+    x ^= x >> 32;
+    x *= 0x9e3779b97f4a7c15ull;
+    x ^= x >> 29;
+    return x;
+}
+
+static inline uint64_t tb_cache_hash(uint16_t page_offset, bool is_long,
+                                     uint64_t prefix, uint32_t flags,
+                                     uint32_t cflags, uint64_t cs_base)
+{
+    uint64_t h = tb_cache_mix(page_offset | (uint64_t)is_long << 16);
+
+    h = tb_cache_mix(h ^ prefix);
+    h = tb_cache_mix(h ^ ((uint64_t)flags << 32 | cflags));
+    return tb_cache_mix(h ^ cs_base);
+}
+
+#endif /* TB_CACHE_FORMAT_H */

@@ -1,0 +1,180 @@
+/*
+ * Persistent translation cache: shared by its own files
+ *
+ * Copyright (c) 2026 The sysqcache authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef ACCEL_TCG_TB_CACHE_INTERNAL_H
+#define ACCEL_TCG_TB_CACHE_INTERNAL_H
+
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "qom/object.h"
+#include "qapi/qapi-types-qom.h"
+#include "qapi/qapi-types-tb-cache.h"
+#include "tb-cache-format.h"
+#include "tb-cache.h"
+
+#define TYPE_TB_CACHE "tb-cache"
+OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
+
+#define TB_CACHE_MAX_PACKS      64
+#define TB_CACHE_BUFFER_SIZE    (256 * KiB)
+#define TB_CACHE_MAX_GUEST      4096
+#define TB_CACHE_MAX_LOG        16
+
+/* Pages of a pack are populated in windows of this size, on first use. */
+#define TB_CACHE_WINDOW_BITS    20
+
+/* An immutable file of blocks, mapped for as long as QEMU lives. */
+typedef struct TbCachePackFile {
+    char *path;
+    const uint8_t *base;
+    size_t size;
+    const TbCacheIndexEntry *index;
+    uint64_t slot_count;
+    uint64_t index_entries;
+    uint64_t blocks_end;
+    uint64_t blocks;
+    const char *status;
+    uint64_t open_us;
+    unsigned long *windows;     /* bitmap of populated windows */
+} TbCachePackFile;
+
+/* What a lookup found; valid until the next request of the thread. */
+typedef struct TbCacheHit {
+    const TbCacheBlock *block;
+    TbCachePackFile *pack;
+} TbCacheHit;
+
+struct TbCacheThread {
+    /* Counters are written by their thread alone, and read at any time. */
+    uint64_t requested;
+    uint64_t adopted;
+    uint64_t translated;
+    uint64_t verified;
+    uint64_t mismatches;
+    uint64_t verify_prefix;
+    uint64_t recorded;
+    uint64_t adopt_cycles;
+    uint64_t miss_cycles;
+    uint64_t translate_cycles;
+    TbCacheMisses misses;
+    TbCacheRejects rejected;
+    TbCacheUnrecorded unrecorded;
+
+    /* The request in progress. */
+    int64_t start;              /* cycles */
+    int64_t lookup;             /* cycles that a lookup in vain took */
+    uint64_t *miss;             /* counter of the reason, if missed */
+    const TbCacheBlock *hit;    /* to be verified */
+    bool did_adopt;
+    bool cacheable;
+    int vcpu;
+    const uint8_t *page2;       /* guest code on the second page */
+    bool page2_tried;
+
+    /* The bytes that the translator read, see translator_ld. */
+    uint8_t guest[TB_CACHE_MAX_GUEST + 64];
+
+    /* Records on their way to the journal; @lock is almost never waited for. */
+    QemuMutex lock;
+    uint8_t *buffer;
+    size_t fill;
+
+    QSLIST_ENTRY(TbCacheThread) next;
+};
+
+struct TbCache {
+    Object parent_obj;
+
+    /* properties */
+    TbCacheMode mode;
+    char *journal_path;
+    char *boot_set;
+    uint64_t journal_max;
+
+    bool active;
+    const char *reason;         /* why not active */
+    bool frozen;
+    char *fingerprint;          /* hex */
+    GString *fingerprint_text;
+    uint8_t fingerprint_raw[TB_CACHE_FINGERPRINT_SIZE];
+
+    /* Appended under @lock; @n_packs is published after the element. */
+    QemuMutex lock;
+    TbCachePackFile *packs[TB_CACHE_MAX_PACKS];
+    unsigned n_packs;
+    GPtrArray *refused;         /* packs not mapped */
+    TbCacheRejects pack_rejects;
+    GPtrArray *mismatch_log;
+
+    int journal_fd;
+    bool journal_dead;          /* no more records */
+    bool journal_full;
+    uint64_t journal_bytes;
+
+    int64_t start_ns;
+    int64_t start_ticks;
+    Notifier exit_notifier;
+    Notifier machine_done;
+};
+
+extern TbCache *tb_cache;
+
+/* tb-cache-fingerprint.c */
+
+/**
+ * tb_cache_fingerprint: describe all that decides how a block is translated
+ * @text: the description is appended, one "name=value" a line
+ *
+ * Returns NULL, or why blocks of this machine can't be keyed.
+ */
+const char *tb_cache_fingerprint(GString *text);
+
+/**
+ * tb_cache_fingerprint_cpu: the part that only the target knows
+ *
+ * Returns false if the target does not know it.
+ */
+bool tb_cache_fingerprint_cpu(CPUState *cpu, GString *text);
+
+/* tb-cache-pack.c */
+
+/**
+ * tb_cache_pack_open: map a pack
+ *
+ * Returns the pack, or one with status other than "mapped", which has been
+ * counted in @rejects.
+ */
+TbCachePackFile *tb_cache_pack_open(const char *path,
+                                    const uint8_t *fingerprint,
+                                    uint32_t page_bits,
+                                    TbCacheRejects *rejects);
+
+/** tb_cache_pack_guard_init: survive a mapped file that shrinks */
+void tb_cache_pack_guard_init(void);
+void tb_cache_pack_guard_thread(void);
+
+/** tb_cache_pack_populate: map the pages around @p in one go */
+void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset);
+
+/* tb-cache-journal.c */
+
+void tb_cache_journal_open(TbCache *s, uint32_t page_bits);
+void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
+                             const TbCacheRecord *rec,
+                             const TbCacheBlock *head,
+                             const uint8_t *guest, const uint8_t *code);
+void tb_cache_journal_flush(TbCache *s, TbCacheThread *t);
+void tb_cache_journal_sync(TbCache *s);
+
+/* tb-cache.c */
+
+typedef void TbCacheThreadFn(TbCacheThread *t, void *opaque);
+
+void tb_cache_for_each_thread(TbCacheThreadFn *fn, void *opaque);
+
+#endif /* ACCEL_TCG_TB_CACHE_INTERNAL_H */

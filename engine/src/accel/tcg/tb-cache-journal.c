@@ -1,0 +1,225 @@
+/*
+ * Persistent translation cache: the journal of a run
+ *
+ * Copyright (c) 2026 The sysqcache authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Each vCPU thread fills a buffer of whole records and appends it with one
+ * write.  A write that fails part way is taken back, so that records of
+ * other threads are never behind a torn one.
+ */
+
+#define XXH_INLINE_ALL
+#include "qemu/osdep.h"
+#include <xxhash.h>
+#include "qemu/units.h"
+#include "qemu/error-report.h"
+#include "exec/memory.h"
+#include "exec/address-spaces.h"
+#include "tb-cache-internal.h"
+
+static bool write_all(int fd, const void *buf, size_t size)
+{
+    const uint8_t *p = buf;
+
+    while (size > 0) {
+        ssize_t n = RETRY_ON_EINTR(write(fd, p, size));
+
+        if (n <= 0) {
+            return false;
+        }
+        p += n;
+        size -= n;
+    }
+    return true;
+}
+
+/* Called with s->lock held. */
+static void journal_write_locked(TbCache *s, const void *buf, size_t size)
+{
+    if (s->journal_dead || s->journal_full) {
+        return;
+    }
+    if (s->journal_bytes + size > s->journal_max) {
+        s->journal_full = true;
+        return;
+    }
+    if (write_all(s->journal_fd, buf, size)) {
+        s->journal_bytes += size;
+        return;
+    }
+    warn_report("tb-cache: can't write %s: %s; recording stops",
+                s->journal_path, strerror(errno));
+    s->journal_dead = true;
+    if (ftruncate(s->journal_fd, s->journal_bytes) < 0) {
+        /* A reader drops the torn tail by itself. */
+        warn_report("tb-cache: can't truncate %s: %s", s->journal_path,
+                    strerror(errno));
+    }
+}
+
+/* Called with t->lock held. */
+static void flush_locked(TbCache *s, TbCacheThread *t)
+{
+    if (t->fill > 0) {
+        qemu_mutex_lock(&s->lock);
+        journal_write_locked(s, t->buffer, t->fill);
+        qemu_mutex_unlock(&s->lock);
+        t->fill = 0;
+    }
+}
+
+void tb_cache_journal_flush(TbCache *s, TbCacheThread *t)
+{
+    qemu_mutex_lock(&t->lock);
+    flush_locked(s, t);
+    qemu_mutex_unlock(&t->lock);
+}
+
+void tb_cache_journal_sync(TbCache *s)
+{
+    if (s->journal_fd >= 0 && qemu_fdatasync(s->journal_fd) < 0) {
+        warn_report("tb-cache: can't sync %s: %s", s->journal_path,
+                    strerror(errno));
+    }
+}
+
+/* Returns the counter of why there is no room, or NULL. */
+static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
+{
+    if (qatomic_read(&s->journal_dead)) {
+        return &t->unrecorded.write_error;
+    }
+    if (qatomic_read(&s->journal_full)) {
+        return &t->unrecorded.journal_full;
+    }
+    if (total > TB_CACHE_BUFFER_SIZE) {
+        return &t->unrecorded.too_large;
+    }
+    if (!t->buffer) {
+        t->buffer = g_try_malloc(TB_CACHE_BUFFER_SIZE);
+        if (!t->buffer) {
+            return &t->unrecorded.no_memory;
+        }
+    }
+    if (t->fill + total > TB_CACHE_BUFFER_SIZE) {
+        flush_locked(s, t);
+    }
+    return NULL;
+}
+
+void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
+                             const TbCacheRecord *rec,
+                             const TbCacheBlock *head,
+                             const uint8_t *guest, const uint8_t *code)
+{
+    size_t tail = head->code_size + head->search_size;
+    size_t body = head->guest_size + tail;
+    size_t payload = ROUND_UP(sizeof(*head) + body, TB_CACHE_ALIGN);
+    size_t total = sizeof(*rec) + payload;
+    TbCacheRecord *r;
+    TbCacheBlock *b;
+    uint64_t *why;
+
+    qemu_mutex_lock(&t->lock);
+    why = make_room_locked(s, t, total);
+    if (why) {
+        (*why)++;
+        qemu_mutex_unlock(&t->lock);
+        return;
+    }
+    r = (TbCacheRecord *)(t->buffer + t->fill);
+    *r = *rec;
+    r->total_size = total;
+    r->payload_size = payload;
+    r->checksum = XXH3_64bits(r, offsetof(TbCacheRecord, checksum));
+
+    b = (TbCacheBlock *)(r + 1);
+    *b = *head;
+    memcpy(b->data, guest, head->guest_size);
+    memcpy(b->data + head->guest_size, code, tail);
+    memset(b->data + body, 0, payload - sizeof(*b) - body);
+    b->checksum = XXH3_64bits(&b->cs_base,
+                              sizeof(*b) - sizeof(b->checksum) + body);
+    t->fill += total;
+    t->recorded++;
+    qemu_mutex_unlock(&t->lock);
+}
+
+static bool add_range(Int128 start, Int128 len, const MemoryRegion *mr,
+                      hwaddr offset, void *opaque)
+{
+    GArray *map = opaque;
+    MemoryRegion *region = (MemoryRegion *)mr;
+
+    if (memory_region_is_ram(region) || memory_region_is_romd(region)) {
+        uint64_t range[3] = {
+            memory_region_get_ram_addr(region) + offset,
+            int128_get64(start),
+            int128_get64(len),
+        };
+
+        g_array_append_vals(map, range, 3);
+    }
+    return false;
+}
+
+/* Where RAM lies in the guest's physical address space at the start. */
+static void write_ram_map(TbCache *s)
+{
+    g_autoptr(GArray) map = g_array_new(false, false, sizeof(uint64_t));
+    g_autofree uint8_t *buf = NULL;
+    size_t payload;
+    TbCacheRecord r = {
+        .magic = TB_CACHE_RECORD_MAGIC,
+        .type = TB_CACHE_RECORD_RAM_MAP,
+    };
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        FlatView *view = address_space_to_flatview(&address_space_memory);
+
+        flatview_for_each_range(view, add_range, map);
+    }
+    payload = map->len * sizeof(uint64_t);
+    r.payload_size = payload;
+    r.total_size = ROUND_UP(sizeof(r) + payload, TB_CACHE_ALIGN);
+    r.checksum = XXH3_64bits(&r, offsetof(TbCacheRecord, checksum));
+    buf = g_malloc0(r.total_size);
+    memcpy(buf, &r, sizeof(r));
+    memcpy(buf + sizeof(r), map->data, payload);
+
+    qemu_mutex_lock(&s->lock);
+    journal_write_locked(s, buf, r.total_size);
+    qemu_mutex_unlock(&s->lock);
+}
+
+void tb_cache_journal_open(TbCache *s, uint32_t page_bits)
+{
+    g_autofree TbCacheJournalHeader *h = g_new0(TbCacheJournalHeader, 1);
+
+    s->journal_fd = qemu_create(s->journal_path,
+                                O_WRONLY | O_EXCL | O_APPEND | O_NOFOLLOW,
+                                0600, NULL);
+    if (s->journal_fd < 0) {
+        warn_report("tb-cache: can't create %s: %s; nothing is recorded",
+                    s->journal_path, strerror(errno));
+        s->journal_dead = true;
+        return;
+    }
+    memcpy(h->magic, TB_CACHE_JOURNAL_MAGIC, sizeof(h->magic));
+    h->version = TB_CACHE_VERSION;
+    h->header_size = sizeof(*h);
+    memcpy(h->fingerprint, s->fingerprint_raw, sizeof(h->fingerprint));
+    h->page_bits = page_bits;
+    h->text_size = MIN(s->fingerprint_text->len, sizeof(h->text));
+    h->start_ns = g_get_real_time() * 1000ull;
+    h->pid = getpid();
+    memcpy(h->text, s->fingerprint_text->str, h->text_size);
+    h->checksum = XXH3_64bits(h, offsetof(TbCacheJournalHeader, checksum));
+
+    qemu_mutex_lock(&s->lock);
+    journal_write_locked(s, h, sizeof(*h));
+    qemu_mutex_unlock(&s->lock);
+    write_ram_map(s);
+}

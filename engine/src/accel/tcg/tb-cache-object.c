@@ -1,0 +1,427 @@
+/*
+ * Persistent translation cache: the tb-cache object and its QMP commands
+ *
+ * Copyright (c) 2026 The sysqcache authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "qapi/qapi-commands-tb-cache.h"
+#include "qom/object_interfaces.h"
+#include "exec/cpu-all.h"
+#include "hw/core/cpu.h"
+#include "hw/qdev-core.h"
+#include "system/system.h"
+#include "system/tcg.h"
+#include "tcg/call-table.h"
+#include "tb-context.h"
+#include "tb-cache-internal.h"
+
+#define DEFAULT_JOURNAL_MAX (1 * GiB)
+
+/* Called with s->lock held. */
+static TbCachePackFile *add_pack_locked(TbCache *s, const char *path)
+{
+    TbCachePackFile *p = tb_cache_pack_open(path, s->fingerprint_raw,
+                                            TARGET_PAGE_BITS,
+                                            &s->pack_rejects);
+
+    if (p->base) {
+        s->packs[s->n_packs] = p;
+        qatomic_store_release(&s->n_packs, s->n_packs + 1);
+    } else {
+        g_ptr_array_add(s->refused, p);
+    }
+    return p;
+}
+
+static void open_boot_set(TbCache *s)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GError) err = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    if (!s->boot_set) {
+        return;
+    }
+    if (!g_file_get_contents(s->boot_set, &text, NULL, &err)) {
+        warn_report("tb-cache: can't read %s: %s", s->boot_set, err->message);
+        return;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    qemu_mutex_lock(&s->lock);
+    for (char **l = lines; *l; l++) {
+        if (**l) {
+            add_pack_locked(s, *l);
+        }
+    }
+    qemu_mutex_unlock(&s->lock);
+}
+
+static void set_fingerprint(TbCache *s)
+{
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    gsize len = sizeof(s->fingerprint_raw);
+
+    g_checksum_update(sum, (const guchar *)s->fingerprint_text->str,
+                      s->fingerprint_text->len);
+    s->fingerprint = g_strdup(g_checksum_get_string(sum));
+    g_checksum_get_digest(sum, s->fingerprint_raw, &len);
+}
+
+/* All vCPUs exist and none runs. */
+static void activate(Notifier *n, void *opaque)
+{
+    TbCache *s = container_of(n, TbCache, machine_done);
+
+    s->reason = tb_cache_fingerprint(s->fingerprint_text);
+    set_fingerprint(s);
+    if (s->reason) {
+        warn_report("tb-cache: %s; the machine runs without it", s->reason);
+        return;
+    }
+    s->start_ns = get_clock();
+    s->start_ticks = cpu_get_host_ticks();
+    tb_cache_pack_guard_init();
+    open_boot_set(s);
+    if (s->journal_path && s->mode != TB_CACHE_MODE_READ_ONLY) {
+        tb_cache_journal_open(s, TARGET_PAGE_BITS);
+    }
+    s->active = true;
+    tcg_position_independent = true;
+    tb_cache_on = true;
+}
+
+static void flush_thread(TbCacheThread *t, void *opaque)
+{
+    tb_cache_journal_flush(opaque, t);
+}
+
+static uint64_t flush_all(TbCache *s)
+{
+    if (s->journal_fd >= 0) {
+        tb_cache_for_each_thread(flush_thread, s);
+    }
+    return s->journal_bytes;
+}
+
+static void at_exit(Notifier *n, void *opaque)
+{
+    flush_all(container_of(n, TbCache, exit_notifier));
+}
+
+static void tb_cache_complete(UserCreatable *uc, Error **errp)
+{
+    TbCache *s = TB_CACHE(uc);
+
+    if (tb_cache) {
+        error_setg(errp, "there can be only one tb-cache object");
+        return;
+    }
+    tb_cache = s;
+    /* vCPU threads use it without a lock: it stays until the process ends. */
+    object_ref(OBJECT(s));
+    s->exit_notifier.notify = at_exit;
+    qemu_add_exit_notifier(&s->exit_notifier);
+    s->machine_done.notify = activate;
+    qemu_add_machine_init_done_notifier(&s->machine_done);
+}
+
+static bool tb_cache_can_be_deleted(UserCreatable *uc)
+{
+    return tb_cache != TB_CACHE(uc);
+}
+
+static char *get_journal(Object *obj, Error **errp)
+{
+    return g_strdup(TB_CACHE(obj)->journal_path);
+}
+
+static void set_journal(Object *obj, const char *value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the journal can't be changed");
+        return;
+    }
+    g_free(s->journal_path);
+    s->journal_path = *value ? g_strdup(value) : NULL;
+}
+
+static char *get_boot_set(Object *obj, Error **errp)
+{
+    return g_strdup(TB_CACHE(obj)->boot_set);
+}
+
+static void set_boot_set(Object *obj, const char *value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the boot set can't be changed, "
+                   "use tb-cache-add-pack");
+        return;
+    }
+    g_free(s->boot_set);
+    s->boot_set = *value ? g_strdup(value) : NULL;
+}
+
+static int get_mode(Object *obj, Error **errp)
+{
+    return TB_CACHE(obj)->mode;
+}
+
+static void set_mode(Object *obj, int value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the mode can't be changed");
+        return;
+    }
+    s->mode = value;
+}
+
+static void get_journal_max(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    visit_type_size(v, name, &TB_CACHE(obj)->journal_max, errp);
+}
+
+static void set_journal_max(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    visit_type_size(v, name, &TB_CACHE(obj)->journal_max, errp);
+}
+
+static void tb_cache_class_init(ObjectClass *oc, void *data)
+{
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    ucc->complete = tb_cache_complete;
+    ucc->can_be_deleted = tb_cache_can_be_deleted;
+
+    object_class_property_add_enum(oc, "mode", "TbCacheMode",
+                                   &TbCacheMode_lookup, get_mode, set_mode);
+    object_class_property_add_str(oc, "journal", get_journal, set_journal);
+    object_class_property_add_str(oc, "boot-set", get_boot_set, set_boot_set);
+    object_class_property_add(oc, "journal-max", "size", get_journal_max,
+                              set_journal_max, NULL, NULL);
+}
+
+static void tb_cache_init(Object *obj)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    s->journal_max = DEFAULT_JOURNAL_MAX;
+    s->journal_fd = -1;
+    s->fingerprint_text = g_string_new(NULL);
+    s->refused = g_ptr_array_new();
+    s->mismatch_log = g_ptr_array_new();
+    s->reason = "the machine is not ready";
+    qemu_mutex_init(&s->lock);
+}
+
+static void tb_cache_finalize(Object *obj)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    g_free(s->journal_path);
+    g_free(s->boot_set);
+    g_free(s->fingerprint);
+    g_string_free(s->fingerprint_text, true);
+    g_ptr_array_free(s->refused, true);
+    g_ptr_array_free(s->mismatch_log, true);
+    qemu_mutex_destroy(&s->lock);
+}
+
+static const TypeInfo tb_cache_types[] = {
+    {
+        .name = TYPE_TB_CACHE,
+        .parent = TYPE_OBJECT,
+        .instance_size = sizeof(TbCache),
+        .instance_init = tb_cache_init,
+        .instance_finalize = tb_cache_finalize,
+        .class_init = tb_cache_class_init,
+        .interfaces = (InterfaceInfo[]) {
+            { TYPE_USER_CREATABLE },
+            { }
+        },
+    },
+};
+
+DEFINE_TYPES(tb_cache_types)
+
+/* The counter structs hold nothing but uint64_t. */
+static void add_counters(void *to, const void *from, size_t size)
+{
+    uint64_t *t = to;
+    const uint64_t *f = from;
+
+    for (size_t i = 0; i < size / sizeof(*t); i++) {
+        t[i] += qatomic_read(&f[i]);
+    }
+}
+
+static void add_thread(TbCacheThread *t, void *opaque)
+{
+    TbCacheInfo *info = opaque;
+
+    info->requested += t->requested;
+    info->adopted += t->adopted;
+    info->translated += t->translated;
+    info->verified += t->verified;
+    info->mismatches += t->mismatches;
+    info->verify_prefix += t->verify_prefix;
+    info->recorded += t->recorded;
+    info->adopt_cycles += t->adopt_cycles;
+    info->miss_cycles += t->miss_cycles;
+    info->translate_cycles += t->translate_cycles;
+    add_counters(info->misses, &t->misses, sizeof(t->misses));
+    add_counters(info->rejected, &t->rejected, sizeof(t->rejected));
+    add_counters(info->unrecorded, &t->unrecorded, sizeof(t->unrecorded));
+}
+
+/* CPU time of all vCPU threads; several vCPUs may share one. */
+static uint64_t vcpu_time(void)
+{
+    QemuThread *last = NULL;
+    uint64_t sum = 0;
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        struct timespec ts;
+        clockid_t clock;
+
+        if (!cpu->thread || cpu->thread == last ||
+            pthread_getcpuclockid(cpu->thread->thread, &clock) ||
+            clock_gettime(clock, &ts)) {
+            continue;
+        }
+        last = cpu->thread;
+        sum += ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+    }
+    return sum;
+}
+
+static TbCachePack *pack_info(const TbCachePackFile *p)
+{
+    TbCachePack *info = g_new0(TbCachePack, 1);
+
+    info->path = g_strdup(p->path);
+    info->status = g_strdup(qatomic_read(&p->status));
+    info->blocks = p->blocks;
+    info->bytes = p->size;
+    info->open_us = p->open_us;
+    return info;
+}
+
+static void add_lists(TbCache *s, TbCacheInfo *info)
+{
+    TbCachePackList **packs = &info->packs;
+    strList **log = &info->mismatch_log;
+
+    qemu_mutex_lock(&s->lock);
+    for (unsigned i = 0; i < s->n_packs; i++) {
+        QAPI_LIST_APPEND(packs, pack_info(s->packs[i]));
+    }
+    for (guint i = 0; i < s->refused->len; i++) {
+        QAPI_LIST_APPEND(packs, pack_info(g_ptr_array_index(s->refused, i)));
+    }
+    for (guint i = 0; i < s->mismatch_log->len; i++) {
+        QAPI_LIST_APPEND(log,
+                         g_strdup(g_ptr_array_index(s->mismatch_log, i)));
+    }
+    add_counters(info->rejected, &s->pack_rejects, sizeof(s->pack_rejects));
+    info->journal_bytes = s->journal_bytes;
+    qemu_mutex_unlock(&s->lock);
+}
+
+static TbCache *the_tb_cache(Error **errp)
+{
+    if (!tb_cache) {
+        error_setg(errp, "there is no tb-cache object");
+    }
+    return tb_cache;
+}
+
+TbCacheInfo *qmp_query_tb_cache(Error **errp)
+{
+    TbCache *s = the_tb_cache(errp);
+    TbCacheInfo *info;
+    int64_t ns;
+
+    if (!s) {
+        return NULL;
+    }
+    info = g_new0(TbCacheInfo, 1);
+    info->misses = g_new0(TbCacheMisses, 1);
+    info->rejected = g_new0(TbCacheRejects, 1);
+    info->unrecorded = g_new0(TbCacheUnrecorded, 1);
+    info->id = g_strdup(object_get_canonical_path_component(OBJECT(s)));
+    info->mode = s->mode;
+    info->active = s->active;
+    info->reason = g_strdup(s->reason ?: "");
+    info->fingerprint = g_strdup(s->fingerprint ?: "");
+    info->fingerprint_text = g_strdup(s->fingerprint_text->str);
+    info->journal = g_strdup(s->journal_path ?: "");
+    info->invalidated = qatomic_read(&tb_ctx.tb_phys_invalidate_count);
+    info->flushes = qatomic_read(&tb_ctx.tb_flush_count);
+    tb_cache_for_each_thread(add_thread, info);
+    add_lists(s, info);
+    info->vcpu_ns = vcpu_time();
+    ns = get_clock() - s->start_ns;
+    if (s->active && ns > 0) {
+        info->tsc_hz = (double)(cpu_get_host_ticks() - s->start_ticks)
+                       * NANOSECONDS_PER_SECOND / ns;
+    }
+    return info;
+}
+
+TbCacheCheckpoint *qmp_tb_cache_checkpoint(Error **errp)
+{
+    TbCache *s = the_tb_cache(errp);
+    TbCacheCheckpoint *c;
+
+    if (!s) {
+        return NULL;
+    }
+    c = g_new0(TbCacheCheckpoint, 1);
+    c->journal_bytes = flush_all(s);
+    tb_cache_journal_sync(s);
+    return c;
+}
+
+TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
+{
+    TbCache *s = the_tb_cache(errp);
+    TbCachePack *info;
+
+    if (!s) {
+        return NULL;
+    }
+    if (!s->active) {
+        error_setg(errp, "the tb-cache object is not active: %s", s->reason);
+        return NULL;
+    }
+    qemu_mutex_lock(&s->lock);
+    info = pack_info(add_pack_locked(s, path));
+    qemu_mutex_unlock(&s->lock);
+    return info;
+}
+
+void qmp_tb_cache_freeze(bool freeze, Error **errp)
+{
+    TbCache *s = the_tb_cache(errp);
+
+    if (s) {
+        qatomic_set(&s->frozen, freeze);
+    }
+}
