@@ -45,8 +45,8 @@ def test_writer_struct_agrees_with_the_table() -> None:
     assert int(head["checksum"]) == bf.checksum(block[8 : 48 + 5 + 7 + 3])
     names = ("cs_base", "flags", "cflags", "page_offset", "guest_size", "icount")
     assert [int(head[n]) for n in names] == [1 << 40, 2, 3, 0xFFE, 5, 4]
-    names = ("search_size", "code_size", "block_flags")
-    assert [int(head[n]) for n in names] == [3, 7, 1]
+    rest = ("search_size", "code_size", "block_flags")
+    assert [int(head[n]) for n in rest] == [3, 7, 1]
     assert head["jmp_reset_offset"].tolist() == head["jmp_insn_offset"].tolist() == [0xFFFF] * 2
     assert len(block) == bf.padded(48 + 15) == 64
     record = bf.RECORD.unpack(record_header(1, 100, 2, (3, 4, 5)))
