@@ -34,6 +34,9 @@ RECORD_BLOCK: Final = 1
 RECORD_RAM_MAP: Final = 2
 BLOCK_TWO_PAGES: Final = 1
 NO_JUMP: Final = 0xFFFF
+MAX_INSNS: Final = 512
+"""TCG_MAX_INSNS of QEMU: no block has more guest instructions."""
+
 NO_RAM: Final = 0xFFFFFFFFFFFFFFFF
 PREFIX_BYTES: Final = 8
 

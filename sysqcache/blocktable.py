@@ -78,10 +78,22 @@ class BlockTable:
         head = self.headers
         good: Mask = (head["guest_size"] >= 1) & (head["guest_size"] <= bf.PAGE_SIZE)
         good &= head["page_offset"] < bf.PAGE_SIZE
-        good &= head["code_size"] > 0
-        good &= (head["block_flags"] & ~np.uint32(bf.BLOCK_TWO_PAGES)) == 0
+        good &= (head["icount"] >= 1) & (head["icount"] <= bf.MAX_INSNS)
+        good &= (head["code_size"] > 0) & (head["search_size"] > 0)
+        end = head["page_offset"].astype(np.int64) + head["guest_size"]
+        good &= head["block_flags"] == np.where(end > bf.PAGE_SIZE, bf.BLOCK_TWO_PAGES, 0)
+        good &= self._sane_jumps()
         good &= self.padded_sizes() <= room
         return good
+
+    def _sane_jumps(self) -> Mask:
+        """Which blocks have jumps that QEMU can patch inside of their code."""
+        insn = self.headers["jmp_insn_offset"].astype(np.int64)
+        reset = self.headers["jmp_reset_offset"].astype(np.int64)
+        size = self.headers["code_size"].astype(np.int64)[:, None]
+        inside = (insn % 4 == 0) & (insn + 4 <= size) & (reset <= size)
+        sane: Mask = ((reset == bf.NO_JUMP) | inside).all(axis=1)
+        return sane
 
     def good_checksums(self) -> Mask:
         """Which blocks hold what was written; only for blocks that are in bounds."""

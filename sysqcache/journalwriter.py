@@ -31,24 +31,30 @@ class BlockData:
     cflags: int = 0
     pc: int = 0x1000
     icount: int = 1
-    block_flags: int = 0
+    block_flags: int | None = None
+    """By default what ``pc`` and the size of ``guest`` make of it."""
     vcpu: int = 0
     ram0: int = 0
     ram1: int = bf.NO_RAM
 
     def encode(self) -> bytes:
         """The block's bytes, padding included."""
+        page_offset = self.pc & (bf.PAGE_SIZE - 1)
+        block_flags = self.block_flags
+        if block_flags is None:
+            crosses = page_offset + len(self.guest) > bf.PAGE_SIZE
+            block_flags = bf.BLOCK_TWO_PAGES if crosses else 0
         fields = _BLOCK.pack(
             self.cs_base,
             self.flags,
             self.cflags,
-            self.pc & (bf.PAGE_SIZE - 1),
+            page_offset,
             len(self.guest),
             self.icount,
             len(self.search),
             len(self.code),
             *(bf.NO_JUMP,) * 4,
-            self.block_flags,
+            block_flags,
         )
         body = b"".join((fields, self.guest, self.code, self.search))
         block = bf.checksum(body).to_bytes(8, "little") + body

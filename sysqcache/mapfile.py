@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def check_private(path: Path, info: os.stat_result) -> None:
-    """Refuse a file that another user owns or could have written.
+    """Refuse a file that another user than root owns or could have written.
 
-    Raises FormatError with reason "owner", "writable" or "unreadable" (not a
-    regular file).
+    The engine decides by the same rules. Raises FormatError with reason "owner",
+    "writable" or "unreadable" (not a regular file).
     """
     if not stat.S_ISREG(info.st_mode):
         raise FormatError(f"{path} is not a regular file", reason="unreadable")
-    if info.st_uid != os.geteuid():
+    if info.st_uid not in (os.geteuid(), 0):
         raise FormatError(f"{path} belongs to user {info.st_uid}", reason="owner")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise FormatError(f"{path} can be written by other users", reason="writable")

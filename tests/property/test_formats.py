@@ -32,13 +32,12 @@ BLOCKS = st.builds(
         st.integers(1, 40).map(lambda n: (b"same prefix" * 4)[:n]),
     ),
     code=st.binary(min_size=1, max_size=50),
-    search=st.binary(max_size=20),
+    search=st.binary(min_size=1, max_size=20),
     cs_base=st.sampled_from([0, 0xFFFF0, 2**64 - 1]),
     flags=st.sampled_from([0, 1, 2**32 - 1]),
     cflags=st.sampled_from([0, 0xFF000200]),
     pc=st.sampled_from([0, 1, 4088, 4089, 4095, 2**64 - 1]),
     icount=st.integers(1, 512),
-    block_flags=st.integers(0, 1),
 )
 
 

@@ -14,6 +14,7 @@ from sysqcache.errors import FormatError
 from sysqcache.journal import Journal, parse_journal, read_journal
 from sysqcache.journalwriter import journal_header, ram_map_record, record_header
 
+SIZES = (("<H", 26), ("<H", 30), ("<I", 32))
 HEADER = journal_header(FINGERPRINT, TEXT, start_time=1, pid=7)
 
 
@@ -78,6 +79,14 @@ def test_impossible_record_sizes_end_the_journal(total: int) -> None:
     assert journal.tail_bytes == 48 + 64
 
 
+def test_jumps_inside_of_the_code_are_fine() -> None:
+    record = bytearray(make_block(0).record())
+    struct.pack_into("<4H", record, 48 + 36, 40, 0xFFFF, 36, 0xFFFF)
+    body = 48 + sum(struct.unpack_from(f, record, 48 + o)[0] for f, o in SIZES)
+    struct.pack_into("<Q", record, 48, bf.checksum(record[48 + 8 : 48 + body]))
+    assert len(parse(bytes(record)).blocks) == 1
+
+
 @pytest.mark.parametrize("payload", [0, 1, 47, 48, 63, 65, 0xFFFFFFFF])
 def test_payload_sizes_that_do_not_fit_are_damage(payload: int) -> None:
     record = bytearray(make_block(0).record())
@@ -96,13 +105,21 @@ def test_payload_sizes_that_do_not_fit_are_damage(payload: int) -> None:
         (30, "<H", 0xFFFF),  # search_size
         (32, "<I", 0),  # code_size
         (32, "<I", 0xFFFFFFFF),
-        (44, "<I", 2),  # block_flags
+        (28, "<H", 0),  # icount
+        (28, "<H", 513),
+        (36, "<I", 0xFFFF0029),  # the first jump ends behind the code
+        (40, "<I", 0xFFFF0001),
+        (44, "<I", 1),  # block_flags
+        (44, "<I", 2),
     ],
 )
 def test_impossible_block_fields_are_damage(offset: int, form: str, value: int) -> None:
     record = bytearray(make_block(0).record())
+    if offset == 40:
+        struct.pack_into("<I", record, 48 + 36, 0xFFFF0010)  # a jump, to be misplaced
     struct.pack_into(form, record, 48 + offset, value)
-    struct.pack_into("<Q", record, 48, bf.checksum(record[48 + 8 :]))
+    body = 48 + sum(struct.unpack_from(f, record, 48 + o)[0] for f, o in SIZES)
+    struct.pack_into("<Q", record, 48, bf.checksum(record[48 + 8 : 48 + body]))
     journal = parse(bytes(record), make_block(1).record())
     assert (len(journal.blocks), journal.damaged) == (1, 1)
 

@@ -100,7 +100,10 @@ def test_identity_holds_every_part_of_the_key() -> None:
         dataclasses.replace(base, guest=base.guest + b"\0"),
     ]
     assert len(np.unique(key.identities(table_of(variants)))) == len(variants)
-    same = [base, dataclasses.replace(base, code=b"other", search=b"", pc=base.pc + 8192, icount=9)]
+    same = [
+        base,
+        dataclasses.replace(base, code=b"other", search=b"s", pc=base.pc + 8192, icount=9),
+    ]
     first, second = key.identities(table_of(same))
     assert first == second
 
