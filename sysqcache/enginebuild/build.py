@@ -67,13 +67,16 @@ def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
     work = Work(paths.logs_dir() / f"{options.variant}-build.log", EngineBuildError, listener)
     started = time.monotonic()
     with _scratch() as scratch:
+        # taken first: patches that change during the build make the engine an older one
+        series = patch.series_digest(plain=options.plain)
         tree = _prepare(options, scratch, work)
         with work.step("configure"):
             build_dir = configure.configure(tree.directory, options.targets, work)
         with work.step("compile"):
             _compile(build_dir, options, work)
         with work.step("publish"):
-            return _publish(options, tree, build_dir, work, started)
+            took = time.monotonic() - started
+            return _publish(options, tree, build_dir, work, series=series, took=took)
 
 
 def _existing(options: BuildOptions) -> info.Engine | None:
@@ -157,9 +160,10 @@ def _publish(
     tree: source_.SourceTree,
     build_dir: Path,
     work: Work,
-    started: float,
+    *,
+    series: str,
+    took: float,
 ) -> info.Engine:
-    series = patch.series_digest(plain=options.plain)
     key = configure.key(tree.version, tree.origin, series, options.targets, plain=options.plain)
     target = paths.engines_dir() / key
     names = [info.binary_name(name) for name in options.targets]
@@ -182,7 +186,7 @@ def _publish(
             "build_ids": {name: info.read_build_id(output / "bin" / name) for name in names},
             "firmware": versions,
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
-            "took_s": round(time.monotonic() - started, 1),
+            "took_s": round(took, 1),
         }
         (output / info.META).write_text(json.dumps(meta, indent=1) + "\n")
     engine = info.load(target, options.targets[0])
