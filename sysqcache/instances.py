@@ -211,7 +211,7 @@ def list_instances() -> list[InstanceState]:
 
 def no_such_machine(name: str) -> NoSuchMachine:
     """The error for an unknown name, with the nearest known one."""
-    known = [state.name for state in list_instances()]
+    known = [file.parent.name for file in paths.instances_dir().glob(f"*/{paths.INSTANCE_STATE}")]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "sysqcache list shows all machines"
     return NoSuchMachine(f"there is no machine {name!r}", hint=hint)

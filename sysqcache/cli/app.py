@@ -103,12 +103,17 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(version: bool = typer.Option(False, "--version", is_eager=True)) -> None:
-    """A persistent translation cache for machines emulated by QEMU."""
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         sys.stdout.write(f"sysqcache {__version__}\n")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=_show_version),
+) -> None:
+    """A persistent translation cache for machines emulated by QEMU."""
 
 
 def main() -> NoReturn:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: help, unknown names, laziness, documentation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sysqcache.cli.app import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sysqcache", *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for name, text in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.MULTILINE)
+
+
+def test_help_comes_at_once() -> None:
+    times = []
+    for _ in range(5):
+        start = time.monotonic()
+        run("--help")
+        times.append(time.monotonic() - start)
+    assert min(times) < 0.3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['sysqcache', '--help']\n"
+        "from sysqcache.cli import app\n"
+        "try: app.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'rich', 'pydantic', 'numpy', 'rocksdict', 'ruamel', 'asyncio'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: sysqcache " + name in done.stdout
+    assert "--install-completion" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["boot", "list", "status", "stop", "exec"])
+def test_reporting_commands_take_json(name: str) -> None:
+    assert "--json" in run(name, "--help").stdout
+
+
+def test_every_command_is_documented() -> None:
+    text = (ROOT / "README.md").read_text() + "".join(
+        file.read_text() for file in (ROOT / "docs").glob("*.md")
+    )
+    for name in COMMANDS:
+        assert f"sysqcache {name}" in text, name
+
+
+def test_unknown_command_suggests() -> None:
+    done = run("bot")
+    assert done.returncode == 2
+    assert "boot" in done.stderr
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("sysqcache 0")
+
+
+def test_an_error_has_its_exit_code_and_no_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("memory: lots\nvcpus: no\n")
+    done = run("boot", str(file))
+    assert done.returncode == 3
+    assert "2 problems" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("boot", str(file), "--debug")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--until", "never"], ["--until", "exit", "--detach"]], ids=str
+)
+def test_wrong_options(tmp_path: Path, arguments: list[str]) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("")
+    assert run("boot", str(file), *arguments).returncode == 2

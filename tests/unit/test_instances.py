@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Instance directories: state files, locks, machines that were killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sysqcache import paths
+from sysqcache.errors import MachineBusy, MachineError, NoSuchMachine
+from sysqcache.instances import ForeignProcess, Instance, InstanceState, list_instances
+from sysqcache.launch.process import ProcessId
+from sysqcache.types import MachineState
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYSQCACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def make(name: str, **fields: object) -> Instance:
+    instance = Instance(name)
+    instance.directory.mkdir(parents=True)
+    instance.write(InstanceState(name, **fields))  # type: ignore[arg-type]
+    return instance
+
+
+def test_state_round_trip() -> None:
+    forwards = ({"host": 1, "guest": 2, "protocol": "tcp", "address": "127.0.0.1"},)
+    state = InstanceState(
+        "a", MachineState.STOPPED, pid=1, forwards=forwards, argv=("x", "y"), ready_s=1.5
+    )
+    instance = make("a")
+    instance.write(state)
+    assert instance.read() == state
+    assert [f.name for f in instance.directory.iterdir()] == [paths.INSTANCE_STATE]
+
+
+def test_unknown_machine_has_a_hint() -> None:
+    make("debian12")
+    with pytest.raises(NoSuchMachine) as caught:
+        Instance("debian13").read()
+    assert caught.value.hint == "did you mean debian12?"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_damaged_state_is_listed_as_broken(content: str) -> None:
+    make("good")
+    bad = make("bad")
+    bad.file(paths.INSTANCE_STATE).write_text(content)
+    states = {state.name: state for state in list_instances()}
+    assert states["bad"].state is MachineState.BROKEN
+    assert states["bad"].error
+    assert states["good"].state is MachineState.CREATED
+
+
+def test_nothing_to_list(home: Path) -> None:
+    assert list_instances() == []
+    paths.instances_dir().mkdir(parents=True)
+    (paths.instances_dir() / "empty").mkdir()
+    assert list_instances() == []
+
+
+def test_a_running_machine_without_lock_holder_is_dead() -> None:
+    instance = make("a", state=MachineState.RUNNING, pid=os.getpid())
+    assert instance.current().state is MachineState.DEAD
+    with instance.locked():
+        assert instance.current().state is MachineState.RUNNING
+    with pytest.raises(MachineError, match="not running"):
+        instance.require_running()
+
+
+def test_second_start_is_refused() -> None:
+    instance = make("a")
+    with (
+        instance.locked(),
+        pytest.raises(MachineBusy, match="running already"),
+        Instance("a").locked(),
+    ):
+        pass
+    with instance.locked():
+        pass
+
+
+def test_the_lock_lives_with_the_process_that_inherits_it() -> None:
+    instance = make("a")
+    with instance.locked() as fd:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[fd])
+    try:
+        assert instance.is_held()
+    finally:
+        child.kill()
+        child.wait()
+    assert not instance.is_held()
+
+
+def test_process_identity() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    identity = ProcessId.of(child.pid)
+    assert identity is not None
+    assert identity.alive()
+    assert not ProcessId(child.pid, identity.start + 1).alive()
+    watched = ForeignProcess(identity, Path("/nowhere"))
+    assert watched.poll() is None
+    assert watched.wait(0.01) is None
+    child.kill()
+    child.wait()
+    assert not identity.alive()
+    assert watched.wait(1.0) == 0
+    assert ProcessId.of(child.pid) is None

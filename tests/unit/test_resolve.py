@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From fields to a concrete machine: defaults, files, combinations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sysqcache import resolve
+from sysqcache.errors import ConfigError, ImageMissing
+from sysqcache.spec import MachineSpec
+from sysqcache.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> MachineSpec:
+    file = tmp_path / "my vm.yaml"
+    file.write_text(text)
+    return resolve.load(file, overrides)
+
+
+def details(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    file = str(tmp_path / "my vm.yaml")
+    return [line.replace(file, "vm.yaml") for line in caught.value.detail.splitlines()]
+
+
+def test_defaults_are_concrete(tmp_path: Path) -> None:
+    spec = load(tmp_path, "")
+    assert (spec.name, spec.arch) == ("my-vm", ArchName.X86_64)
+    assert (spec.machine, spec.cpu, spec.memory, spec.vcpus) == ("pc", "qemu64", 1 << 30, 1)
+    assert (spec.accelerator.multi, spec.accelerator.tb_size) == (False, 0)
+    assert spec.cache.mode is CacheMode.ON
+    assert spec.ready.probe is Probe.NONE
+    assert "auto" not in repr(spec)
+
+
+@pytest.mark.parametrize(
+    ("arch", "machine", "cpu"),
+    [("x86_64", "pc", "qemu64"), ("aarch64", "virt", "max"), ("riscv64", "virt", "rv64")],
+)
+def test_defaults_of_each_architecture(tmp_path: Path, arch: str, machine: str, cpu: str) -> None:
+    spec = load(tmp_path, f"arch: {arch}")
+    assert (spec.machine, spec.cpu) == (machine, cpu)
+
+
+def test_several_vcpus_get_a_thread_each(tmp_path: Path) -> None:
+    assert load(tmp_path, "vcpus: 2").accelerator.multi
+    assert not load(tmp_path, "vcpus: 2\naccelerator: {thread: single}").accelerator.multi
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    (tmp_path / "other.img").write_bytes(b"QFI\xfb" + bytes(508))
+    spec = load(tmp_path, "disks:\n  - file: disk.img\n  - file: other.img\n    mode: read-only")
+    assert [disk.file for disk in spec.disks] == [tmp_path / "disk.img", tmp_path / "other.img"]
+    assert [disk.format for disk in spec.disks] == [DiskFormat.RAW, DiskFormat.QCOW2]
+    assert [disk.mode for disk in spec.disks] == [DiskMode.EPHEMERAL, DiskMode.READ_ONLY]
+
+
+@pytest.mark.parametrize(
+    ("text", "probe"),
+    [
+        ("ready: {pattern: x}", Probe.SERIAL),
+        ("ready: {port: 22}\nnetwork: {forwards: [{host: 0, guest: 22}]}", Probe.TCP),
+        ("agent: guest-agent", Probe.GUEST_AGENT),
+        ("agent: serial-shell", Probe.NONE),
+        ("agent: guest-agent\nready: {probe: none}", Probe.NONE),
+    ],
+)
+def test_probe_follows_from_the_fields(tmp_path: Path, text: str, probe: Probe) -> None:
+    assert load(tmp_path, text).ready.probe is probe
+
+
+def test_missing_files_and_wrong_fields_together(tmp_path: Path) -> None:
+    text = "memory: 1G\nkernel: nope\ndisks:\n  - file: none.img\n  - file: /\nvcpus: 0\n"
+    assert sorted(details(tmp_path, text)) == [
+        "vm.yaml:1: memory: expected a size such as 1GiB or 512MiB; found '1G'",
+        f"vm.yaml:2: kernel: no such file: {tmp_path}/nope",
+        f"vm.yaml:4: disks.0.file: no such file: {tmp_path}/none.img",
+        "vm.yaml:5: disks.1.file: not a file: /",
+        "vm.yaml:6: vcpus: expected greater than or equal to 1; found 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("memory: 5KiB", "memory: guest memory is counted in whole MiB"),
+        ("cmdline: quiet", "cmdline: needs a kernel"),
+        ("ready: {probe: serial}", "ready.probe: a serial probe needs ready.pattern"),
+        ("ready: {probe: tcp}", "ready.probe: a tcp probe needs ready.port"),
+        (
+            "ready: {port: 22}",
+            "ready.port: no tcp forward in network.forwards leads to port 22",
+        ),
+        ("ready: {probe: guest-agent}", "ready.probe: needs agent: guest-agent"),
+        (
+            "network: {forwards: [{host: 80, guest: 1}, {host: 80, guest: 2}]}",
+            "network.forwards.1.host: port 80 is forwarded already, by forwards.0",
+        ),
+    ],
+)
+def test_combinations(tmp_path: Path, text: str, problem: str) -> None:
+    assert details(tmp_path, text) == [f"vm.yaml:1: {problem}"]
+
+
+def test_image_that_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSQCACHE_HOME", str(tmp_path / "home"))
+    with pytest.raises(ImageMissing) as caught:
+        load(tmp_path, "disks: [{file: 'image:debian12-x86_64'}]")
+    assert caught.value.hint == "sysqcache image build debian12-x86_64"
+    found = details(tmp_path, "vcpus: 0\nkernel: image:tiny-x86_64/kernel")
+    assert len(found) == 2
+
+
+def test_unknown_part_of_an_image(tmp_path: Path) -> None:
+    assert details(tmp_path, "kernel: image:tiny-x86_64/kernle") == [
+        "vm.yaml:1: kernel: an image has disk, kernel and initrd; found 'kernle'"
+    ]
+
+
+def test_the_same_image_has_the_same_id(tmp_path: Path) -> None:
+    for name in ("a.img", "b.img"):
+        (tmp_path / name).write_bytes(bytes(512))
+    a = load(tmp_path, "name: x\ndisks: [{file: a.img}]").image_id
+    assert a == load(tmp_path, "name: y\nmemory: 2GiB\ndisks: [{file: a.img}]").image_id
+    assert a != load(tmp_path, "name: x\ndisks: [{file: b.img}]").image_id

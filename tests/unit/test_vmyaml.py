@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading and validating vm.yaml: all problems at once, each at its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sysqcache import schema, vmyaml
+from sysqcache.errors import ConfigError
+from sysqcache.schema import VmFields
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    """All problems of a document, with ``vm.yaml`` for its path."""
+    file = tmp_path / "vm.yaml"
+    file.write_text(text)
+    checked = vmyaml.check(vmyaml.read(file, overrides))
+    return [str(problem).replace(str(file), "vm.yaml") for problem in checked.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vcpus: two", "vm.yaml:1: vcpus: expected a valid integer; found 'two'"),
+        ("vcpus: 0", "vm.yaml:1: vcpus: expected greater than or equal to 1; found 0"),
+        ("vcpus: true", "vm.yaml:1: vcpus: expected a valid integer; found True"),
+        ("\nmemory: 1G", "vm.yaml:2: memory: expected a size such as 1GiB or 512MiB; found '1G'"),
+        ("memory: 4096", "vm.yaml:1: memory: expected a size such as 1GiB or 512MiB; found 4096"),
+        (
+            "arch: arm64",
+            "vm.yaml:1: arch: expected 'x86_64', 'aarch64' or 'riscv64'; found 'arm64'",
+        ),
+        ("memroy: 1GiB", "vm.yaml:1: memroy: unknown key; did you mean 'memory'?"),
+        (
+            "cache: {xyz: 1}",
+            "vm.yaml:1: cache.xyz: unknown key; known are mode, journal_max",
+        ),
+        (
+            "disks:\n  - file: a\n    mode: x",
+            "vm.yaml:3: disks.0.mode: expected 'ephemeral', 'persistent' or 'read-only'; found 'x'",
+        ),
+        ("disks:\n  - fil: a", "vm.yaml:2: disks.0.fil: unknown key; did you mean 'file'?"),
+        ("disks: disk.img", "vm.yaml:1: disks: expected a list; found 'disk.img'"),
+        ("network: none", "vm.yaml:1: network: expected a section with keys; found 'none'"),
+        (
+            "ready:\n  timeout: 5",
+            "vm.yaml:2: ready.timeout: expected a time such as 120s, 2min or 500ms; found 5",
+        ),
+        (
+            "network:\n  forwards:\n    - {host: 70000, guest: 1}",
+            "vm.yaml:3: network.forwards.0.host: expected less than or equal to 65535; found 70000",
+        ),
+        ('reboot: "no"', "vm.yaml:1: reboot: expected a valid boolean; found 'no'"),
+        (
+            "name: a/b",
+            "vm.yaml:1: name: expected letters, digits, '.', '_' and '-', at most 63; found 'a/b'",
+        ),
+    ],
+)
+def test_one_problem(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in problems(tmp_path, text)
+
+
+def test_wrong_regular_expression(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, 'ready: {pattern: "("}')
+    assert problem.startswith("vm.yaml:1: ready.pattern: not a regular expression: ")
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    text = "nmae: x\nmemory: 1G\nvcpus: two\nready:\n  timeout: 5\n  patern: x\n"
+    found = problems(tmp_path, text, "cache.mode=of")
+    assert [p.split(": ")[0] for p in sorted(found)] == [
+        "--set cache.mode=of",
+        "vm.yaml:1",
+        "vm.yaml:2",
+        "vm.yaml:3",
+        "vm.yaml:5",
+        "vm.yaml:6",
+    ]
+
+
+def test_valid_fields_are_kept_beside_wrong_ones(tmp_path: Path) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("memory: 2GiB\nvcpus: two\n")
+    checked = vmyaml.check(vmyaml.read(file))
+    assert checked.fields.memory == 2 << 30
+    assert checked.bad == {"vcpus"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: [1", 1), ("name: x\nname: y\n", 2), ("a: b: c", 1), ("\n\t- x", 2)],
+)
+def test_broken_yaml_has_its_line(tmp_path: Path, text: str, line: int) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        vmyaml.read(file)
+    assert caught.value.detail.startswith(f"{file}:{line}: ")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "hello"])
+def test_not_a_mapping(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="1 problem"):
+        vmyaml.read(file)
+
+
+def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert problems(tmp_path, "") == []
+
+
+def test_missing_and_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        vmyaml.read(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        vmyaml.read(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("memory=2GiB", "memory", 2 << 30),
+        ("cache.mode=off", "cache.mode", "off"),
+        ("ready.timeout=2min", "ready.timeout", 120.0),
+        ("disks.0.mode=read-only", "disks.0.mode", "read-only"),
+        ("reboot=false", "reboot", False),
+        ("cmdline=a=b c", "cmdline", "a=b c"),
+        ('qemu_args=["-d", "help"]', "qemu_args", ("-d", "help")),
+    ],
+)
+def test_override(tmp_path: Path, override: str, path: str, value: object) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("disks:\n  - file: x\n")
+    checked = vmyaml.check(vmyaml.read(file, [override]))
+    assert checked.problems == ()
+    found: object = checked.fields
+    for part in path.split("."):
+        found = found[int(part)] if isinstance(found, tuple) else getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("memory", "expected key=value"),
+        ("=1", "expected key=value"),
+        ("disks.3.mode=x", "nothing to set"),
+        ("disks.7=x", "the list has 1 items"),
+        ("memory.x=1", "holds no fields"),
+    ],
+)
+def test_impossible_override(tmp_path: Path, override: str, text: str) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("memory: 1GiB\ndisks:\n  - file: x\n")
+    with pytest.raises(ConfigError) as caught:
+        vmyaml.read(file, [override])
+    assert caught.value.detail.startswith(f"--set {override}: ")
+    assert text in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1GiB", 1 << 30), ("512 MiB", 1 << 29), ("1.5GiB", 3 << 29), ("4KiB", 4096)],
+)
+def test_size(text: str, size: int) -> None:
+    assert schema.parse_size(text) == size
+
+
+def test_default_yaml_equals_the_defaults() -> None:
+    checked = vmyaml.check(vmyaml.read(CONFIGS / "default.yaml"))
+    assert checked.problems == ()
+    assert checked.fields == VmFields()
+
+
+def test_default_yaml_shows_every_field() -> None:
+    text = (CONFIGS / "default.yaml").read_text()
+    for name in field_names():
+        assert re.search(rf"^[# -]*{name}:", text, re.MULTILINE), name
+
+
+def test_commented_examples_are_valid(tmp_path: Path) -> None:
+    lines = (CONFIGS / "default.yaml").read_text().splitlines()
+    start = lines.index("# disks:")
+    example = "\n".join(line.removeprefix("# ") for line in lines[start : start + 4])
+    assert problems(tmp_path, example) == []
+
+
+def test_reference_mentions_every_field() -> None:
+    text = (DOCS / "vm-yaml.md").read_text()
+    for name in field_names():
+        assert f"`{name}`" in text, name
+
+
+def test_committed_schema_is_current() -> None:
+    committed = json.loads((CONFIGS / "vm.schema.json").read_text())
+    assert committed == json.loads(json.dumps(schema.json_schema(), default=str))
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda f: f.name)
+def test_configs_are_valid(file: Path) -> None:
+    assert vmyaml.check(vmyaml.read(file)).problems == ()
+
+
+def field_names() -> set[str]:
+    """The names of all fields of all sections."""
+    names: set[str] = set()
+    for definition in [schema.json_schema(), *schema.json_schema()["$defs"].values()]:
+        names |= set(definition.get("properties", {}))
+    return names
