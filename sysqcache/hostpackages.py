@@ -70,8 +70,6 @@ PACKAGES: Final = (
     HostPackage("binutils", "engine", _program("strip")),
     HostPackage("ninja-build", "engine", _program("ninja")),
     HostPackage("pkg-config", "engine", _program("pkg-config")),
-    HostPackage("flex", "engine", _program("flex")),
-    HostPackage("bison", "engine", _program("bison")),
     HostPackage("libglib2.0-dev", "engine", _library("glib-2.0")),
     HostPackage("libpixman-1-dev", "engine", _library("pixman-1")),
     HostPackage("libfdt-dev", "engine", _file("/usr/include/libfdt.h")),

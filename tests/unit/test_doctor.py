@@ -51,11 +51,11 @@ def test_a_file_in_place_of_a_directory() -> None:
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = (hostpackages.HostPackage("flex", "engine", lambda: False),)
+    absent = (hostpackages.HostPackage("ninja-build", "engine", lambda: False),)
     monkeypatch.setattr(hostpackages, "PACKAGES", absent)
-    assert hostpackages.missing() == ["flex"]
+    assert hostpackages.missing() == ["ninja-build"]
     assert hostpackages.missing(["image"]) == []
     with pytest.raises(SetupError) as caught:
         hostpackages.require("engine")
-    assert caught.value.hint == "apt-get install --no-install-recommends flex"
+    assert caught.value.hint == "apt-get install --no-install-recommends ninja-build"
     assert check("packages for building engine").state == "missing"
