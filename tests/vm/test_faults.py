@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes wrong while a machine starts, runs or ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
+
+from sysqcache import paths
+from sysqcache.launch.process import wait_pid
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
+
+
+def test_detached_machine_from_start_to_stop() -> None:
+    started = boot("--detach")
+    assert started["detached"]
+    assert started["cache"]["ingest_s"] == 0
+    second = sysqcache("boot", TINY, code=12)
+    assert "running already" in second.stderr
+    status = report("status", "tiny")
+    assert status["state"] == "running"
+    assert status["qemu_state"] == "running"
+    assert status["blocks"]["requested"] > 0
+    done = sysqcache("exec", "tiny", "--", "sh", "-c", "echo 'a  b'; exit 7", code=7)
+    assert done.stdout == "a  b\n"
+    stopped = report("stop", "tiny")
+    assert stopped["ended_by"] == "guest"
+    assert stopped["blocks"]["requested"] >= status["blocks"]["requested"]
+    assert report("list")["machines"][0]["state"] == "stopped"
+    assert stored_blocks() > 10_000
+    assert list((paths.store_dir() / paths.STORE_JOURNALS).iterdir()) == []
+
+
+def test_two_boots_at_once() -> None:
+    with Background("--cache", "off", "--until", "exit") as first:
+        eventually((paths.instance_dir("tiny") / paths.INSTANCE_STATE).exists)
+        sysqcache("boot", TINY, "--cache", "off", code=12)
+        first.wait_running()
+        sysqcache("boot", TINY, "--cache", "off", code=12)
+        other = boot("--cache", "off", "--set", "name=other")
+        assert other["machine"] == "other"
+        sysqcache("stop", "tiny")
+        code, _, err = first.finish()
+        assert code == 0, err
+
+
+def test_qemu_is_killed() -> None:
+    with Background("--until", "exit") as first:
+        machine = first.wait_running()
+        os.kill(machine["pid"], signal.SIGKILL)
+        code, _, err = first.finish()
+    assert code == 14
+    assert "killed by SIGKILL" in err
+    [listed] = report("list")["machines"]
+    assert listed["state"] == "stopped"
+    assert "SIGKILL" in listed["error"]
+    assert stored_blocks() > 10_000
+    assert boot()["blocks"]["hit_rate"] > 0.5
+
+
+def test_the_controller_is_killed() -> None:
+    with Background("--until", "exit") as first:
+        machine = first.wait_running()
+        first.signal(signal.SIGKILL)
+        assert wait_pid(machine["pid"], 10.0)
+    listed = sysqcache("list", "--json")
+    assert '"dead"' in listed.stdout
+    assert "kept the blocks of 1 earlier run" in listed.stderr
+    assert stored_blocks() > 10_000
+    sysqcache("exec", "tiny", "--", "true", code=10)
+    assert boot()["blocks"]["hit_rate"] > 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_interrupt_powers_off_and_keeps_blocks(number: signal.Signals) -> None:
+    with Background("--until", "exit", "--json") as first:
+        first.wait_running()
+        first.signal(number)
+        code, out, err = first.finish()
+    assert code == 130, err
+    assert '"interrupted": true' in out
+    assert stored_blocks() > 10_000
+
+
+def test_second_interrupt_kills() -> None:
+    with Background("--until", "exit") as first:
+        machine = first.wait_running()
+        # a QEMU that hears nothing
+        os.kill(machine["pid"], signal.SIGSTOP)
+        first.signal(signal.SIGINT)
+        time.sleep(1.0)
+        first.signal(signal.SIGINT)
+        time.sleep(0.2)
+        code, _, err = first.finish(20.0)
+    assert code == 130, err
+    assert wait_pid(machine["pid"], 1.0)
+    assert stored_blocks() > 10_000
+
+
+def test_ready_never_comes() -> None:
+    done = sysqcache(
+        *("boot", TINY, "--set", "ready.timeout=6s", "--set", "ready.pattern=never"),
+        *("--set", "ready.hint=look here", "--cache", "on"),
+        code=15,
+    )
+    assert "was not ready within 6 s (serial probe)" in done.stderr
+    assert "sysqcache: ready" in done.stderr
+    assert "hint: look here" in done.stderr
+    assert "not ready" in report("list")["machines"][0]["error"]
+    assert stored_blocks() > 10_000
+
+
+def test_the_guest_dies_before_it_is_ready() -> None:
+    done = sysqcache(
+        *("boot", TINY, "--cache", "off", "--set", "reboot=false"),
+        *("--set", "cmdline=console=ttyS0 panic=-1 rdinit=/nothing init=/nothing"),
+        code=None,
+    )
+    assert done.returncode in (14, 15)
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_disk() -> None:
+    done = sysqcache("boot", TINY, "--set", "disks=[{file: /no/disk.img}]", code=3)
+    assert "no such file: /no/disk.img" in done.stderr
+
+
+def test_locked_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    persistent = f"disks=[{{file: {disk}, format: raw, mode: persistent}}]"
+    boot("--cache", "off", "--detach", "--set", persistent)
+    try:
+        for mode in ("persistent", "ephemeral"):
+            other = persistent.replace("persistent", mode)
+            done = sysqcache(
+                *("boot", TINY, "--cache", "off", "--set", "name=other", "--set", other), code=18
+            )
+            assert "used by another machine" in done.stderr
+    finally:
+        sysqcache("stop", "tiny", "--force")
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        forward = f"network.forwards=[{{host: {port}, guest: 22}}]"
+        done = sysqcache("boot", TINY, "--cache", "off", "--set", forward, code=13)
+    assert "hint: a forwarded port is in use" in done.stderr
+
+
+def test_qemu_that_does_not_start() -> None:
+    done = sysqcache("boot", TINY, "--set", "cpu=no-such-cpu", code=13)
+    assert "unable to find CPU model" in done.stderr
+    assert "command: cd " in done.stderr
+    assert "hint: change cpu:" in done.stderr
+    [machine] = report("list")["machines"]
+    assert machine["state"] == "stopped"
