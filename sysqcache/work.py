@@ -126,7 +126,7 @@ class Work:
     ) -> SysqcacheError:
         """The exception for a program that ended with ``code``."""
         return self.error(
-            f"{self._step}: {Path(command[0]).name} failed with exit code {code}",
+            f"{self._step or 'set-up'}: {Path(command[0]).name} failed with exit code {code}",
             hint=hint or f"the whole log is {self.log}",
             detail="".join(lines[-TAIL_LINES:]).rstrip(),
         )

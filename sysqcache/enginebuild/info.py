@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sysqcache import paths
-from sysqcache.enginebuild import patch
+from sysqcache.enginebuild import configure, patch
 from sysqcache.errors import EngineMissing, ImageBuildError
 
 META: Final = "engine.json"
@@ -30,7 +30,7 @@ class Engine:
     :param binary: the system emulator for the target that was asked for.
     :param build_id: hex build id of ``binary``.
     :param key: what it was built from: version, patches and options.
-    :param current: whether it was built from the patches as they are now.
+    :param current: whether it was built from the patches and options as they are now.
     """
 
     dir: Path
@@ -77,9 +77,14 @@ def load(directory: Path, target: str) -> Engine | None:
         qemu_img=directory / "bin" / "qemu-img",
         firmware_dir=directory / FIRMWARE,
         key=directory.name,
-        current=meta.get("series_sha256") == patch.series_digest(plain=bool(meta.get("plain"))),
+        current=_is_current(meta),
         meta=meta,
     )
+
+
+def _is_current(meta: Mapping[str, Any]) -> bool:
+    series = patch.series_digest(plain=bool(meta.get("plain")))
+    return meta.get("series_sha256") == series and meta.get("options") == list(configure.OPTIONS)
 
 
 def list_engines(target: str) -> list[Engine]:

@@ -61,7 +61,8 @@ def fetch(apt: PrivateApt) -> Path:
     try:
         return apt.download_source("qemu")
     except EngineBuildError as err:
-        if "Unable to find a source package" not in err.detail:
+        # the second is what apt says when the mirror has no list of sources at all
+        if not any(text in err.detail for text in ("find a source package", "'deb-src' URIs")):
             raise
         raise EngineBuildError(
             f"the mirror has no source package of QEMU in {SUITE}",

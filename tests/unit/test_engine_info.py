@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sysqcache import paths
-from sysqcache.enginebuild import info, patch
+from sysqcache.enginebuild import configure, info, patch
 from sysqcache.errors import EngineMissing, ImageBuildError
 
 
@@ -27,7 +27,13 @@ def make_engine(name: str, *, built: str, current: bool = False, plain: bool = F
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
     series = patch.series_digest(plain=plain) if current else "0" * 64
-    meta = {"built": built, "series_sha256": series, "plain": plain, "version": "10.0.13"}
+    meta = {
+        "built": built,
+        "series_sha256": series,
+        "options": list(configure.OPTIONS),
+        "plain": plain,
+        "version": "10.0.13",
+    }
     (directory / info.META).write_text(json.dumps(meta))
     return directory
 
@@ -87,3 +93,10 @@ def test_qemu_img_is_the_engines_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_file_without_build_id() -> None:
     assert info.read_build_id(make_engine("a", built="") / "bin" / "qemu-img") == ""
+
+
+def test_other_options_make_an_engine_an_old_one() -> None:
+    directory = make_engine("a", built="2026-01-01", current=True)
+    meta = json.loads((directory / info.META).read_text())
+    (directory / info.META).write_text(json.dumps({**meta, "options": []}))
+    assert not info.find_engine("x86_64").current

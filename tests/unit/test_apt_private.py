@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""apt with lists of its own, and mirrors that fail."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sysqcache.apt import private, sources
+from sysqcache.apt.private import PrivateApt
+from sysqcache.apt.sources import Source
+from sysqcache.enginebuild import source
+from sysqcache.errors import EngineBuildError
+from sysqcache.work import Work
+
+pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no apt-get")
+
+
+def apt_for(tmp_path: Path, uri: str) -> PrivateApt:
+    source = Source(("deb", "deb-src"), (uri,), ("trixie",), ("main",))
+    return PrivateApt(tmp_path / "apt", [source], Work(tmp_path / "log", EngineBuildError))
+
+
+def test_an_unreachable_mirror_names_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "host_options", lambda: {"Acquire::Retries": "0"})
+    with pytest.raises(EngineBuildError) as caught:
+        apt_for(tmp_path, "http://127.0.0.1:9/debian").update()
+    assert "127.0.0.1" in caught.value.detail
+    assert caught.value.hint == "check the mirror in /etc/apt and the network"
+
+
+def test_a_mirror_without_the_suite(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    with pytest.raises(EngineBuildError, match="apt-get failed"):
+        apt_for(tmp_path, f"file:{tmp_path}/mirror").update()
+
+
+def test_a_mirror_without_the_source_package(tmp_path: Path) -> None:
+    apt = apt_for(tmp_path, f"file:{tmp_path}/mirror")
+    with pytest.raises(EngineBuildError) as caught:
+        source.fetch(apt)
+    assert caught.value.message == "the mirror has no source package of QEMU in trixie"
+    assert "--source" in caught.value.hint
+
+
+def test_no_debian_mirror_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "read_sources", list)
+    with pytest.raises(EngineBuildError, match="names no Debian mirror"):
+        source.debian_apt(Work(tmp_path / "log", EngineBuildError))
+
+
+def test_the_machines_own_lists_are_left_alone(tmp_path: Path) -> None:
+    apt = apt_for(tmp_path, "http://127.0.0.1:9/debian")
+    config = (apt.root / "apt.conf").read_text()
+    for name in ("lists", "status", "cache"):
+        assert f'"{apt.root / name}"' in config
+    assert 'Dir::Etc::sourceparts "/dev/null"' in config
+    assert not apt.has_lists
