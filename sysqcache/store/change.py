@@ -10,10 +10,11 @@ from collections.abc import Callable
 from sysqcache.blocktable import BlockTable, Offsets
 from sysqcache.errors import FormatError
 from sysqcache.store import dedupe
+from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout
 from sysqcache.store.live import LivePack, load_live
-from sysqcache.store.meta import Batch, Meta
+from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import (
     FingerprintRow,

@@ -6,9 +6,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from sysqcache.store.batch import Batch
 from sysqcache.store.layout import Layout
 from sysqcache.store.lock import unused
-from sysqcache.store.meta import Batch, Meta
+from sysqcache.store.meta import Meta
 from sysqcache.store.publish import publish
 from sysqcache.store.records import PackRow, PackStatus
 

@@ -8,27 +8,26 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from sysqcache import paths
 from sysqcache.blockformat import HEADER_SIZE
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.mapfile import read_private
-from sysqcache.store import journals, lock
+from sysqcache.store import journals, lock, summary
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
 from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
+from sysqcache.store.opening import open_meta
 from sysqcache.store.pack import parse_header
-from sysqcache.store.rebuild import Progress, RebuildReport, open_meta, rebuild, silent
+from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
-from sysqcache.store.records import Module, ModuleShare, PackRow, PackStatus
+from sysqcache.store.records import Module, PackRow
+from sysqcache.store.summary import StoreStats
 from sysqcache.store.verify import VerifyReport, verify
 from sysqcache.store.writer import nothing
 from sysqcache.types import RunInfo
@@ -36,25 +35,6 @@ from sysqcache.types import RunInfo
 _T = TypeVar("_T")
 
 __all__ = ["IngestResult", "Module", "Store", "StoreStats"]
-
-
-@dataclass(frozen=True)
-class StoreStats:
-    """Sizes of the store; bytes are those of files on disk."""
-
-    packs: int
-    superseded: int
-    blocks: int
-    pack_bytes: int
-    meta_bytes: int
-    journals: int
-    journal_bytes: int
-    runs: int
-
-    @property
-    def bytes(self) -> int:
-        """Packs and metadata together."""
-        return self.pack_bytes + self.meta_bytes
 
 
 class Store:
@@ -193,7 +173,7 @@ class Store:
 
     def list_modules(self) -> list[Module]:
         """What the live packs hold, by image and fingerprint. Raises StoreError."""
-        return self._reading(_modules, [])
+        return self._reading(summary.modules, [])
 
     def packs(self) -> list[PackRow]:
         """Every pack that the metadata know. Raises StoreError."""
@@ -204,17 +184,7 @@ class Store:
         rows = self.packs()
         runs = self._reading(lambda meta: meta.counters.runs, 0)
         with _as_store_errors(self.layout):
-            waiting = list(self.layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"))
-            return StoreStats(
-                packs=sum(r.live for r in rows),
-                superseded=sum(r.status == PackStatus.SUPERSEDED for r in rows),
-                blocks=sum(r.blocks for r in rows if r.live),
-                pack_bytes=_file_bytes(self.layout.pack_files().values()),
-                meta_bytes=_file_bytes(self.layout.meta.glob("*")),
-                journals=len(waiting),
-                journal_bytes=_file_bytes(waiting),
-                runs=runs,
-            )
+            return summary.stats(self.layout, rows, runs)
 
     def verify(self, progress: Progress = silent) -> VerifyReport:
         """Read everything and say what is wrong; changes nothing. Raises StoreError."""
@@ -290,40 +260,3 @@ def _check_quickly(path: Path, row: PackRow) -> None:
     header = parse_header(first, size, name=str(path))
     if header.fingerprint.hex() != row.fingerprint or header.block_count != row.blocks:
         raise FormatError(f"{path} is not the pack of its name", reason="fingerprint")
-
-
-def _file_bytes(files: Iterable[Path]) -> int:
-    total = 0
-    for path in files:
-        with contextlib.suppress(FileNotFoundError):
-            total += path.lstat().st_size
-    return total
-
-
-def _modules(meta: Meta) -> list[Module]:
-    """One pseudo module per image and fingerprint, the largest first."""
-    images = meta.images()
-    shares: dict[tuple[str, str, str], list[ModuleShare]] = {}
-    for row in meta.packs().values():
-        for image_id, share in row.shares.items() if row.live else ():
-            shares.setdefault((image_id, row.fingerprint, row.arch), []).append(share)
-    modules = [
-        Module(
-            id=image_id,
-            kind="image",
-            name=image_id,
-            arch=arch,
-            fingerprint=fingerprint,
-            blocks=sum(s.blocks for s in found),
-            dead=0,
-            bytes=sum(s.bytes for s in found),
-            last_used=_iso(images[image_id].last_used if image_id in images else 0.0),
-            images=1,
-        )
-        for (image_id, fingerprint, arch), found in shares.items()
-    ]
-    return sorted(modules, key=lambda m: (-m.blocks, m.id, m.fingerprint))
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -22,6 +22,7 @@ from typing import Final, Self, TypeVar
 import rocksdict
 
 from sysqcache.errors import StoreBusy, StoreError
+from sysqcache.store.batch import Batch, run_key
 from sysqcache.store.columns import COLUMNS, Columns, join_chunks
 from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, Row, RunRow
 
@@ -29,6 +30,8 @@ _R = TypeVar("_R", bound=Row)
 
 _NOT_DAMAGE: Final = (
     "No space left",
+    "Disk quota exceeded",
+    "File too large",
     "Permission denied",
     "Too many open files",
     "Read-only file system",
@@ -36,7 +39,7 @@ _NOT_DAMAGE: Final = (
 )
 
 
-class MetaDamaged(Exception):  # noqa: N818 - never leaves the store: it leads to a rebuild
+class MetaDamaged(Exception):
     """RocksDB can't be opened or read, or holds values that can't be decoded."""
 
 
@@ -58,62 +61,6 @@ def _options(*, create: bool) -> rocksdict.Options:
     options.set_max_log_file_size(1 << 20)
     options.set_write_buffer_size(64 << 20)
     return options
-
-
-class Batch:
-    """Changes that become visible together, see :meth:`Meta.commit`."""
-
-    def __init__(self) -> None:
-        self._writes = rocksdict.WriteBatch(raw_mode=True)
-
-    def put_pack(self, row: PackRow) -> None:
-        """Insert or replace a pack."""
-        self._writes.put(f"p/{row.sha256}".encode(), row.encode())
-
-    def put_fingerprint(self, row: FingerprintRow) -> None:
-        """Insert or replace a fingerprint."""
-        self._writes.put(f"f/{row.fingerprint}".encode(), row.encode())
-
-    def put_image(self, row: ImageRow) -> None:
-        """Insert or replace an image."""
-        self._writes.put(f"i/{row.image_id}".encode(), row.encode())
-
-    def put_run(self, row: RunRow, journal: bytes) -> None:
-        """Insert a run; ``journal`` is the identity of what it came from."""
-        self._writes.put(_run_key(row.number), row.encode())
-        self._writes.put(b"j/" + journal.hex().encode(), str(row.number).encode())
-
-    def put_columns(
-        self, sha256: str, columns: Columns, names: tuple[str, ...] = tuple(COLUMNS)
-    ) -> None:
-        """Replace the named columns of a pack."""
-        for name, number, value in columns.chunks(names):
-            self._writes.put(_column_key(sha256, name, number), value)
-
-    def drop_pack(self, row: PackRow) -> None:
-        """Remove a pack and its columns."""
-        self._writes.delete(f"p/{row.sha256}".encode())
-        self.drop_columns(row)
-
-    def drop_columns(self, row: PackRow) -> None:
-        """Remove the columns of a pack that no longer takes part in dedupe."""
-        for name in COLUMNS:
-            self._writes.delete_range(
-                f"b/{row.sha256}/{name}/".encode(), f"b/{row.sha256}/{name}0".encode()
-            )
-
-    def finish(self, row: GlobalRow) -> rocksdict.WriteBatch:
-        """The RocksDB batch, with the store's counters."""
-        self._writes.put(b"g", row.encode())
-        return self._writes
-
-
-def _run_key(number: int) -> bytes:
-    return f"r/{number:08x}".encode()
-
-
-def _column_key(sha256: str, name: str, number: int) -> bytes:
-    return f"b/{sha256}/{name}/{number:04x}".encode()
 
 
 class Meta:
@@ -212,7 +159,7 @@ class Meta:
     def run_of(self, journal: bytes) -> RunRow | None:
         """The run that a journal became, if it was ingested."""
         number = self._get(b"j/" + journal.hex().encode())
-        return None if number is None else self._row(_run_key(_number(number)), RunRow)
+        return None if number is None else self._row(run_key(_number(number)), RunRow)
 
     def runs_with_journals(self) -> Iterator[tuple[bytes, RunRow]]:
         """Every run with the identity of the journal that it came from."""

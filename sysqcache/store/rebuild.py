@@ -8,7 +8,6 @@ is moved to ``damaged/``; its intact blocks are written into a new one first.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -23,10 +22,10 @@ import numpy as np
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.store import dedupe, key
+from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout, move_aside
-from sysqcache.store.manifest import read_manifest
-from sysqcache.store.meta import Batch, Meta, MetaDamaged
+from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
 from sysqcache.store.pack import Pack
 from sysqcache.store.publish import publish
@@ -161,7 +160,7 @@ class _Rebuilder:
         return self.images[image_id]
 
     def write(self, directory: Path) -> None:
-        """Write all rows into a new RocksDB."""
+        """Write all rows into a new RocksDB, then the boot sets."""
         for row, columns in self._with_status():
             self.batch.put_pack(row)
             if row.live:
@@ -178,6 +177,8 @@ class _Rebuilder:
         with Meta(directory) as meta:
             self._copy_runs()
             meta.commit(self.batch, GlobalRow(1, generation, self.highest_run, images))
+            # before the exchange: whoever finds boot sets of a later commit rebuilds again
+            publish(self.layout, meta)
 
     def _copy_runs(self) -> None:
         for journal, row in self.old.runs():
@@ -231,6 +232,8 @@ def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
         work = _Rebuilder(layout, old, progress)
         work.scan()
         work.write(directory)
+    except MetaDamaged as error:  # of the new ones: the disk fails
+        raise StoreError(f"new metadata can't be written to {directory}: {error}") from error
     finally:
         old.close()
     if old.damaged or not layout.meta.is_dir():
@@ -239,38 +242,5 @@ def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
     else:
         shutil.rmtree(layout.meta)
     directory.rename(layout.meta)
-    with Meta(layout.meta, read_only=True) as meta:
-        publish(layout, meta)
     work.report.seconds = time.monotonic() - started
     return work.report
-
-
-def open_meta(layout: Layout, warnings: list[str]) -> Meta:
-    """Open the metadata for writing, rebuilt first when damaged or behind the packs.
-
-    Under the store's lock. Raises StoreBusy or StoreError, never MetaDamaged.
-    """
-    try:
-        meta = Meta(layout.meta)
-        if not _behind(layout, meta):
-            return meta
-        meta.close()
-        why = "they are older than the packs"
-    except MetaDamaged as error:
-        why = str(error)
-    warnings.append(f"the store's metadata were rebuilt from its packs: {why}")
-    rebuild(layout)
-    try:
-        return Meta(layout.meta)
-    except MetaDamaged as error:
-        raise StoreError(f"the metadata in {layout.meta} can't be rebuilt: {error}") from error
-
-
-def _behind(layout: Layout, meta: Meta) -> bool:
-    """Whether a commit is missing: packs without metadata, or boot sets of a later commit."""
-    generation = meta.counters.generation
-    if generation == 0 and layout.pack_files():
-        return True
-    with contextlib.suppress(FormatError):
-        return read_manifest(layout).generation > generation
-    return False

@@ -96,6 +96,38 @@ def test_kill_of_the_first_ingest(tmp_path: Path) -> None:
     assert mapped_guests(store) == sorted(b.guest for b in make_blocks(1, 2))
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from sysqcache.errors import StoreError
+from sysqcache.store.facade import Store
+from sysqcache.types import RunInfo
+
+# a write beyond the limit fails as on a full disk (Python ignores SIGXFSZ)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+run = RunInfo("full", "m", "x86_64", "on", 1.0)
+try:
+    Store.open(Path(sys.argv[1])).ingest(Path(sys.argv[2]), image_id="image", run=run)
+except StoreError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("limit", [1000, 6000, 12000])
+def test_no_space(tmp_path: Path, limit: int) -> None:
+    store = Store.open(tmp_path / "store")
+    ingest(store, make_blocks(1, 2))
+    before = mapped_guests(store)
+    journal = write_journal(store.layout.journals / "j.journal", make_blocks(*range(200)))
+    command = [sys.executable, "-c", FULL, str(store.layout.root), str(journal), str(limit)]
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"StoreError\n"
+    assert journal.exists()
+    assert mapped_guests(store) == before
+    assert store.verify().good
+    assert start_ingest(store, journal).communicate()[0] == "198\n"
+    assert store.verify().good
+
+
 def test_points_are_documented() -> None:
     text = DOCS.read_text()
     assert all(f"`{point}`" in text for point in POINTS)

@@ -124,6 +124,26 @@ def test_rebuild_moves_damaged_packs_and_keeps_their_intact_blocks(store: Store)
     assert {m.id: m.blocks for m in store.list_modules()} == {"a": 19, "b": 20}
 
 
+def test_rebuild_that_ends_before_the_exchange(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tables(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.rebuild()
+    assert len(store.boot_set("a", "x86_64")) == 2
+    assert tables(store) == before
+    result = ingest(store, make_blocks(3, 60))
+    assert (result.blocks_new, result.blocks_known, len(result.warnings)) == (1, 1, 1)
+    assert store.verify().good
+
+
+def _killed(path: Path, **_: object) -> None:
+    if path.name == "meta":
+        raise KeyboardInterrupt
+
+
 def test_rebuild_of_a_pack_with_a_bad_header(store: Store) -> None:
     path = the_pack(store, "a")
     os.truncate(path, 6000)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Changes of the metadata that become visible together."""
+
+from __future__ import annotations
+
+import rocksdict
+
+from sysqcache.store.columns import COLUMNS, Columns
+from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, RunRow
+
+
+class Batch:
+    """Changes that become visible together, see :meth:`Meta.commit`."""
+
+    def __init__(self) -> None:
+        self._writes = rocksdict.WriteBatch(raw_mode=True)
+
+    def put_pack(self, row: PackRow) -> None:
+        """Insert or replace a pack."""
+        self._writes.put(f"p/{row.sha256}".encode(), row.encode())
+
+    def put_fingerprint(self, row: FingerprintRow) -> None:
+        """Insert or replace a fingerprint."""
+        self._writes.put(f"f/{row.fingerprint}".encode(), row.encode())
+
+    def put_image(self, row: ImageRow) -> None:
+        """Insert or replace an image."""
+        self._writes.put(f"i/{row.image_id}".encode(), row.encode())
+
+    def put_run(self, row: RunRow, journal: bytes) -> None:
+        """Insert a run; ``journal`` is the identity of what it came from."""
+        self._writes.put(run_key(row.number), row.encode())
+        self._writes.put(b"j/" + journal.hex().encode(), str(row.number).encode())
+
+    def put_columns(
+        self, sha256: str, columns: Columns, names: tuple[str, ...] = tuple(COLUMNS)
+    ) -> None:
+        """Replace the named columns of a pack."""
+        for name, number, value in columns.chunks(names):
+            self._writes.put(_column_key(sha256, name, number), value)
+
+    def drop_pack(self, row: PackRow) -> None:
+        """Remove a pack and its columns."""
+        self._writes.delete(f"p/{row.sha256}".encode())
+        self.drop_columns(row)
+
+    def drop_columns(self, row: PackRow) -> None:
+        """Remove the columns of a pack that no longer takes part in dedupe."""
+        for name in COLUMNS:
+            self._writes.delete_range(
+                f"b/{row.sha256}/{name}/".encode(), f"b/{row.sha256}/{name}0".encode()
+            )
+
+    def finish(self, row: GlobalRow) -> rocksdict.WriteBatch:
+        """The RocksDB batch, with the store's counters."""
+        self._writes.put(b"g", row.encode())
+        return self._writes
+
+
+def run_key(number: int) -> bytes:
+    """Key of a run's row."""
+    return f"r/{number:08x}".encode()
+
+
+def _column_key(sha256: str, name: str, number: int) -> bytes:
+    return f"b/{sha256}/{name}/{number:04x}".encode()
