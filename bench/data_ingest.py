@@ -74,9 +74,12 @@ def measure(root: Path, blocks: int, runs: int) -> dict[str, float]:
         if number == 0:
             result["journal_mb"] = journal.stat().st_size / 1e6
             result["read_journal_s"] = timed(functools.partial(read_journal, journal))
+        cpu = time.process_time()
         outcome = store.ingest(journal, image_id="bench", run=run)
+        cpu = time.process_time() - cpu
         if number == 0:
             result["ingest_s"] = outcome.seconds
+            result["ingest_cpu_s"] = cpu  # what it would be on an idle machine, but for the disk
             packs = disk_bytes(root / "packs")
             result["bytes_per_block"] = disk_bytes(root) / blocks
             result["meta_bytes_per_block"] = (disk_bytes(root) - packs) / blocks
@@ -105,7 +108,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         result = measure(Path(directory) / "store", options.blocks, options.runs)
     if options.json:
-        json.dump({"cpus": os.cpu_count(), **result}, sys.stdout, indent=1)
+        json.dump(
+            {"cpus": os.cpu_count(), "load": os.getloadavg()[0], **result}, sys.stdout, indent=1
+        )
         print()
         return
     for name, value in result.items():
