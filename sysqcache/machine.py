@@ -19,7 +19,7 @@ from sysqcache.guest.serialshell import SerialShell
 from sysqcache.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.progress import Listener, StatsUpdated
 from sysqcache.qmp import commands
-from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.types import GuestAccess
 
@@ -89,9 +89,9 @@ class Machine:
     ) -> None:
         self.qmp.close()
 
-    def stats(self) -> TbCacheStats | None:
+    def stats(self, timeout: float = DEFAULT_TIMEOUT) -> TbCacheStats | None:
         """The cache's counters; None when the machine runs without the cache."""
-        return commands.query_tb_cache(self.qmp)
+        return commands.query_tb_cache(self.qmp, timeout)
 
     def run(self, command: str, timeout: float = TASK_TIMEOUT) -> TaskResult:
         """Run a shell command in the guest.
@@ -136,6 +136,8 @@ class Machine:
     def wait_guest_end(self, timeout: float | None) -> bool:
         """Wait until the guest has powered off; False on timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._is_shut_down():
+            return True
         while self.process.poll() is None and self.qmp.events.find(_ENDED) is None:
             left = 0.5 if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -144,6 +146,12 @@ class Machine:
             if self.qmp.events.closed:
                 self.process.wait(min(left, 0.5))
         return True
+
+    def _is_shut_down(self) -> bool:
+        """True when the guest has powered off before we could hear of it."""
+        with contextlib.suppress(QmpError, MachineDied):
+            return commands.query_status(self.qmp).state == "shutdown"
+        return False
 
     def quit(self) -> str:
         """End QEMU whatever the guest does; returns ``quit`` or ``kill``."""

@@ -10,29 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import os
 import socket
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache import paths, progress
-from sysqcache.errors import LaunchError, MachineDied, MachineError, NotReady, QmpError
-from sysqcache.guest.ready import ReadyProbe, make_probe
+from sysqcache.errors import LaunchError, MachineDied, MachineError
 from sysqcache.instances import Instance, InstanceState
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.launch import argv as qemu_argv
 from sysqcache.launch.argv import Launch, TbCache
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
-from sysqcache.launch.process import QemuProcess, log_tail
-from sysqcache.machine import Machine, StatsMonitor, serial_log
-from sysqcache.progress import Launched, Listener, PhaseBegan, TaskFinished, Warned
+from sysqcache.launch.process import QemuProcess
+from sysqcache.life import BootOptions, Life, Until
+from sysqcache.machine import Machine
+from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
 from sysqcache.report import BootReport
 from sysqcache.spec import Forward, MachineSpec
-from sysqcache.types import CacheMode, DiskMode, MachineState, OnPoweroff
+from sysqcache.types import CacheMode, MachineState, OnPoweroff
 
 if TYPE_CHECKING:
     from sysqcache.enginebuild.info import Engine
@@ -44,29 +41,13 @@ _LOG_LINES: Final = 20
 _UNKNOWN_OBJECT: Final = "does not accept value 'tb-cache'"
 
 
-class Until(enum.StrEnum):
-    """When an attached boot ends the machine."""
+_DEFAULTS: Final = BootOptions()
 
-    READY = "ready"
-    EXIT = "exit"
-    CONSOLE = "console"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BootOptions:
-    """How to boot. ``console`` is called for ``Until.CONSOLE``, with the serial socket and
-    its log, and returns when the user leaves or the machine ends. ``task_timeout`` in seconds.
-    """
-
-    tasks: tuple[str, ...] = ()
-    until: Until = Until.READY
-    detach: bool = False
-    task_timeout: float = 3600.0
-    console: Callable[[Path, Path], object] | None = None
+__all__ = ["BootOptions", "Until", "boot"]
 
 
 def boot(
-    spec: MachineSpec, options: BootOptions = BootOptions(), listener: Listener = progress.ignore
+    spec: MachineSpec, options: BootOptions = _DEFAULTS, listener: Listener = progress.ignore
 ) -> BootReport:
     """Start a machine and do what ``options`` ask.
 
@@ -187,7 +168,6 @@ class _Boot:
 
     def _connect(self, process: QemuProcess) -> None:
         """Connect to a started QEMU and go through the rest of its life."""
-        self.process = process
         try:
             qmp = QmpClient.connect(
                 self.instance.file(paths.INSTANCE_QMP), process=process, timeout=_CONNECT_TIMEOUT
@@ -198,8 +178,11 @@ class _Boot:
             self.report.times.launch_s = time.monotonic() - process.started_at
             self.listener(Launched(process.pid, process.command))
             state = self._write_running(process)
-            self.machine = Machine(self.instance, state, process, qmp)
-            self._live()
+            machine = Machine(self.instance, state, process, qmp)
+            Life(self.spec, self.options, machine, process, self.report, self.listener).live()
+        if not self.report.detached:
+            self.instance.update(state=MachineState.STOPPED)
+            remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
     def _write_running(self, process: QemuProcess) -> InstanceState:
         identity = process.identity
@@ -216,100 +199,6 @@ class _Boot:
             forwards=tuple(dataclasses.asdict(f) for f in self.spec.network.forwards),
             argv=tuple(self.argv),
         )
-
-    def _live(self) -> None:
-        """From a running QEMU to its end, or to letting go of it."""
-        with StatsMonitor(self.machine, self.listener) as monitor:
-            try:
-                self._wait_ready()
-                self._run_tasks()
-                self._wait_until()
-            except KeyboardInterrupt:
-                self.report.interrupted = True
-            self._measure(monitor)
-        if self.options.detach and not self.report.interrupted:
-            self.report.detached = True
-            self.process.release()
-        else:
-            self._end()
-
-    def _wait_ready(self) -> None:
-        self.listener(PhaseBegan("booting"))
-        ready = self.spec.ready
-        deadline = self.process.started_at + ready.timeout
-        with contextlib.closing(self._probe()) as probe:
-            while not probe.wait(_PROBE_STEP):
-                self.process.check_alive()
-                if time.monotonic() > deadline:
-                    raise self._not_ready()
-        self.report.times.ready_s = time.monotonic() - self.process.started_at
-        self.report.stats_at_ready = self.machine.stats() or self.report.stats_at_ready
-        self.instance.update(state=MachineState.RUNNING, ready_s=self.report.times.ready_s)
-
-    def _probe(self) -> ReadyProbe:
-        ready = self.spec.ready
-        forwards = self.spec.network.forwards
-        target = next(((f.address, f.host) for f in forwards if f.guest == ready.port), ("", 0))
-        return make_probe(
-            ready,
-            serial_log=serial_log(self.instance, self.machine.state),
-            agent_socket=self.instance.file(paths.INSTANCE_AGENT),
-            target=target,
-        )
-
-    def _not_ready(self) -> NotReady:
-        ready = self.spec.ready
-        log = serial_log(self.instance, self.machine.state)
-        tail = log_tail(log, _LOG_LINES) or "(no output)"
-        return NotReady(
-            f"{self.spec.name} was not ready within {ready.timeout:g} s ({ready.probe} probe)",
-            hint=ready.hint or "see ready: in vm.yaml",
-            detail=f"end of the serial output:\n{tail}",
-        )
-
-    def _run_tasks(self) -> None:
-        for command in self.options.tasks:
-            self.listener(PhaseBegan(f"running {command}"))
-            result = self.machine.run(command, self.options.task_timeout)
-            self.report.times.tasks.append(result)
-            self.listener(TaskFinished(result))
-
-    def _wait_until(self) -> None:
-        if self.options.until is Until.CONSOLE and self.options.console is not None:
-            self.listener(PhaseBegan("console"))
-            log = serial_log(self.instance, self.machine.state)
-            self.options.console(self.instance.file(paths.INSTANCE_SERIAL), log)
-        elif self.options.until is Until.EXIT:
-            self.listener(PhaseBegan("running until the guest powers off"))
-            self.machine.wait_guest_end(None)
-        if self.process.poll():
-            raise self.process.died()
-
-    def _measure(self, monitor: StatsMonitor) -> None:
-        """The final counters; those of the monitor if QEMU has ended."""
-        stats = monitor.last
-        with contextlib.suppress(QmpError, MachineDied):
-            stats = self.machine.stats() or stats
-        self.report.stats = stats or self.report.stats
-        self.report.times.wall_s = time.monotonic() - self.process.started_at
-        self.report.times.host_cpu_s = self.process.cpu_seconds()
-
-    def _end(self) -> None:
-        self.listener(PhaseBegan("powering off"))
-        self.instance.update(state=MachineState.STOPPING)
-        persistent = any(disk.mode is DiskMode.PERSISTENT for disk in self.spec.disks)
-        try:
-            if persistent or self.report.interrupted or self.options.until is not Until.READY:
-                self.machine.power_off(self.spec.poweroff_timeout)
-            else:
-                # nothing of the guest's stays: its own shutdown would only take time
-                self.machine.quit()
-        except KeyboardInterrupt:
-            self.report.interrupted = True
-            self.process.kill()
-        self.process.wait(10.0)
-        self.instance.update(state=MachineState.STOPPED)
-        remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
     def _note_failure(self, error: BaseException) -> None:
         text = getattr(error, "message", "") or type(error).__name__

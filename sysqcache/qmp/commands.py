@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sysqcache.counters import MISSES, REJECTS, UNRECORDED
-from sysqcache.qmp.client import CommandRefusedError
+from sysqcache.qmp.client import DEFAULT_TIMEOUT, CommandRefusedError
 
 _FSYNC_TIMEOUT: Final = 60.0
 
@@ -146,10 +146,10 @@ def has_command(qmp: Executes, name: str) -> bool:
     return any(command["name"] == name for command in qmp.execute("query-commands"))
 
 
-def query_tb_cache(qmp: Executes) -> TbCacheStats | None:
+def query_tb_cache(qmp: Executes, timeout: float = DEFAULT_TIMEOUT) -> TbCacheStats | None:
     """Counters of the cache; None when the engine or the machine has none."""
     try:
-        return TbCacheStats.from_qmp(qmp.execute("query-tb-cache"))
+        return TbCacheStats.from_qmp(qmp.execute("query-tb-cache", timeout=timeout))
     except CommandRefusedError:
         return None
 

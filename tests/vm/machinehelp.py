@@ -13,6 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sysqcache import paths
+from sysqcache.instances import Instance, InstanceState
+from sysqcache.types import MachineState
+
 TINY = Path(__file__).parents[2] / "configs" / "tiny-x86_64.yaml"
 NOKASLR = "cmdline=console=ttyS0 quiet nokaslr"
 
@@ -68,18 +72,17 @@ class Background:
         self._process.stdout.close()
         self._process.stderr.close()
 
-    def wait_running(self, name: str = "tiny") -> dict[str, Any]:
-        """Wait until the machine is ready; its entry of ``list``."""
-        state: dict[str, Any] = {}
+    def wait_running(self, name: str = "tiny") -> InstanceState:
+        """Wait until the machine is ready; its state."""
+        instance = Instance(name)
 
         def running() -> bool:
             assert self._process.poll() is None, self.finish()
-            machines = report("list")["machines"]
-            state.update(next((m for m in machines if m["name"] == name), {}))
-            return state.get("state") == "running"
+            file = instance.file(paths.INSTANCE_STATE)
+            return file.exists() and instance.read().state is MachineState.RUNNING
 
         eventually(running)
-        return state
+        return instance.read()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the controller."""
