@@ -173,9 +173,7 @@ class FormatError(StoreError):
 
     exit_code = 23
 
-    def __init__(
-        self, message: str, *, reason: str = "", hint: str = "", detail: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, reason: str = "", hint: str = "", detail: str = "") -> None:
         super().__init__(message, hint=hint, detail=detail)
         self.reason = reason
 
