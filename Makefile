@@ -9,6 +9,8 @@ SHELL := /bin/bash
 STEP := python3 scripts/step.py
 BIN := .venv/bin
 SYSQCACHE := $(BIN)/sysqcache
+# ENGINE_FLAGS=--keep-tree makes later builds incremental, for work on the patches
+ENGINE_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages engine plain-engine images demo test check bench clean
@@ -29,7 +31,7 @@ packages:
 	@touch $@
 
 engine: .stamps/venv
-	@$(SYSQCACHE) engine build > /dev/null
+	@$(SYSQCACHE) engine build $(ENGINE_FLAGS) > /dev/null
 
 plain-engine: .stamps/venv
 	@$(SYSQCACHE) engine build --plain
