@@ -33,6 +33,14 @@ RECORD_MAGIC: Final = 0x4C425153
 RECORD_BLOCK: Final = 1
 RECORD_RAM_MAP: Final = 2
 BLOCK_TWO_PAGES: Final = 1
+BLOCK_SHORT_KEY: Final = 2
+"""A moving immediate begins among the first eight guest bytes: the key has one byte."""
+
+BLOCK_IMMS_SHIFT: Final = 8
+"""Bits 8..15 of ``block_flags`` count the moving immediates."""
+
+BLOCK_FLAGS_KNOWN: Final = 0xFF00 | BLOCK_SHORT_KEY | BLOCK_TWO_PAGES
+IMM_RELATIVE: Final = 0x8000
 NO_JUMP: Final = 0xFFFF
 MAX_INSNS: Final = 512
 """TCG_MAX_INSNS of QEMU: no block has more guest instructions."""
@@ -111,7 +119,7 @@ BLOCK: Final = Layout(
     "block",
     48,
     (
-        Field(0, "u64", "checksum", "of bytes 8 .. 48 + guest_size + code_size + search_size"),
+        Field(0, "u64", "checksum", "of bytes 8 up to the padding"),
         Field(8, "u64", "cs_base", "as QEMU's TranslationBlock"),
         Field(16, "u32", "flags", "as QEMU's TranslationBlock"),
         Field(20, "u32", "cflags", "final compile flags"),
@@ -122,10 +130,19 @@ BLOCK: Final = Layout(
         Field(32, "u32", "code_size", "bytes of host code, constant pool included"),
         Field(36, "u16[2]", "jmp_reset_offset", "0xffff = no such jump"),
         Field(40, "u16[2]", "jmp_insn_offset", "0xffff = no such jump"),
-        Field(44, "u32", "block_flags", "bit 0: spans two pages; others 0"),
+        Field(44, "u32", "block_flags", "bit 0: two pages; 1: short key; 8..15: moving immediates"),
     ),
 )
-"""Followed by guest code, host code, search data, zero bytes to a multiple of 16."""
+"""Followed by guest code, host code, search data, moving immediates, zeros up to 16."""
+
+BLOCK_IMM: Final = Layout(
+    "moving immediate",
+    4,
+    (
+        Field(0, "u16", "guest", "offset in the guest code; bit 15: a distance"),
+        Field(2, "u16", "host", "offset in the host code, 0xffff = nowhere"),
+    ),
+)
 
 RECORD: Final = Layout(
     "record",
@@ -205,7 +222,7 @@ INDEX_ENTRY: Final = Layout(
     ),
 )
 
-LAYOUTS: Final = (BLOCK, JOURNAL_HEADER, RECORD, RAM_RANGE, PACK_HEADER, INDEX_ENTRY)
+LAYOUTS: Final = (BLOCK, BLOCK_IMM, JOURNAL_HEADER, RECORD, RAM_RANGE, PACK_HEADER, INDEX_ENTRY)
 """Every structure of version 1, in the order of docs/formats.md."""
 
 

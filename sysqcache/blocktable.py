@@ -65,8 +65,22 @@ class BlockTable:
     def sizes(self) -> Offsets:
         """Bytes of each block without padding, shape (n,)."""
         parts = [self.headers[name].astype(np.int64) for name in _SIZE_FIELDS]
-        total: Offsets = parts[0] + parts[1] + parts[2] + bf.BLOCK.size
+        imms = self.imm_counts() * bf.BLOCK_IMM.size
+        total: Offsets = parts[0] + parts[1] + parts[2] + imms + bf.BLOCK.size
         return total
+
+    def imm_counts(self) -> Offsets:
+        """How many immediates each block does not depend on, shape (n,)."""
+        counts: Offsets = (self.headers["block_flags"] >> bf.BLOCK_IMMS_SHIFT).astype(np.int64)
+        return counts & 0xFF
+
+    def imms(self, row: int) -> bf.Records:
+        """The moving immediates of block ``row``, of ``blockformat.BLOCK_IMM.dtype``."""
+        head = self.headers[row]
+        count = int(head["block_flags"]) >> bf.BLOCK_IMMS_SHIFT & 0xFF
+        start = int(self.offsets[row]) + bf.BLOCK.size
+        start += sum(int(head[name]) for name in _SIZE_FIELDS)
+        return np.frombuffer(self.buffer, bf.BLOCK_IMM.dtype, count=count, offset=start)
 
     def padded_sizes(self) -> Offsets:
         """Bytes of each block with padding, multiples of 16, shape (n,)."""
@@ -81,7 +95,11 @@ class BlockTable:
         good &= (head["icount"] >= 1) & (head["icount"] <= bf.MAX_INSNS)
         good &= (head["code_size"] > 0) & (head["search_size"] > 0)
         end = head["page_offset"].astype(np.int64) + head["guest_size"]
-        good &= head["block_flags"] == np.where(end > bf.PAGE_SIZE, bf.BLOCK_TWO_PAGES, 0)
+        two_pages = head["block_flags"] & bf.BLOCK_TWO_PAGES
+        good &= two_pages == np.where(end > bf.PAGE_SIZE, bf.BLOCK_TWO_PAGES, 0)
+        good &= head["block_flags"] & ~np.uint32(bf.BLOCK_FLAGS_KNOWN) == 0
+        short = head["block_flags"] & bf.BLOCK_SHORT_KEY != 0
+        good &= ~short | (self.imm_counts() > 0)
         good &= self._sane_jumps()
         good &= self.padded_sizes() <= room
         return good

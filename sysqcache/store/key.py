@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache.blockformat import PAGE_SIZE, PREFIX_BYTES
+from sysqcache.blockformat import BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
+from sysqcache.store import moving
 
 if TYPE_CHECKING:
     from sysqcache.blocktable import BlockTable
@@ -74,6 +75,7 @@ def index_hashes(table: BlockTable) -> U64:
     """:func:`index_hash` of every block, shape (n,)."""
     head = table.headers
     long = (head["guest_size"] >= PREFIX_BYTES) & (head["page_offset"] <= PAGE_SIZE - PREFIX_BYTES)
+    long &= head["block_flags"] & BLOCK_SHORT_KEY == 0
     prefix = table.prefixes()
     p = np.where(long, prefix, prefix & np.uint64(0xFF))
     h = _mix_all(head["page_offset"].astype(np.uint64) | long.astype(np.uint64) << np.uint64(16))
@@ -98,7 +100,8 @@ def _flag_words(table: BlockTable) -> U64:
 def identities(table: BlockTable) -> Identities:
     """The dedupe key of every block: shape (n,), of :data:`IDENTITY`.
 
-    Equal when cs_base, flags, cflags, page_offset, guest_size and guest bytes are.
+    Equal when cs_base, flags, cflags, page_offset, guest_size and guest bytes are,
+    moving immediates left out.
     """
     head = table.headers
     seeds = _mix_all(head["page_offset"].astype(np.uint64))
@@ -108,4 +111,8 @@ def identities(table: BlockTable) -> Identities:
     ends = starts + head["guest_size"]
     digest, view = xxhash.xxh3_128_digest, table.buffer
     rows = zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
-    return np.frombuffer(b"".join([digest(view[a:b], s) for a, b, s in rows]), IDENTITY)
+    digests = [digest(view[a:b], s) for a, b, s in rows]
+    for row in moving.moving_rows(table):
+        code = moving.masked(table.guest_bytes(row), table.imms(row))
+        digests[row] = digest(code, int(seeds[row]))
+    return np.frombuffer(b"".join(digests), IDENTITY)

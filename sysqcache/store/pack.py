@@ -13,7 +13,7 @@ from sysqcache import blockformat as bf
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError
 from sysqcache.mapfile import map_private
-from sysqcache.store import key
+from sysqcache.store import key, moving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,5 +195,13 @@ class Pack:
             and int(head["cflags"]) == query.cflags
             and int(head["page_offset"]) == query.page_offset
             and start + size <= end
-            and bytes(self.buffer[start : start + size]) == query.guest[:size]
+            and self._same_code(offset, query.guest[:size])
+        )
+
+    def _same_code(self, offset: int, guest: bytes) -> bool:
+        table = BlockTable.at(self.buffer, np.array([offset], np.int64))
+        if not moving.moving_rows(table):
+            return bytes(table.guest_bytes(0)) == guest
+        return len(guest) == len(table.guest_bytes(0)) and moving.fits(
+            table.guest_bytes(0), table.imms(0), guest
         )

@@ -20,12 +20,16 @@
 #define TB_CACHE_RECORD_BLOCK       1
 #define TB_CACHE_RECORD_RAM_MAP     2
 #define TB_CACHE_BLOCK_TWO_PAGES    1u
+#define TB_CACHE_BLOCK_SHORT_KEY    2u  /* an immediate is in the prefix */
+#define TB_CACHE_BLOCK_IMMS_SHIFT   8
+#define TB_CACHE_BLOCK_IMMS_MASK    (0xffu << TB_CACHE_BLOCK_IMMS_SHIFT)
 #define TB_CACHE_FINGERPRINT_SIZE   32
 
 /*
  * A translation block, the same in journals and packs.  It is followed by
- * the guest's code, the host's code, the search data, and zeros up to a
- * multiple of TB_CACHE_ALIGN.
+ * the guest's code, the host's code, the search data, the immediates that
+ * the block does not depend on, and zeros up to a multiple of
+ * TB_CACHE_ALIGN.
  */
 typedef struct TbCacheBlock {
     uint64_t checksum;          /* of all that follows, without the zeros */
@@ -105,7 +109,23 @@ typedef struct TbCacheIndexEntry {
 
 QEMU_BUILD_BUG_ON(sizeof(TbCacheIndexEntry) != 16);
 
-/* Blocks at least this long are indexed by this many bytes. */
+/*
+ * A 32-bit immediate of the guest that may have another value, see
+ * tcg/guest-imm.h.  Sorted by where it is in the guest's code.
+ */
+typedef struct TbCacheImm {
+    uint16_t guest;             /* offset; the top bit: a distance */
+    uint16_t host;              /* offset in the host's code, or NONE */
+} TbCacheImm;
+
+#define TB_CACHE_IMM_RELATIVE   0x8000u
+#define TB_CACHE_IMM_NONE       0xffffu
+#define TB_CACHE_IMM_SIZE       4
+
+/*
+ * Blocks at least this long are indexed by this many bytes, unless an
+ * immediate of the above kind begins among them.
+ */
 #define TB_CACHE_PREFIX     8
 
 static inline uint64_t tb_cache_mix(uint64_t x)

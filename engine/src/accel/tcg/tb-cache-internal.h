@@ -167,7 +167,8 @@ void tb_cache_journal_open(TbCache *s, uint32_t page_bits);
 void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
                              const TbCacheRecord *rec,
                              const TbCacheBlock *head,
-                             const uint8_t *guest, const uint8_t *code);
+                             const uint8_t *guest, const uint8_t *code,
+                             const TbCacheImm *imms);
 void tb_cache_journal_flush(TbCache *s, TbCacheThread *t);
 void tb_cache_journal_sync(TbCache *s);
 

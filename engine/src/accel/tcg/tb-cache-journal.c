@@ -112,10 +112,13 @@ static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
 void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
                              const TbCacheRecord *rec,
                              const TbCacheBlock *head,
-                             const uint8_t *guest, const uint8_t *code)
+                             const uint8_t *guest, const uint8_t *code,
+                             const TbCacheImm *imms)
 {
     size_t tail = head->code_size + head->search_size;
-    size_t body = head->guest_size + tail;
+    size_t imms_size = (head->block_flags >> TB_CACHE_BLOCK_IMMS_SHIFT)
+                       * sizeof(*imms);
+    size_t body = head->guest_size + tail + imms_size;
     size_t payload = ROUND_UP(sizeof(*head) + body, TB_CACHE_ALIGN);
     size_t total = sizeof(*rec) + payload;
     TbCacheRecord *r;
@@ -139,6 +142,7 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
     *b = *head;
     memcpy(b->data, guest, head->guest_size);
     memcpy(b->data + head->guest_size, code, tail);
+    memcpy(b->data + head->guest_size + tail, imms, imms_size);
     memset(b->data + body, 0, payload - sizeof(*b) - body);
     b->checksum = XXH3_64bits(&b->cs_base,
                               sizeof(*b) - sizeof(b->checksum) + body);

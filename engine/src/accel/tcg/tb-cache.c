@@ -174,9 +174,25 @@ static void release_second_page(TranslationBlock *tb)
     }
 }
 
+static unsigned nb_imms(const TbCacheBlock *b)
+{
+    return (b->block_flags & TB_CACHE_BLOCK_IMMS_MASK)
+           >> TB_CACHE_BLOCK_IMMS_SHIFT;
+}
+
 static size_t body_size(const TbCacheBlock *b)
 {
-    return (size_t)b->guest_size + b->code_size + b->search_size;
+    return (size_t)b->guest_size + b->code_size + b->search_size
+           + nb_imms(b) * TB_CACHE_IMM_SIZE;
+}
+
+/* The @i-th immediate that @b does not depend on. */
+static TbCacheImm get_imm(const TbCacheBlock *b, unsigned i)
+{
+    const uint8_t *p = b->data + b->guest_size + b->code_size
+                       + b->search_size + i * TB_CACHE_IMM_SIZE;
+
+    return (TbCacheImm){ lduw_le_p(p), lduw_le_p(p + 2) };
 }
 
 static bool sane_jump(const TbCacheBlock *b, int n)
@@ -190,15 +206,55 @@ static bool sane_jump(const TbCacheBlock *b, int n)
     return insn % 4 == 0 && insn + 4 <= b->code_size && reset <= b->code_size;
 }
 
+static bool sane_imms(const TbCacheBlock *b)
+{
+    for (unsigned i = 0; i < nb_imms(b); i++) {
+        TbCacheImm imm = get_imm(b, i);
+
+        if (imm.host != TB_CACHE_IMM_NONE && imm.host + 4 > b->code_size) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Whether the fields agree with each other; the checksum came first. */
 static bool sane_block(const TbCacheBlock *b)
 {
-    return b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
+    return sane_imms(b) && b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
         && b->icount > 0 && b->icount <= TCG_MAX_INSNS
         && b->code_size > 0 && b->search_size > 0
         && sane_jump(b, 0) && sane_jump(b, 1)
         && !(b->block_flags & TB_CACHE_BLOCK_TWO_PAGES)
            == (b->page_offset + b->guest_size <= TARGET_PAGE_SIZE);
+}
+
+/*
+ * Compare guest code of which 32-bit immediates may differ, as long as they
+ * would have been opaque to a translator as well.  Nothing of @b has been
+ * checked yet.
+ */
+static bool same_but_imms(const TbCacheBlock *b, const uint8_t *host)
+{
+    size_t pos = 0, last = SIZE_MAX;
+
+    for (unsigned i = 0; i < nb_imms(b); i++) {
+        TbCacheImm imm = get_imm(b, i);
+        size_t at = imm.guest & ~TB_CACHE_IMM_RELATIVE;
+
+        if (at == last) {
+            continue;
+        }
+        if (at < pos || at + 4 > b->guest_size ||
+            memcmp(b->data + pos, host + pos, at - pos) ||
+            !tcg_guest_imm_opaque(ldl_le_p(host + at),
+                                  imm.guest & TB_CACHE_IMM_RELATIVE)) {
+            return false;
+        }
+        last = at;
+        pos = at + 4;
+    }
+    return !memcmp(b->data + pos, host + pos, b->guest_size - pos);
 }
 
 /* Compare the key of @b with the request and with the guest's memory. */
@@ -209,6 +265,13 @@ static bool block_fits(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
 
     if (b->cs_base != k->cs_base || b->flags != k->flags ||
         b->cflags != k->cflags || b->page_offset != k->page_offset) {
+        return false;
+    }
+    if (nb_imms(b) && b->guest_size == n0) {
+        if (same_but_imms(b, k->host)) {
+            return true;
+        }
+        t->miss = &t->misses.bytes;
         return false;
     }
     if (memcmp(b->data, k->host, n0)) {
@@ -340,12 +403,30 @@ static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
     return find_prefix(t, cpu, tb, pc, &k, false, host[0]);
 }
 
+/* Copy code and search data, with the immediates that the guest has now. */
+static void copy_code(uint8_t *code, const TbCacheBlock *b,
+                      const uint8_t *host)
+{
+    memcpy(code, b->data + b->guest_size, b->code_size + b->search_size);
+    if (b->block_flags & TB_CACHE_BLOCK_TWO_PAGES) {
+        return;
+    }
+    for (unsigned i = 0; i < nb_imms(b); i++) {
+        TbCacheImm imm = get_imm(b, i);
+
+        if (imm.host != TB_CACHE_IMM_NONE) {
+            memcpy(code + imm.host,
+                   host + (imm.guest & ~TB_CACHE_IMM_RELATIVE), 4);
+        }
+    }
+}
+
 static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
-                        TbCacheSizes *sizes)
+                        const uint8_t *host, TbCacheSizes *sizes)
 {
     void *code = tcg_splitwx_to_rw(tb->tc.ptr);
 
-    memcpy(code, b->data + b->guest_size, b->code_size + b->search_size);
+    copy_code(code, b, host);
     flush_idcache_range((uintptr_t)tb->tc.ptr, (uintptr_t)code, b->code_size);
     tb->size = b->guest_size;
     tb->icount = b->icount;
@@ -389,7 +470,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
 
         end += b->code_size + b->search_size;
         if (likely(end <= tcg_ctx->code_gen_highwater)) {
-            adopt_block(tb, b, sizes);
+            adopt_block(tb, b, host_pc, sizes);
             t->did_adopt = true;
             return true;
         }
@@ -398,8 +479,39 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     }
     release_second_page(tb);
     t->lookup = cpu_get_host_ticks() - start;
-    watch_translator(t, tb_cache->journal_fd >= 0);
+    watch_translator(t, t->hit || tb_cache->journal_fd >= 0);
     return false;
+}
+
+/*
+ * How many immediates the block just translated does not depend on, as far
+ * as that is recorded: the code on two pages is compared as it is.
+ */
+static unsigned count_imms(const TranslationBlock *tb)
+{
+    return tb_page_addr1(tb) == -1 ? tcg_ctx->nb_guest_imms : 0;
+}
+
+static int cmp_imm(const void *a, const void *b)
+{
+    const TbCacheImm *ia = a, *ib = b;
+
+    return (ia->guest & ~TB_CACHE_IMM_RELATIVE)
+           - (ib->guest & ~TB_CACHE_IMM_RELATIVE);
+}
+
+static unsigned collect_imms(const TranslationBlock *tb, TbCacheImm *imms)
+{
+    unsigned n = count_imms(tb);
+
+    for (unsigned i = 0; i < n; i++) {
+        const TCGGuestImm *g = &tcg_ctx->guest_imms[i];
+
+        imms[i].guest = g->guest | (g->relative ? TB_CACHE_IMM_RELATIVE : 0);
+        imms[i].host = g->host;
+    }
+    qsort(imms, n, sizeof(imms[0]), cmp_imm);
+    return n;
 }
 
 static void G_GNUC_PRINTF(3, 4)
@@ -443,8 +555,9 @@ static void verify_block(TbCacheThread *t, const TranslationBlock *tb,
 {
     const TbCacheBlock *b = t->hit;
     const uint8_t *code = tcg_splitwx_to_rw(tb->tc.ptr);
-    const uint8_t *cached = b->data + b->guest_size;
+    g_autofree uint8_t *cached = g_malloc(b->code_size + b->search_size);
 
+    copy_code(cached, b, t->guest);
     t->verified++;
     if (tb->size != b->guest_size && ends_at_crossing(b, tb)) {
         t->verify_prefix++;
@@ -458,6 +571,9 @@ static void verify_block(TbCacheThread *t, const TranslationBlock *tb,
     } else if (memcmp(tb->jmp_reset_offset, b->jmp_reset_offset, 4) ||
                memcmp(tb->jmp_insn_offset, b->jmp_insn_offset, 4)) {
         mismatch(t, b, "other jumps");
+    } else if (nb_imms(b) != count_imms(tb)) {
+        mismatch(t, b, "%u moving immediates, cached %u", count_imms(tb),
+                 nb_imms(b));
     } else if (memcmp(code, cached, b->code_size + search_size)) {
         size_t i = 0;
 
@@ -512,12 +628,20 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
         .ram1 = tb_page_addr1(tb),
     };
 
+    TbCacheImm imms[TCG_MAX_GUEST_IMMS];
+
+    unsigned n = collect_imms(tb, imms);
+
+    b.block_flags |= n << TB_CACHE_BLOCK_IMMS_SHIFT;
+    if (n && (imms[0].guest & ~TB_CACHE_IMM_RELATIVE) < TB_CACHE_PREFIX) {
+        b.block_flags |= TB_CACHE_BLOCK_SHORT_KEY;
+    }
     for (int i = 0; i < 2; i++) {
         b.jmp_reset_offset[i] = tb->jmp_reset_offset[i];
         b.jmp_insn_offset[i] = tb->jmp_insn_offset[i];
     }
     tb_cache_journal_append(tb_cache, t, &r, &b, t->guest,
-                            tcg_splitwx_to_rw(tb->tc.ptr));
+                            tcg_splitwx_to_rw(tb->tc.ptr), imms);
 }
 
 void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
