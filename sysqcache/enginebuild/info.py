@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sysqcache import paths
 from sysqcache.enginebuild import configure, patch
-from sysqcache.errors import EngineMissing, ImageBuildError
+from sysqcache.errors import EngineBuildError, EngineMissing, ImageBuildError
 
 META: Final = "engine.json"
 FIRMWARE: Final = "share/qemu"
@@ -83,7 +83,10 @@ def load(directory: Path, target: str) -> Engine | None:
 
 
 def _is_current(meta: Mapping[str, Any]) -> bool:
-    series = patch.series_digest(plain=bool(meta.get("plain")))
+    try:
+        series = patch.series_digest(plain=bool(meta.get("plain")))
+    except (OSError, EngineBuildError):
+        return False  # a series in the middle of an edit must not stop a machine
     return meta.get("series_sha256") == series and meta.get("options") == list(configure.OPTIONS)
 
 
