@@ -221,7 +221,8 @@ static bool sane_imms(const TbCacheBlock *b)
 /* Whether the fields agree with each other; the checksum came first. */
 static bool sane_block(const TbCacheBlock *b)
 {
-    return sane_imms(b) && b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
+    return sane_imms(b)
+        && b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
         && b->icount > 0 && b->icount <= TCG_MAX_INSNS
         && b->code_size > 0 && b->search_size > 0
         && sane_jump(b, 0) && sane_jump(b, 1)
