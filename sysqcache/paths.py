@@ -45,6 +45,7 @@ ENGINES: Final = "engines"
 IMAGES: Final = "images"
 DOWNLOADS: Final = "downloads"
 LOGS: Final = "logs"
+BUILD_LOCK: Final = "build.lock"
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -92,6 +93,11 @@ def downloads_dir() -> Path:
 def logs_dir() -> Path:
     """Directory of the logs of engine and image builds."""
     return cache_dir() / LOGS
+
+
+def build_lock() -> Path:
+    """Lock file of engine and image builds: one at a time."""
+    return cache_dir() / BUILD_LOCK
 
 
 def instances_dir() -> Path:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -177,6 +178,41 @@ def published(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A temporary directory below ``parent``; those that a kill left behind are removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for stale in parent.glob(f"{prefix}.*.tmp"):
+        if not _alive(stale):
+            shutil.rmtree(stale, ignore_errors=True)
+    directory = parent / f"{prefix}.{os.getpid()}.tmp"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, listener: Listener) -> Iterator[None]:
+    """Only one process at a time runs the body; the others wait, and say so.
+
+    :param lock: a file that stays; the kernel frees the lock when its holder ends.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            started = time.monotonic()
+            step = "wait for another build"
+            listener(Progress(step, "started"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            listener(Progress(step, "done", elapsed=time.monotonic() - started))
+        yield
 
 
 def _alive(temporary: Path) -> bool:

@@ -9,8 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from sysqcache import hostpackages, paths
 from sysqcache.enginebuild import configure, firmware, info, patch
 from sysqcache.enginebuild import source as source_
 from sysqcache.errors import EngineBuildError
-from sysqcache.work import Listener, Work, ignore, published, require_space
+from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 2_000_000_000
 """Bytes that unpacked source and objects of one target take, with some to spare."""
@@ -64,12 +63,19 @@ def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
     hostpackages.require("engine")
     configure.require_meson()
     require_space(paths.cache_dir(), SPACE, "building the engine", EngineBuildError)
+    with alone(paths.build_lock(), listener):
+        if not options.force and (engine := _existing(options)):
+            return engine
+        return _build(options, listener)
+
+
+def _build(options: BuildOptions, listener: Listener) -> info.Engine:
     work = Work(paths.logs_dir() / f"{options.variant}-build.log", EngineBuildError, listener)
     started = time.monotonic()
-    with _scratch() as scratch:
+    with scratch(paths.downloads_dir(), options.variant) as directory:
         # taken first: patches that change during the build make the engine an older one
         series = patch.series_digest(plain=options.plain)
-        tree = _prepare(options, scratch, work)
+        tree = _prepare(options, directory, work)
         with work.step("configure"):
             build_dir = configure.configure(tree.directory, options.targets, work)
         with work.step("compile"):
@@ -89,16 +95,9 @@ def _existing(options: BuildOptions) -> info.Engine | None:
     return None
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    paths.downloads_dir().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="engine-", dir=paths.downloads_dir()) as name:
-        yield Path(name)
-
-
-def _prepare(options: BuildOptions, scratch: Path, work: Work) -> source_.SourceTree:
+def _prepare(options: BuildOptions, directory: Path, work: Work) -> source_.SourceTree:
     """Unpack and patch the source; with ``keep_tree``, in the kept tree."""
-    fresh = scratch / "qemu"
+    fresh = directory / "qemu"
     if options.source is None:
         apt = source_.debian_apt(work)
         with work.step("fetch the source"):

@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,7 @@ from sysqcache.apt.private import PrivateApt
 from sysqcache.enginebuild.info import any_qemu_img
 from sysqcache.errors import ImageBuildError
 from sysqcache.images import catalog, debian, tiny
-from sysqcache.work import Listener, Work, ignore, published, require_space
+from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = {"debian12-x86_64": 4_000_000_000, "tiny-x86_64": 1_000_000_000}
 
@@ -41,12 +40,18 @@ def build(name: str, *, force: bool = False, listener: Listener = ignore) -> cat
         raise ImageBuildError(f"{name} can be built on x86_64 machines only")
     archives = _archives()
     require_space(target, SPACE[name], f"building {name}", ImageBuildError)
-    work = Work(paths.logs_dir() / f"image-{name}.log", ImageBuildError, listener)
-    with published(target) as output, _scratch() as scratch:
-        make = _debian if name.startswith("debian") else _tiny
-        parts = make(archives, Path(scratch), output, work)
-        _write_meta(name, output, parts)
+    with alone(paths.build_lock(), listener):
+        if force or not (target / catalog.META).is_file():
+            _build(name, archives, target, listener)
     return catalog.resolve(name)
+
+
+def _build(name: str, archives: list[sources.Source], target: Path, listener: Listener) -> None:
+    work = Work(paths.logs_dir() / f"image-{name}.log", ImageBuildError, listener)
+    with published(target) as output, scratch(paths.downloads_dir(), "image") as directory:
+        make = _debian if name.startswith("debian") else _tiny
+        parts = make(archives, directory, output, work)
+        _write_meta(name, output, parts)
 
 
 def _archives() -> list[sources.Source]:
@@ -59,30 +64,25 @@ def _archives() -> list[sources.Source]:
     return archives
 
 
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    paths.downloads_dir().mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="image-", dir=paths.downloads_dir())
-
-
 def _debian(
-    archives: list[sources.Source], scratch: Path, output: Path, work: Work
+    archives: list[sources.Source], directory: Path, output: Path, work: Work
 ) -> debian.DebianParts | tiny.TinyParts:
     hostpackages.require("image")
     qemu_img = any_qemu_img()
     with work.step("install Debian's packages"):
-        root = debian.bootstrap(archives, scratch, work)
+        root = debian.bootstrap(archives, directory, work)
     with work.step("make the disk"):
-        return debian.make_disk(root, scratch, output, qemu_img, work)
+        return debian.make_disk(root, directory, output, qemu_img, work)
 
 
 def _tiny(
-    archives: list[sources.Source], scratch: Path, output: Path, work: Work
+    archives: list[sources.Source], directory: Path, output: Path, work: Work
 ) -> debian.DebianParts | tiny.TinyParts:
-    apt = PrivateApt(scratch / "apt", archives, work)
+    apt = PrivateApt(directory / "apt", archives, work)
     with work.step("fetch the package lists"):
         apt.update()
     with work.step("make kernel and initial RAM disk"):
-        return tiny.build(apt, scratch / "unpacked", output)
+        return tiny.build(apt, directory / "unpacked", output)
 
 
 def _write_meta(name: str, output: Path, parts: debian.DebianParts | tiny.TinyParts) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
 
 from sysqcache.cli.setupview import SetupView
 from sysqcache.errors import EngineBuildError
-from sysqcache.work import Progress, Work, published, require_space
+from sysqcache.work import Progress, Work, alone, ignore, published, require_space, scratch
 
 
 def test_a_step_tells_its_beginning_progress_and_end(tmp_path: Path) -> None:
@@ -85,3 +86,31 @@ def test_lines_without_a_terminal_are_few() -> None:
         view(Progress("compile", "running", done, 100, 0.1))
     view(Progress("compile", "done", 0, 0, 12.34))
     assert stream.getvalue() == "   12.3 s  compile\n"
+
+
+def test_scratch_space_goes_and_so_does_that_of_the_dead(tmp_path: Path) -> None:
+    (tmp_path / "engine.999999999.tmp").mkdir()
+    with scratch(tmp_path, "engine") as directory:
+        assert [path.name for path in tmp_path.iterdir()] == [directory.name]
+    assert not list(tmp_path.iterdir())
+
+
+def test_builds_wait_for_each_other(tmp_path: Path) -> None:
+    events: list[Progress] = []
+    lock = tmp_path / "lock"
+    entered = threading.Event()
+
+    def second() -> None:
+        with alone(lock, events.append):
+            entered.set()
+
+    with alone(lock, ignore):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10)
+    assert entered.is_set()
+    assert [(e.step, e.state) for e in events] == [
+        ("wait for another build", "started"),
+        ("wait for another build", "done"),
+    ]
