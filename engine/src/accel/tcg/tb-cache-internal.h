@@ -10,6 +10,7 @@
 #define ACCEL_TCG_TB_CACHE_INTERNAL_H
 
 #include "qemu/queue.h"
+#include "qemu/units.h"
 #include "qemu/thread.h"
 #include "qom/object.h"
 #include "qapi/qapi-types-qom.h"
@@ -75,6 +76,9 @@ struct TbCacheThread {
     int vcpu;
     const uint8_t *page2;       /* guest code on the second page */
     bool page2_tried;
+
+    /* The code buffer is touched, or about to be, below this. */
+    uint8_t *prefaulted;
 
     /* The bytes that the translator read, see translator_ld. */
     uint8_t guest[TB_CACHE_MAX_GUEST + 64];
@@ -160,6 +164,27 @@ void tb_cache_pack_guard_thread(void);
 
 /** tb_cache_pack_populate: map the pages around @p in one go */
 void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset);
+
+/* tb-cache-prefault.c */
+
+#define TB_CACHE_PREFAULT_MARGIN (2 * MiB)
+
+void tb_cache_prefault_start(void);
+void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end);
+
+/**
+ * tb_cache_prefault: have the code buffer touched ahead of its use
+ * @t: whose buffer
+ * @at: up to where it is used
+ * @end: where it ends
+ */
+static inline void tb_cache_prefault(TbCacheThread *t, uint8_t *at,
+                                     uint8_t *end)
+{
+    if (unlikely(at + TB_CACHE_PREFAULT_MARGIN > t->prefaulted)) {
+        tb_cache_prefault_slow(t, at, end);
+    }
+}
 
 /* tb-cache-journal.c */
 

@@ -90,6 +90,9 @@ static void activate(Notifier *n, void *opaque)
     s->start_ticks = cpu_get_host_ticks();
     tb_cache_pack_guard_init();
     open_boot_set(s);
+    if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
+        tb_cache_prefault_start();
+    }
     if (s->journal_path && s->mode != TB_CACHE_MODE_READ_ONLY) {
         tb_cache_journal_open(s, TARGET_PAGE_BITS);
     }

@@ -422,6 +422,16 @@ static void copy_code(uint8_t *code, const TbCacheBlock *b,
     }
 }
 
+/* Packs are in the order in which a run asked for the blocks. */
+static void prefetch_next(const TbCacheBlock *b)
+{
+    const uint8_t *next = b->data + body_size(b);
+
+    for (int i = 0; i < 6; i++) {
+        __builtin_prefetch(next + i * 64);
+    }
+}
+
 static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
                         const uint8_t *host, TbCacheSizes *sizes)
 {
@@ -438,6 +448,7 @@ static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
     }
     sizes->code = b->code_size;
     sizes->search = b->search_size;
+    prefetch_next(b);
 }
 
 /* Whether the thread's reads are to be kept for tb_cache_translated. */
@@ -472,6 +483,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
         end += b->code_size + b->search_size;
         if (likely(end <= tcg_ctx->code_gen_highwater)) {
             adopt_block(tb, b, host_pc, sizes);
+            tb_cache_prefault(t, end, tcg_ctx->code_gen_highwater);
             t->did_adopt = true;
             return true;
         }

@@ -1,0 +1,93 @@
+/*
+ * Persistent translation cache: touch memory before it is needed
+ *
+ * Copyright (c) 2026 The sysqcache authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Adopting is so quick that the first touch of the code buffer, a huge page
+ * of zeros, is its largest part.  A thread of its own does that a few MiB
+ * ahead of the vCPUs: never more, for touching hundreds of MiB at the start
+ * costs a short run more than it ever gets back.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include <sys/mman.h>
+#include "qemu/thread.h"
+#include "tb-cache-internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define STEP    (2 * MiB)       /* a huge page, where there are any */
+#define AHEAD   (2 * STEP)
+
+#define MAX_REQUESTS 16
+
+static struct {
+    QemuThread thread;
+    QemuMutex lock;
+    QemuCond work;
+    bool started;
+    unsigned n;
+    struct {
+        uint8_t *start;
+        size_t size;
+    } requests[MAX_REQUESTS];
+} worker;
+
+static void *prefault_thread(void *opaque)
+{
+    qemu_mutex_lock(&worker.lock);
+    for (;;) {
+        uint8_t *start;
+        size_t size;
+
+        while (worker.n == 0) {
+            qemu_cond_wait(&worker.work, &worker.lock);
+        }
+        worker.n--;
+        start = worker.requests[worker.n].start;
+        size = worker.requests[worker.n].size;
+        qemu_mutex_unlock(&worker.lock);
+        /* A hint: without it the vCPU takes the faults by itself. */
+        madvise(start, size, MADV_POPULATE_WRITE);
+        qemu_mutex_lock(&worker.lock);
+    }
+    return NULL;
+}
+
+void tb_cache_prefault_start(void)
+{
+    qemu_mutex_init(&worker.lock);
+    qemu_cond_init(&worker.work);
+    qemu_thread_create(&worker.thread, "tb-cache", prefault_thread, NULL,
+                       QEMU_THREAD_DETACHED);
+    worker.started = true;
+}
+
+void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end)
+{
+    uint8_t *start = MAX(t->prefaulted, (uint8_t *)ROUND_DOWN((uintptr_t)at,
+                                                              STEP));
+    uint8_t *stop = MIN((uint8_t *)ROUND_UP((uintptr_t)at + AHEAD, STEP), end);
+
+    if (!worker.started || start >= stop) {
+        t->prefaulted = MAX(t->prefaulted, stop);
+        return;
+    }
+    /* What was never asked for before this block has been touched already. */
+    start = MAX(start, (uint8_t *)ROUND_DOWN((uintptr_t)at, 4 * KiB));
+    t->prefaulted = stop;
+
+    qemu_mutex_lock(&worker.lock);
+    if (worker.n < MAX_REQUESTS) {
+        worker.requests[worker.n].start = start;
+        worker.requests[worker.n].size = stop - start;
+        worker.n++;
+        qemu_cond_signal(&worker.work);
+    }
+    qemu_mutex_unlock(&worker.lock);
+}
