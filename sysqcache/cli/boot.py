@@ -70,8 +70,7 @@ def boot(
         task_timeout=timeout,
         console=lambda serial, log: _console(view, serial, log),
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    _handle_signals()
     with view:
         report = pipeline.boot(spec, options, view)
     if as_json:
@@ -106,6 +105,13 @@ def _console(view: BootView, serial: Path, log: Path) -> None:
     console.attach(serial, log)
     note("")
     view.pause(False)
+
+
+def _handle_signals() -> None:
+    # SIGINT too: a shell's background job starts with it ignored
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:
