@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tiny guest under the engine, started without pipeline and store.
+
+The tests of the engine choose packs and journal themselves: the store would not let a
+damaged pack through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from machinehelp import NOKASLR, TINY, eventually
+
+from sysqcache import paths, resolve
+from sysqcache.counters import UNRECORDED
+from sysqcache.enginebuild.info import find_engine
+from sysqcache.guest.ready import make_probe
+from sysqcache.guest.serialshell import SerialShell
+from sysqcache.launch import argv
+from sysqcache.launch.argv import Launch, TbCache
+from sysqcache.launch.process import QemuProcess
+from sysqcache.qmp import commands
+from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.store.facade import Store
+from sysqcache.types import CacheMode, RunInfo
+
+WORK_SAYS = "work: ok"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to start the guest.
+
+    :param packs: the boot set.
+    :param sets: fields of vm.yaml.
+    :param accel: options added to ``-accel tcg``.
+    """
+
+    mode: CacheMode = CacheMode.ON
+    packs: Sequence[Path] = ()
+    journal: Path | None = None
+    journal_max: int = 1 << 30
+    sets: Sequence[str] = (NOKASLR,)
+    accel: str = ""
+
+
+@dataclass
+class Guest:
+    """A running guest."""
+
+    directory: Path
+    process: QemuProcess
+    qmp: QmpClient
+    ready: Any = field(repr=False)
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Wait for the readiness pattern."""
+        deadline = time.monotonic() + timeout
+        while not self.ready.wait(0.1):
+            self.process.check_alive()
+            assert time.monotonic() < deadline, self.log()
+
+    def work(self) -> None:
+        """Run the task of the image; it checks its own results."""
+        shell = SerialShell.connect(self.directory / paths.INSTANCE_SERIAL)
+        with contextlib.closing(shell):
+            result = shell.run("work", 120.0)
+        assert result.exit == 0, result
+        assert result.stdout.startswith(WORK_SAYS), result
+
+    def stats(self) -> TbCacheStats:
+        """The counters while the guest goes on."""
+        stats = commands.query_tb_cache(self.qmp)
+        assert stats is not None
+        return stats
+
+    def still_stats(self) -> TbCacheStats:
+        """The counters of a guest that is stopped, so that they add up exactly."""
+        commands.stop(self.qmp)
+        return self.stats()
+
+    def info(self) -> dict[str, Any]:
+        """The whole answer of ``query-tb-cache``."""
+        answer: dict[str, Any] = self.qmp.execute("query-tb-cache")
+        return answer
+
+    def wait_for(self, name: str, count: int) -> None:
+        """Wait until a counter has reached ``count``."""
+        eventually(lambda: getattr(self.stats(), name) >= count)
+
+    def log(self) -> str:
+        """What QEMU said."""
+        return self.process.log.read_text(errors="replace")
+
+
+def command_line(start: Start, directory: Path) -> list[str]:
+    """The command line for a guest in ``directory``, whose boot set is written there."""
+    engine = find_engine("x86_64")
+    spec = resolve.load(TINY, list(start.sets))
+    boot_set = directory / paths.INSTANCE_BOOT_SET
+    boot_set.write_text("".join(f"{pack}\n" for pack in start.packs))
+    cache = TbCache(start.mode, boot_set, start.journal, start.journal_max)
+    line = argv.build(
+        Launch(spec, engine.binary, engine.firmware_dir, directory, spec.disks, cache)
+    )
+    if start.accel:
+        line[line.index("-accel") + 1] += f",{start.accel}"
+    return line
+
+
+@contextlib.contextmanager
+def guest(start: Start, directory: Path) -> Iterator[Guest]:
+    """A guest that has just started; it ends with the block."""
+    directory.mkdir(exist_ok=True)
+    probe = make_probe(
+        resolve.load(TINY).ready,
+        serial_log=directory / paths.INSTANCE_SERIAL_LOG,
+        agent_socket=directory / paths.INSTANCE_AGENT,
+        target=("", 0),
+    )
+    with QemuProcess(command_line(start, directory), directory) as process:
+        qmp = QmpClient.connect(directory / paths.INSTANCE_QMP, process=process, timeout=60.0)
+        with qmp, contextlib.closing(probe):
+            yield Guest(directory, process, qmp, probe)
+
+
+def run(start: Start, directory: Path) -> TbCacheStats:
+    """Boot, run the task, give the counters; they must add up."""
+    with guest(start, directory) as running:
+        running.wait_ready()
+        running.work()
+        stats = running.still_stats()
+        if start.journal and start.mode.records:
+            commands.tb_cache_checkpoint(running.qmp)
+    assert_adds_up(stats, records=start.journal is not None and start.mode.records)
+    return stats
+
+
+def assert_adds_up(stats: TbCacheStats, *, records: bool) -> None:
+    """Each requested block has exactly one outcome."""
+    assert stats.requested == stats.adopted + stats.translated
+    assert sum(stats.misses.values()) + stats.verified == stats.translated
+    kept_back = sum(stats.unrecorded.values())
+    assert set(stats.unrecorded) == set(UNRECORDED)
+    if records:
+        assert stats.recorded + kept_back == stats.translated - stats.verified
+    else:
+        assert stats.recorded + kept_back == 0
+
+
+def hit_rate(stats: TbCacheStats) -> float:
+    """Share of the requested blocks that were found."""
+    return (stats.adopted + stats.verified) / stats.requested
+
+
+def make_pack(journal: Path, root: Path) -> Path:
+    """A journal as the only pack of a new store."""
+    run_info = RunInfo("run", "tiny", "x86_64", "on", time.time())
+    with Store.open(root) as store:
+        result = store.ingest(journal, image_id="tiny", run=run_info)
+    assert result.damaged == 0
+    assert result.pack is not None
+    return result.pack
+
+
+def record_pack(directory: Path, sets: Sequence[str] = (NOKASLR,)) -> tuple[Path, TbCacheStats]:
+    """A cold run as a pack, with its counters."""
+    directory.mkdir(exist_ok=True)
+    journal = directory / "cold.journal"
+    stats = run(Start(journal=journal, sets=sets), directory / "cold")
+    return make_pack(journal, directory / "store"), stats
