@@ -138,7 +138,7 @@ class QemuProcess:
         """Start QEMU; raises :class:`LaunchError` when the binary can't be executed."""
         if self._popen is not None:
             raise MachineError("QEMU was started already")
-        before_exec: Callable[[], None] | None = None if self._detached else _die_with_parent
+        before_exec = None if self._detached else _die_with(os.getpid())
         self.started_at = time.monotonic()
         with self.log.open("wb") as log:
             try:
@@ -276,9 +276,17 @@ def wait_pid(pid: int, timeout: float | None) -> bool:
         os.close(fd)
 
 
-def _die_with_parent() -> None:
-    # SIGTERM, not SIGKILL: QEMU then flushes the journal and ends within milliseconds
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child does before it becomes QEMU, so that it ends with ``parent``."""
+
+    def before_exec() -> None:
+        # SIGTERM, not SIGKILL: QEMU then flushes the journal and ends within milliseconds
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            # it ended before the signal was asked for
+            os._exit(1)
+
+    return before_exec
 
 
 def _launch_hint(tail: str) -> str:
