@@ -52,5 +52,6 @@ UNRECORDED: Final[tuple[str, ...]] = (
     "write-error",  # the disk is full, or the journal became unwritable
     "no-memory",
     "frozen",
+    "known",  # the same block has been recorded in this run
 )
 """Why a translated block was not written to the journal."""

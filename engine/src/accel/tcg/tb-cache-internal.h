@@ -26,6 +26,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 #define TB_CACHE_MAX_GUEST      4096
 #define TB_CACHE_MAX_LOG        16
 
+/* How many recorded blocks are remembered, to record each only once. */
+#define TB_CACHE_SEEN_BITS      18
+
 /* Pages of a pack are populated in windows of this size, on first use. */
 #define TB_CACHE_WINDOW_BITS    20
 
@@ -114,6 +117,12 @@ struct TbCache {
     GPtrArray *refused;         /* packs not mapped */
     TbCacheRejects pack_rejects;
     GPtrArray *mismatch_log;
+
+    /*
+     * Checksums of recorded blocks, by their low bits.  Written without a
+     * lock: what gets lost is recorded twice.
+     */
+    uint64_t *seen;
 
     int journal_fd;
     bool journal_dead;          /* no more records */

@@ -109,6 +109,18 @@ static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
     return NULL;
 }
 
+/* A flushed or invalidated block often comes back as it was. */
+static bool seen_before(TbCache *s, uint64_t checksum)
+{
+    uint64_t *slot = &s->seen[checksum & (BIT_ULL(TB_CACHE_SEEN_BITS) - 1)];
+
+    if (qatomic_read(slot) == checksum) {
+        return true;
+    }
+    qatomic_set(slot, checksum);
+    return false;
+}
+
 void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
                              const TbCacheRecord *rec,
                              const TbCacheBlock *head,
@@ -146,8 +158,12 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
     memset(b->data + body, 0, payload - sizeof(*b) - body);
     b->checksum = XXH3_64bits(&b->cs_base,
                               sizeof(*b) - sizeof(b->checksum) + body);
-    t->fill += total;
-    t->recorded++;
+    if (seen_before(s, b->checksum)) {
+        t->unrecorded.known++;
+    } else {
+        t->fill += total;
+        t->recorded++;
+    }
     qemu_mutex_unlock(&t->lock);
 }
 
@@ -221,6 +237,7 @@ void tb_cache_journal_open(TbCache *s, uint32_t page_bits)
     h->pid = getpid();
     memcpy(h->text, s->fingerprint_text->str, h->text_size);
     h->checksum = XXH3_64bits(h, offsetof(TbCacheJournalHeader, checksum));
+    s->seen = g_new0(uint64_t, BIT_ULL(TB_CACHE_SEEN_BITS));
 
     qemu_mutex_lock(&s->lock);
     journal_write_locked(s, h, sizeof(*h));
