@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pure parts of bench: order of runs, ratios, limits, tables, results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import figures as fig
+from bench import host, table
+from bench.figures import Figure, Limit, Run
+from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
+from bench.run import ROOT, Session, parse
+from bench.runner import StepFailed, values_of
+from sysqcache.report import BootReport
+
+
+def make_run(section: Section, kind: Kind, pair: int, **values: float) -> Run:
+    defaults = {"ready_s": 10.0, "host_cpu_s": 9.0, "hit_rate": 0.0, "adopt_cycles": 0.0}
+    defaults |= {"translate_cycles": 20_000.0, "translate_share": 0.15, "blocks": 0.0}
+    return Run(str(section), str(kind), "vm", pair, defaults | values, {"load": 0.1})
+
+
+def by_name(found: list[Figure]) -> dict[str, Figure]:
+    assert len({(f.config, f.name) for f in found}) == len(found)
+    return {figure.name: figure for figure in found}
+
+
+def test_pairs_alternate_and_are_turned() -> None:
+    kinds = [step.kind for step in pairs(Section.BOOT, "vm", 3)]
+    assert kinds == [Kind.COLD, Kind.WARM, Kind.WARM, Kind.COLD, Kind.COLD, Kind.WARM]
+
+
+def test_the_whole_plan() -> None:
+    steps = plan(list(Section), ["a", "b"], 5, single=["a"])
+    count = Counter((step.section, step.kind, step.config) for step in steps)
+    assert count == {
+        (Section.STORE, Kind.FILL, "a"): 1,
+        (Section.BOOT, Kind.COLD, "a"): 5,
+        (Section.BOOT, Kind.WARM, "a"): 5,
+        (Section.THIRD, Kind.SECOND, "a"): 1,
+        (Section.THIRD, Kind.THIRD, "a"): 1,
+        (Section.RECORDING, Kind.OFF, "a"): 5,
+        (Section.RECORDING, Kind.COLD, "a"): 5,
+        (Section.OFF, Kind.PLAIN, "a"): 5,
+        (Section.OFF, Kind.OFF, "a"): 5,
+        (Section.STORE, Kind.OPEN, "a"): SINGLE_RUNS,
+        (Section.STORE, Kind.FILL, "b"): 1,
+        (Section.BOOT, Kind.COLD, "b"): 5,
+        (Section.BOOT, Kind.WARM, "b"): 5,
+        (Section.HELP, Kind.HELP, ""): SINGLE_RUNS,
+    }
+    assert len(set(steps)) == len(steps)
+    for config in ("a", "b"):
+        kinds = [step.kind for step in steps if step.config == config]
+        assert kinds[0] is Kind.FILL
+
+
+def test_a_store_is_filled_only_for_those_who_need_it() -> None:
+    for section in (Section.RECORDING, Section.OFF, Section.HELP):
+        assert all(s.kind is not Kind.FILL for s in plan([section], ["a"], 1, single=["a"]))
+    assert plan([Section.BOOT], ["a"], 1, single=["a"])[0].kind is Kind.FILL
+    assert plan([Section.RECORDING], ["a", "b"], 1, single=["a"]) == [
+        Step(Section.RECORDING, Kind.OFF, "a"),
+        Step(Section.RECORDING, Kind.COLD, "a"),
+    ]
+
+
+def test_ratios_are_taken_within_pairs() -> None:
+    cold = {0: make_run(Section.BOOT, Kind.COLD, 0, ready_s=10.0)}
+    cold[1] = make_run(Section.BOOT, Kind.COLD, 1, ready_s=20.0)
+    warm = {1: make_run(Section.BOOT, Kind.WARM, 1, ready_s=15.0)}
+    warm[2] = make_run(Section.BOOT, Kind.WARM, 2, ready_s=1.0)
+    assert fig.ratios(warm, cold, "ready_s") == (0.75,)
+    nothing = {1: make_run(Section.BOOT, Kind.COLD, 1, ready_s=0.0)}
+    assert fig.ratios(warm, nothing, "ready_s") == ()
+
+
+def test_boot_figures_against_their_limits() -> None:
+    runs = []
+    for pair, warm_s in enumerate((9.0, 8.0, 9.4)):
+        runs.append(make_run(Section.BOOT, Kind.COLD, pair, ready_s=10.0, translate_share=0.15))
+        values = {"hit_rate": 0.93, "adopt_cycles": 4_000.0, "translate_cycles": 40_000.0}
+        values |= {"ready_s": warm_s, "translate_share": 0.06}
+        runs.append(make_run(Section.BOOT, Kind.WARM, pair, **values))
+    found = by_name(fig.boot_figures(runs, "vm", kaslr=True))
+    ready = found["ready, warm/cold"]
+    assert ready.median == pytest.approx(0.9)
+    assert ready.limit is not None
+    assert ready.limit.value == pytest.approx(0.91)
+    assert ready.passed
+    assert found["adoption/translation, same run"].median == pytest.approx(0.1)
+    assert found["share of translation, warm/cold"].passed
+    assert found["hit rate, second boot"].passed
+    strict = by_name(fig.boot_figures(runs, "vm", kaslr=False))
+    assert strict["hit rate, second boot"].passed is False
+    assert strict["share of translation, warm/cold"].passed is False
+
+
+def test_figures_of_half_a_session() -> None:
+    runs = [make_run(Section.BOOT, Kind.COLD, 0), make_run(Section.OFF, Kind.PLAIN, 0)]
+    found = by_name(fig.figures(runs, {"vm": True}))
+    assert "ready, cold" in found
+    assert "ready, warm/cold" not in found
+    assert "ready, cache off/plain QEMU" not in found
+    assert fig.figures([], {"vm": True}) == []
+
+
+def test_engine_and_store_figures() -> None:
+    runs = [
+        make_run(Section.RECORDING, Kind.OFF, 0, ready_s=10.0, host_cpu_s=9.0),
+        make_run(Section.RECORDING, Kind.COLD, 0, ready_s=10.2, host_cpu_s=9.9),
+        make_run(Section.OFF, Kind.PLAIN, 0),
+        make_run(Section.OFF, Kind.OFF, 0),
+        make_run(Section.THIRD, Kind.THIRD, -1, hit_rate=0.95),
+        make_run(Section.STORE, Kind.FILL, -1, blocks=1e5, ingest_s=2.0, bytes_per_block=501.0),
+        make_run(Section.STORE, Kind.OPEN, 0, open_ms=0.5),
+        Run("help", "help", "", 0, {"wall_s": 0.1}),
+    ]
+    found = by_name(fig.figures(runs, {"vm": True}))
+    passed = {name: figure.passed for name, figure in found.items()}
+    assert passed == {
+        "ready, recording/cache off": True,
+        "host CPU, recording/cache off": False,
+        "ready, cache off/plain QEMU": True,
+        "host CPU, cache off/plain QEMU": True,
+        "hit rate, third boot": True,
+        "blocks of a cold boot": None,
+        "pack usable after": True,
+        "journal to store": True,
+        "a block on disk": False,
+        "sysqcache --help": True,
+    }
+
+
+def test_a_limit_may_be_met_exactly() -> None:
+    assert Limit(1.03).met(1.03)
+    assert fig.at_least(0.92).met(0.92)
+    assert not fig.at_least(0.92).met(0.919)
+
+
+def test_numbers() -> None:
+    assert table.number(0.98765, "%") == "98.8 %"
+    assert table.number(0.98765, "ratio") == "0.988"
+    assert table.number(23456.7, "") == "23,457"
+    assert table.number(477.3, "bytes") == "477 bytes"
+    assert table.number(0.2345, "s") == "0.23 s"
+
+
+def test_results_go_through_json_into_a_table(tmp_path: Path) -> None:
+    session = Session(1, {"vm": True}, {"key": "k"}, host.facts(), started=0.0)
+    session.runs = [
+        make_run(Section.BOOT, Kind.COLD, 0, ready_s=10.0),
+        make_run(Section.BOOT, Kind.WARM, 0, ready_s=8.0, hit_rate=0.9),
+    ]
+    path = session.save(tmp_path)
+    assert path == session.save(tmp_path)
+    assert path.name == f"19700101T000000-{host.short_hash(session.host)}.json"
+    results = json.loads(path.read_text())
+    assert [Run.from_json(value) for value in results["runs"]] == session.runs
+    assert [Figure.from_json(value) for value in results["figures"]] == session.figures()
+    lines = table.markdown(results).splitlines()
+    assert lines[0].endswith("1 pairs, 1970-01-01")
+    assert lines[2] == "| vm | median | min to max | asked | reached |"
+    assert "| ready, warm/cold | 0.800 |  | at most 0.910 | yes |" in lines
+    assert "| hit rate, second boot | 90.0 % |  | at least 92.0 % | no |" in lines
+
+
+def test_a_spread_is_shown_for_several_values() -> None:
+    cells = table.cells(Figure("", "x", "s", (1.0, 3.0, 2.0)))
+    assert cells == ("x", "2.00 s", "1.00 s to 3.00 s", "", "")
+
+
+def test_noise_is_never_negative() -> None:
+    noise = host.Noise()
+    other = dataclasses.replace(noise.before, ours=noise.before.ours - 1e6)
+    noise.before = other
+    assert noise.measure()["others_cpu_s"] == 0.0
+
+
+def test_values_of_a_report() -> None:
+    report = BootReport("vm", "x86_64", "on")
+    report.times.ready_s = 3.0
+    values = values_of(report.to_json())
+    assert values["ready_s"] == 3.0
+    assert values["hit_rate"] == 0.0
+    report.warnings.append("running with the cache off")
+    with pytest.raises(StepFailed, match="running with the cache off"):
+        values_of(report.to_json())
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(["boot", "off", "--pairs", "7"])
+    assert (options.sections, options.pairs, options.config) == (["boot", "off"], 7, None)
+    for wrong in (["bot"], ["--pairs", "0"]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
+    assert "no such section: bot (there are boot, third" in capsys.readouterr().err
+
+
+def test_every_section_is_documented() -> None:
+    text = (ROOT / "docs" / "bench.md").read_text()
+    for section in Section:
+        assert f"`{section}`" in text
