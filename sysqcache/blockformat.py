@@ -32,6 +32,7 @@ PACK_MAGIC: Final = b"SYSQPACK"
 RECORD_MAGIC: Final = 0x4C425153
 RECORD_BLOCK: Final = 1
 RECORD_RAM_MAP: Final = 2
+RECORD_DEAD: Final = 3
 BLOCK_TWO_PAGES: Final = 1
 BLOCK_SHORT_KEY: Final = 2
 """A moving immediate begins among the first eight guest bytes: the key has one byte."""
@@ -150,7 +151,7 @@ RECORD: Final = Layout(
     (
         Field(0, "u32", "magic", '0x4c425153 ("SQBL")'),
         Field(4, "u32", "total_size", "header and padded payload, a multiple of 16"),
-        Field(8, "u16", "type", "1 = block, 2 = RAM map; others are skipped"),
+        Field(8, "u16", "type", "1 = block, 2 = RAM map, 3 = dead area; others are skipped"),
         Field(10, "u16", "vcpu", "index of the vCPU that translated"),
         Field(12, "u32", "payload_size", "bytes of payload"),
         Field(16, "u64", "pc", "guest virtual address"),
@@ -167,6 +168,16 @@ RAM_RANGE: Final = Layout(
         Field(0, "u64", "ram_addr", "ram_addr_t of the first byte"),
         Field(8, "u64", "guest_physical", "guest physical address of it"),
         Field(16, "u64", "size", "bytes"),
+    ),
+)
+
+DEAD_AREA: Final = Layout(
+    "dead area",
+    16,
+    (
+        Field(0, "u64", "ram_addr", "ram_addr_t at which blocks began"),
+        Field(8, "u32", "size", "guest bytes of the last one"),
+        Field(12, "u32", "changes", "how often other code was there"),
     ),
 )
 
@@ -222,7 +233,7 @@ INDEX_ENTRY: Final = Layout(
     ),
 )
 
-LAYOUTS: Final = (BLOCK, BLOCK_IMM, JOURNAL_HEADER, RECORD, RAM_RANGE, PACK_HEADER, INDEX_ENTRY)
+LAYOUTS: Final = (BLOCK, BLOCK_IMM, JOURNAL_HEADER, RECORD, RAM_RANGE, DEAD_AREA, PACK_HEADER, INDEX_ENTRY)
 """Every structure of version 1, in the order of docs/formats.md."""
 
 

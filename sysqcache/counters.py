@@ -24,7 +24,8 @@ MISSES: Final[tuple[str, ...]] = (
     "not-pcrel",  # the target translated for one virtual address
     "page2",  # the second page is not RAM, or moved while it was locked
     "buffer-full",  # no room left in the code buffer
-    "disabled",  # frozen, or the engine can't key this machine
+    "disabled",  # the engine can't key this machine
+    "dead",  # the code in this place keeps rewriting itself
 )
 """Why a requested block was translated instead of adopted."""
 

@@ -42,6 +42,8 @@ class Journal:
     :param blocks: every block with good checksums, in the order of recording.
     :param records: the record header of each block, shape (n,).
     :param ram_map: shape (m,), of ``blockformat.RAM_RANGE.dtype``.
+    :param dead: places where code rewrites itself, of ``blockformat.DEAD_AREA.dtype``;
+        no block that began there is among ``blocks``.
     :param damaged: blocks that were skipped for a bad checksum or bad sizes.
     :param skipped: records of unknown type.
     :param tail_bytes: bytes behind the last whole record.
@@ -51,6 +53,7 @@ class Journal:
     blocks: BlockTable
     records: bf.Records
     ram_map: bf.Records
+    dead: bf.Records
     damaged: int
     skipped: int
     tail_bytes: int
@@ -72,12 +75,15 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
     end = int(offsets[-1] + records["total_size"][-1]) if len(offsets) else bf.HEADER_SIZE
     kinds = records["type"]
     blocks, kept, damaged = _blocks(buffer, offsets, records, kinds == bf.RECORD_BLOCK)
-    known = (kinds == bf.RECORD_BLOCK) | (kinds == bf.RECORD_RAM_MAP)
+    dead = _payloads(buffer, offsets, records, bf.RECORD_DEAD, bf.DEAD_AREA)
+    alive = ~np.isin(kept["ram0"], dead["ram_addr"])
+    known = np.isin(kinds, (bf.RECORD_BLOCK, bf.RECORD_RAM_MAP, bf.RECORD_DEAD))
     return Journal(
         header=header,
-        blocks=blocks,
-        records=kept,
-        ram_map=_ram_map(buffer, offsets, records),
+        blocks=blocks.select(alive),
+        records=kept[alive],
+        ram_map=_payloads(buffer, offsets, records, bf.RECORD_RAM_MAP, bf.RAM_RANGE),
+        dead=dead,
         damaged=damaged,
         skipped=int(len(offsets) - np.count_nonzero(known)),
         tail_bytes=len(buffer) - end,
@@ -155,13 +161,15 @@ def _blocks(
     return table.select(intact), kept[intact], damaged
 
 
-def _ram_map(buffer: memoryview, offsets: Offsets, records: bf.Records) -> bf.Records:
-    """All ranges of all RAM map records, in order."""
-    parts = [np.zeros(0, bf.RAM_RANGE.dtype)]
-    for row in np.flatnonzero(records["type"] == bf.RECORD_RAM_MAP).tolist():
+def _payloads(
+    buffer: memoryview, offsets: Offsets, records: bf.Records, kind: int, layout: bf.Layout
+) -> bf.Records:
+    """All structures in records of a kind that holds a list of them, in order."""
+    parts = [np.zeros(0, layout.dtype)]
+    for row in np.flatnonzero(records["type"] == kind).tolist():
         room = int(records["total_size"][row]) - bf.RECORD.size
-        count = min(int(records["payload_size"][row]), room) // bf.RAM_RANGE.size
+        count = min(int(records["payload_size"][row]), room) // layout.size
         start = int(offsets[row]) + bf.RECORD.size
         if count:
-            parts.append(np.frombuffer(buffer, bf.RAM_RANGE.dtype, count, start))
+            parts.append(np.frombuffer(buffer, layout.dtype, count, start))
     return np.concatenate(parts)

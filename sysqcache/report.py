@@ -121,7 +121,7 @@ def blocks_json(stats: TbCacheStats) -> dict[str, Any]:
         "recorded": stats.recorded,
         "invalidated": stats.invalidated,
         "flushes": stats.flushes,
-        "dead": 0,
+        "dead": stats.dead,
         "verified": stats.verified,
         "mismatches": stats.mismatches,
         "verify_prefix": stats.verify_prefix,

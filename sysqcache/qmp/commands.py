@@ -62,6 +62,7 @@ class TbCacheStats:
     verify_prefix: int = 0
     recorded: int = 0
     invalidated: int = 0
+    dead: int = 0
     flushes: int = 0
     adopt_cycles: int = 0
     miss_cycles: int = 0

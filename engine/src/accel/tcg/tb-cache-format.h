@@ -19,6 +19,7 @@
 #define TB_CACHE_RECORD_MAGIC       0x4c425153u /* "SQBL" */
 #define TB_CACHE_RECORD_BLOCK       1
 #define TB_CACHE_RECORD_RAM_MAP     2
+#define TB_CACHE_RECORD_DEAD        3
 #define TB_CACHE_BLOCK_TWO_PAGES    1u
 #define TB_CACHE_BLOCK_SHORT_KEY    2u  /* an immediate is in the prefix */
 #define TB_CACHE_BLOCK_IMMS_SHIFT   8
@@ -62,6 +63,15 @@ typedef struct TbCacheRecord {
 } TbCacheRecord;
 
 QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) != 48);
+
+/* Payload of TB_CACHE_RECORD_DEAD: a place where code rewrites itself. */
+typedef struct TbCacheDead {
+    uint64_t ram;
+    uint32_t size;
+    uint32_t changes;
+} TbCacheDead;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheDead) != 16);
 
 typedef struct TbCacheJournalHeader {
     char magic[8];

@@ -174,6 +174,28 @@ void tb_cache_pack_guard_thread(void);
 /** tb_cache_pack_populate: map the pages around @p in one go */
 void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset);
 
+void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
+                           uint32_t changes);
+
+/* tb-cache-writes.c */
+
+void tb_cache_writes_init(void);
+
+/** tb_cache_is_dead: whether the code at @ram keeps rewriting itself */
+bool tb_cache_is_dead(ram_addr_t ram);
+
+/**
+ * tb_cache_content: tell what code there is now
+ * @s: the cache
+ * @ram: where a block begins
+ * @code: its guest code, as far as its first page goes
+ * @size: how long that is
+ */
+void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
+                      uint32_t size);
+
+unsigned tb_cache_nb_dead(void);
+
 /* tb-cache-prefault.c */
 
 #define TB_CACHE_PREFAULT_MARGIN (2 * MiB)

@@ -214,6 +214,31 @@ static void write_ram_map(TbCache *s)
     qemu_mutex_unlock(&s->lock);
 }
 
+void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
+                           uint32_t changes)
+{
+    struct {
+        TbCacheRecord r;
+        TbCacheDead d;
+    } rec = {
+        .r.magic = TB_CACHE_RECORD_MAGIC,
+        .r.type = TB_CACHE_RECORD_DEAD,
+        .r.total_size = sizeof(rec),
+        .r.payload_size = sizeof(rec.d),
+        .r.ram0 = ram,
+        .r.ram1 = -1,
+        .d = { .ram = ram, .size = size, .changes = changes },
+    };
+
+    if (s->journal_fd < 0) {
+        return;
+    }
+    rec.r.checksum = XXH3_64bits(&rec.r, offsetof(TbCacheRecord, checksum));
+    qemu_mutex_lock(&s->lock);
+    journal_write_locked(s, &rec, sizeof(rec));
+    qemu_mutex_unlock(&s->lock);
+}
+
 void tb_cache_journal_open(TbCache *s, uint32_t page_bits)
 {
     g_autofree TbCacheJournalHeader *h = g_new0(TbCacheJournalHeader, 1);

@@ -89,6 +89,7 @@ static void activate(Notifier *n, void *opaque)
     s->start_ns = get_clock();
     s->start_ticks = cpu_get_host_ticks();
     tb_cache_pack_guard_init();
+    tb_cache_writes_init();
     open_boot_set(s);
     if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
         tb_cache_prefault_start();
@@ -376,6 +377,7 @@ TbCacheInfo *qmp_query_tb_cache(Error **errp)
     info->fingerprint_text = g_strdup(s->fingerprint_text->str);
     info->journal = g_strdup(s->journal_path ?: "");
     info->invalidated = qatomic_read(&tb_ctx.tb_phys_invalidate_count);
+    info->dead = tb_cache_nb_dead();
     info->flushes = qatomic_read(&tb_ctx.tb_flush_count);
     tb_cache_for_each_thread(add_thread, info);
     add_lists(s, info);

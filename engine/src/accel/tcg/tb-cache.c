@@ -458,6 +458,14 @@ static void watch_translator(TbCacheThread *t, bool on)
     tcg_ctx->guest_bytes_len = 0;
 }
 
+static void note_content(const TranslationBlock *tb, vaddr pc,
+                         const uint8_t *code)
+{
+    size_t avail = -(pc | TARGET_PAGE_MASK);
+
+    tb_cache_content(tb_cache, tb_page_addr0(tb), code, MIN(tb->size, avail));
+}
+
 bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
                     vaddr pc, const void *host_pc, TbCacheSizes *sizes)
 {
@@ -467,6 +475,9 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     watch_translator(t, false);
     t->hit = NULL;
     t->miss = refusal(t, cpu, tb);
+    if (!t->miss && tb_cache_is_dead(tb_page_addr0(tb))) {
+        t->miss = &t->misses.dead;
+    }
     t->cacheable = t->miss == NULL;
     if (!t->cacheable) {
         return false;
@@ -484,6 +495,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
         if (likely(end <= tcg_ctx->code_gen_highwater)) {
             adopt_block(tb, b, host_pc, sizes);
             tb_cache_prefault(t, end, tcg_ctx->code_gen_highwater);
+            note_content(tb, pc, host_pc);
             t->did_adopt = true;
             return true;
         }
@@ -492,7 +504,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     }
     release_second_page(tb);
     t->lookup = cpu_get_host_ticks() - start;
-    watch_translator(t, t->hit || tb_cache->journal_fd >= 0);
+    watch_translator(t, true);
     return false;
 }
 
@@ -662,6 +674,10 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
 {
     uint64_t *why;
 
+    if (t->cacheable && tcg_ctx->guest_bytes_len >= tb->size &&
+        tb_page_addr0(tb) != -1) {
+        note_content(tb, pc, t->guest);
+    }
     if (t->hit) {
         verify_block(t, tb, search_size);
         return;

@@ -43,6 +43,10 @@ static inline void tb_cache_end(TbCacheThread *t)
 {
 }
 
+static inline void tb_cache_written(const TranslationBlock *tb)
+{
+}
+
 #else
 
 extern bool tb_cache_on;
@@ -86,6 +90,20 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
  */
 void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
                          int search_size);
+
+void tb_cache_written_slow(ram_addr_t ram);
+
+/**
+ * tb_cache_written: a write to guest memory invalidates @tb
+ *
+ * Called with the pages of @tb locked.
+ */
+static inline void tb_cache_written(const TranslationBlock *tb)
+{
+    if (unlikely(tb_cache_on)) {
+        tb_cache_written_slow(tb->page_addr[0]);
+    }
+}
 
 /** tb_cache_end: the block is linked, stop the clock */
 static inline void tb_cache_end(TbCacheThread *t)
