@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Damaged copies of a pack."""
+"""Damaged copies of a pack, and disks without room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from sysqcache import blockformat as bf
@@ -98,3 +101,26 @@ def shuffled_index(content: bytearray) -> None:
     entries = index(content)
     used = entries["position"] > 0
     entries["position"][used] = np.roll(entries["position"][used], 1)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system with little room."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"can't mount a tmpfs: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def resize(folder: Path, size: str) -> None:
+    """Give a :func:`small_disk` another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import packhelp
@@ -23,7 +20,7 @@ from enginehelp import (
     run,
 )
 from machinehelp import NOKASLR
-from packhelp import Damage, cut, damaged, put
+from packhelp import Damage, cut, damaged, put, small_disk
 
 from sysqcache.counters import REJECTS
 from sysqcache.enginebuild.info import Engine
@@ -166,24 +163,6 @@ def test_a_pack_that_shrinks_while_it_is_mapped(pack: Path, tmp_path: Path, left
     assert_adds_up(stats, records=False)
     assert [p.status for p in stats.packs] == ["truncated"]
     assert stats.misses["absent"] + stats.misses["rejected"] > 1000
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system with little room."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"can't mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @as_root

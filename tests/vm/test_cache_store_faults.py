@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A damaged or full store under the command line: the machine boots, the report tells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import packhelp
+import pytest
+from machinehelp import NOKASLR, boot, stored_blocks
+from packhelp import put, resize, small_disk
+
+from sysqcache import paths
+from sysqcache.store.facade import Store
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
+
+TASK = ("--task", "work", "--set", NOKASLR)
+
+
+def the_pack() -> Path:
+    [pack] = (paths.store_dir() / paths.STORE_PACKS).glob(f"*{paths.PACK_SUFFIX}")
+    return pack
+
+
+def damage(change: packhelp.Damage) -> Callable[[Path], None]:
+    """Damage of a file in its place."""
+
+    def apply(pack: Path) -> None:
+        content = bytearray(pack.read_bytes())
+        change(content)
+        pack.write_bytes(content)
+
+    return apply
+
+
+# what is done to the only pack, and the reason that the store gives
+LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "truncated": ("truncated", lambda pack: os.truncate(pack, 100_000)),
+    "header": ("header-checksum", damage(put("text", b"X", seal=False))),
+    "version": ("version", damage(put("version", 2))),
+    "fingerprint": ("not the pack of its name", damage(put("fingerprint", bytes(32)))),
+    "writable": ("", lambda pack: pack.chmod(0o620)),
+    "missing": ("", Path.unlink),
+}
+
+
+def test_packs_that_the_store_leaves_out() -> None:
+    boot(*TASK)
+    pack = the_pack()
+    content = pack.read_bytes()
+    for name, (reason, change) in LEFT_OUT.items():
+        change(pack)
+        done = boot(*TASK, "--cache", "read-only")
+        assert done["times"]["tasks"][0]["exit"] == 0, name
+        assert done["cache"]["packs"] == 0, name
+        assert done["blocks"]["adopted"] == 0, name
+        [warning] = done["warnings"]
+        assert "a pack is not used" in warning, name
+        assert reason in warning, name
+        pack.write_bytes(content)
+        pack.chmod(0o600)
+    assert boot(*TASK, "--cache", "read-only")["blocks"]["hit_rate"] >= 0.85
+
+
+def test_damaged_blocks_are_translated_and_found_by_verify() -> None:
+    boot(*TASK)
+    damage(packhelp.flip_code)(the_pack())
+    done = boot(*TASK)
+    assert done["times"]["tasks"][0]["exit"] == 0
+    assert done["blocks"]["adopted"] == 0
+    assert done["blocks"]["rejected"]["checksum"] > 50_000
+    with Store.open(paths.store_dir()) as store:
+        assert not store.verify().good
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_store_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", "6m") as disk:
+        monkeypatch.setenv(paths.ENV_STORE, str(disk / "store"))
+        done = boot(*TASK)
+        assert done["times"]["tasks"][0]["exit"] == 0
+        assert done["blocks"]["unrecorded"]["write-error"] > 10_000
+        # the journal has taken all room: kept as soon as there is some
+        assert any("this run's blocks are not kept yet" in text for text in done["warnings"])
+        assert boot(*TASK)["times"]["tasks"][0]["exit"] == 0
+        [journal] = (disk / "store" / paths.STORE_JOURNALS).glob(f"*{paths.JOURNAL_SUFFIX}")
+        assert journal.stat().st_size > 1 << 20
+        resize(disk, "200m")
+        boot(*TASK, "--cache", "read-only")
+        assert stored_blocks() > 1000
+        assert not journal.exists()
