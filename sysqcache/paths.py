@@ -27,6 +27,9 @@ INSTANCE_PID: Final = "qemu.pid"
 INSTANCE_BOOT_SET: Final = "boot-set.txt"
 INSTANCE_OVERLAYS: Final = "overlays"
 
+# name inside the state directory
+KERNELS: Final = "kernels"
+
 # names inside the store
 STORE_FORMAT: Final = "FORMAT"
 STORE_LOCK: Final = "lock"

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "logs": "Show a machine's serial output or QEMU's messages.",
     "console": "Attach to a machine's serial console.",
     "exec": "Run a command in the guest.",
+    "map": "Show what the guest runs, seen from outside.",
     "cache": "Inspect and maintain the block store.",
     "engine": "Build the patched QEMU and look at it.",
     "image": "Build guest images and list them.",

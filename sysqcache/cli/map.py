@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache map`: what the guest runs, seen from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from sysqcache.cli.options import Json, MachineName, note, print_json, say
+
+if TYPE_CHECKING:
+    from sysqcache.guestmap.result import GuestMap
+
+app = typer.Typer()
+
+
+@app.command("map")
+def map_machine(name: MachineName, as_json: Json = False) -> None:
+    """Show what the guest runs: kernel, modules, processes, owners of pages.
+
+    The guest is not asked for anything and needs no agent; it runs on meanwhile.
+    """
+    from sysqcache import paths
+    from sysqcache.guestmap import mapper
+    from sysqcache.instances import ForeignProcess, Instance
+
+    instance = Instance(name)
+    state = instance.require_running()
+    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+    found = mapper.map_machine(instance.file(paths.INSTANCE_QMP_INTROSPECT), process)
+    if as_json:
+        print_json(found.to_json())
+        return
+    if found.note:
+        note(f"note: {found.note}")
+    _show(found)
+
+
+def _show(found: GuestMap) -> None:
+    kernel = found.kernel
+    if kernel.release:
+        start, end = kernel.text
+        say(f"kernel     {kernel.release}, build id {kernel.build_id or 'unknown'}")
+        say(f"           text {start:#x}-{end:#x}, KASLR offset {kernel.kaslr_offset:#x}")
+    names = " ".join(module.name for module in found.modules)
+    say(f"modules    {len(found.modules)}" + (f": {names}" if names else ""))
+    users = [process for process in found.processes if process.maps]
+    say(f"processes  {len(users)}, and {len(found.processes) - len(users)} kernel threads")
+    for process in users:
+        binaries = {one.path for one in process.maps if one.file and "x" in one.perms}
+        count = f"{len(process.maps):>4} mappings, {len(binaries)} binaries"
+        say(f"  {process.pid:>7}  {process.comm:<16} {count}")
+    counts = found.table.counts()
+    say("pages      " + ", ".join(f"{kind} {n:,}" for kind, n in counts.items() if n))
+    say(f"took       {found.took_s:.3f} s, guest paused for at most {found.paused_ms:.1f} ms")

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Linux guest opened for walking: its memory, symbols and layouts, and its lists."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from sysqcache.guestmap import kernelcache, limits
+from sysqcache.guestmap.btf import Btf, BtfError
+from sysqcache.guestmap.kernelcache import KnownKernel
+from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
+from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.symbols import WANTED, Symbols
+from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
+from sysqcache.guestmap.x86 import X86Translation
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guest:
+    """What all walks need."""
+
+    memory: GuestMemory
+    translation: X86Translation
+    info: VmcoreInfo
+    symbols: Symbols
+    layout: Layout
+
+    def pointer(self, address: int, member: str) -> int:
+        """The pointer or 64-bit number in ``struct.member`` of the struct at ``address``."""
+        return self.memory.u64(address + self.layout.at(member))
+
+    def u32(self, address: int, member: str) -> int:
+        """The 32-bit number in ``struct.member`` of the struct at ``address``."""
+        return self.memory.u32(address + self.layout.at(member))
+
+    def number(self, address: int, member: str) -> int:
+        """An unsigned number as big as the member is."""
+        size = self.layout.size(member)
+        if size > 8:
+            raise UnreadableError(f"{member} is no number")
+        data = self.memory.read(address + self.layout.at(member), size)
+        return int.from_bytes(data, "little")
+
+    def members(self, head: int, member: str, limit: int) -> Iterator[int]:
+        """Structs on the list whose head is at ``head``, linked by ``struct.member``.
+
+        Raises :class:`ExhaustedError` when there are more than ``limit``, as there are in
+        a list that became a loop.
+        """
+        link = self.layout.at(member)
+        at = self.memory.u64(head)
+        for _ in range(limit):
+            if at == head:
+                return
+            yield at - link
+            at = self.memory.u64(at)
+        raise ExhaustedError(f"a list with more than {limit} entries")
+
+
+def open_guest(session: Session, budget: Budget | None = None) -> Guest:
+    """Read symbols and types, or recall them.
+
+    Raises :class:`UnreadableError` when the guest runs no kernel that can be walked.
+    """
+    info = session.info
+    if info is None:
+        raise UnreadableError("no running Linux kernel was found in the guest's memory")
+    translation = X86Translation.from_vmcoreinfo(info)
+    memory = GuestMemory(session, translation, budget)
+    known = _recall(memory, info) or _learn(session, memory, info)
+    symbols = Symbols(slide(known, info))
+    base = symbols.get("page_offset_base")
+    translation.direct_base = memory.u64(base) if base else translation.direct_default
+    return Guest(memory, translation, info, symbols, known.layout)
+
+
+def slide(known: KnownKernel, info: VmcoreInfo) -> dict[str, int]:
+    """Addresses in this run."""
+    return {name: value + info.kaslr_offset for name, value in known.symbols.items()}
+
+
+def _recall(memory: GuestMemory, info: VmcoreInfo) -> KnownKernel | None:
+    known = kernelcache.load(info.build_id)
+    if known is None:
+        return None
+    try:
+        data = read_btf(memory, Symbols(slide(known, info)))
+        return known if kernelcache.identity(memory, info, data) == known.hash else None
+    except UnreadableError:
+        return None
+
+
+def _learn(session: Session, memory: GuestMemory, info: VmcoreInfo) -> KnownKernel:
+    addresses = session.find_symbols(WANTED)
+    data = read_btf(memory, Symbols(addresses))
+    try:
+        layout = Layout.from_btf(Btf(data))
+    except BtfError as error:
+        raise UnreadableError(f"the kernel's type information is damaged: {error}") from None
+    linked = {name: address - info.kaslr_offset for name, address in addresses.items()}
+    known = KnownKernel(linked, layout, kernelcache.identity(memory, info, data))
+    kernelcache.save(info.build_id, known)
+    return known
+
+
+def read_btf(memory: GuestMemory, symbols: Symbols) -> bytes:
+    """The kernel's BTF; raises :class:`UnreadableError` when it has none."""
+    start, end = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
+    if not 0 < end - start <= limits.BTF_BYTES:
+        raise UnreadableError("the kernel has no type information (BTF)")
+    return memory.bulk(start, end - start)

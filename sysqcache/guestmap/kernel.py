@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's kernel and its modules."""
+
+from __future__ import annotations
+
+from sysqcache.guestmap import limits
+from sysqcache.guestmap.elfid import notes_build_id
+from sysqcache.guestmap.guest import Guest
+from sysqcache.guestmap.memory import ExhaustedError, UnreadableError
+from sysqcache.guestmap.result import KernelInfo, KernelModule
+
+
+def kernel_info(guest: Guest) -> KernelInfo:
+    """What is known of the kernel itself."""
+    symbols = guest.symbols
+    base = symbols["_text"]
+    return KernelInfo(
+        release=guest.info.release,
+        build_id=guest.info.build_id or _own_build_id(guest),
+        text=(symbols["_stext"], symbols["_etext"]),
+        init_text=(symbols.get("_sinittext"), symbols.get("_einittext")),
+        kaslr_offset=guest.info.kaslr_offset,
+        base=base,
+        end=symbols["_end"],
+        physical=guest.translation.image_physical(base),
+    )
+
+
+def _own_build_id(guest: Guest) -> str:
+    """Kernels before 5.10 do not tell their build id: read their ELF notes."""
+    start, end = guest.symbols.get("__start_notes"), guest.symbols.get("__stop_notes")
+    if not 0 < end - start <= limits.ELF_NOTE_BYTES:
+        return ""
+    return notes_build_id(guest.memory.read(start, end - start))
+
+
+class ModuleWalk:
+    """Reads all kernel modules; what could not be read is counted in ``lost``."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self.lost = 0
+        self.cut_short = ""
+
+    def modules(self) -> tuple[KernelModule, ...]:
+        """All loaded modules; raises :class:`UnreadableError` when there is no list of them."""
+        found: list[KernelModule] = []
+        head = self._guest.symbols["modules"]
+        unformed = self._guest.layout.enums.get("MODULE_STATE_UNFORMED", 3)
+        try:
+            for module in self._guest.members(head, "module.list", limits.MODULES):
+                try:
+                    if self._guest.u32(module, "module.state") != unformed:
+                        found.append(self._module(module))
+                except UnreadableError:
+                    self.lost += 1
+        except ExhaustedError as error:
+            self.cut_short = str(error)
+        except UnreadableError as error:
+            if not found:
+                raise
+            self.cut_short = f"the list of modules ends early: {error}"
+        return tuple(found)
+
+    def _module(self, module: int) -> KernelModule:
+        guest = self._guest
+        name = guest.memory.string(
+            module + guest.layout.at("module.name"), guest.layout.size("module.name")
+        )
+        parts = self._parts(module)
+        memory = tuple((base, base + size) for base, size, _ in parts.values() if base and size)
+        text, init = parts["text"], parts["init_text"]
+        return KernelModule(
+            name=name,
+            start=min((base for base, _ in memory), default=0),
+            size=sum(end - base for base, end in memory),
+            build_id=self._build_id(module),
+            text=(text[0], text[0] + text[2]),
+            init_text=(init[0], init[0] + init[2]),
+            memory=memory,
+            sections=self._sections(module),
+        )
+
+    def _parts(self, module: int) -> dict[str, tuple[int, int, int]]:
+        """(start, size, size of code) of a module's areas, by purpose."""
+        guest = self._guest
+        if guest.layout.has("module.core_layout.base"):  # up to Linux 6.3
+            parts = {
+                purpose: (
+                    guest.pointer(module, f"module.{area}.base"),
+                    guest.u32(module, f"module.{area}.size"),
+                    guest.u32(module, f"module.{area}.text_size"),
+                )
+                for purpose, area in (("text", "core_layout"), ("init_text", "init_layout"))
+            }
+        else:
+            enums, size = guest.layout.enums, guest.layout.size("module_memory")
+            names = {enums.get("MOD_TEXT", 0): "text", enums.get("MOD_INIT_TEXT", 4): "init_text"}
+            first = module + guest.layout.at("module.mem")
+            parts = {}
+            for i in range(min(16, guest.layout.size("module.mem") // max(1, size))):
+                base = guest.pointer(first + i * size, "module_memory.base")
+                length = guest.u32(first + i * size, "module_memory.size")
+                parts[names.get(i, str(i))] = (base, length, length)
+        for base, length, code in parts.values():
+            if length > limits.MODULE_BYTES or code > length or not 0 <= base < 1 << 64:
+                raise UnreadableError("a module of no sensible size")
+        return {"text": (0, 0, 0), "init_text": (0, 0, 0)} | parts
+
+    def _build_id(self, module: int) -> str:
+        """From the ELF notes that the kernel keeps for /sys/module/NAME/notes."""
+        guest = self._guest
+        try:
+            table = guest.pointer(module, "module.notes_attrs")
+            if not table:
+                return ""
+            count = min(guest.u32(table, "module_notes_attrs.notes"), limits.MODULE_NOTES)
+            first = table + guest.layout.at("module_notes_attrs.attrs")
+            for i in range(count):
+                attribute = first + i * guest.layout.size("bin_attribute")
+                size = guest.number(attribute, "bin_attribute.size")
+                notes = guest.pointer(attribute, "bin_attribute.private")
+                found = notes_build_id(guest.memory.read(notes, min(size, limits.ELF_NOTE_BYTES)))
+                if found:
+                    return found
+        except UnreadableError:
+            pass
+        return ""
+
+    def _sections(self, module: int) -> tuple[tuple[str, int], ...]:
+        """From what the kernel keeps for /sys/module/NAME/sections."""
+        guest = self._guest
+        try:
+            table = guest.pointer(module, "module.sect_attrs")
+            if not table:
+                return ()
+            count = min(guest.u32(table, "module_sect_attrs.nsections"), limits.MODULE_SECTIONS)
+            first = table + guest.layout.at("module_sect_attrs.attrs")
+            step = guest.layout.size("module_sect_attr")
+            return tuple(
+                (
+                    guest.memory.string(
+                        guest.pointer(first + i * step, "module_sect_attr.battr.attr.name")
+                    ),
+                    guest.pointer(first + i * step, "module_sect_attr.address"),
+                )
+                for i in range(count)
+            )
+        except UnreadableError:
+            return ()

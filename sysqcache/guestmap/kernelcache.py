@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Symbols and layouts of kernels seen before, one small file for each build id.
+
+A guest says itself which build id it has, so a file is used only for a guest whose
+symbol table and types have the hash that the file names: a guest that claims the
+identity of another one's kernel gains nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import xxhash
+
+from sysqcache import paths
+from sysqcache.guestmap import limits
+from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
+from sysqcache.guestmap.memory import GuestMemory, UnreadableError
+from sysqcache.guestmap.symbols import WANTED
+from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
+
+_BUILD_ID: Final = re.compile(r"[0-9a-f]{2,128}")
+_TOKEN_INDEX_BYTES: Final = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownKernel:
+    """What we need to know of one kernel binary.
+
+    ``symbols`` are addresses as linked, without the KASLR slide; ``hash`` identifies the
+    symbol table and the types that all this was made from.
+    """
+
+    symbols: Mapping[str, int]
+    layout: Layout
+    hash: str
+
+
+def _wanted() -> str:
+    """Changes when other symbols or members are asked for: older files are not used then."""
+    text = json.dumps([sorted(WANTED), sorted(STRUCTS.items()), sorted(ENUMS.items())])
+    return xxhash.xxh3_64_hexdigest(text)
+
+
+def identity(memory: GuestMemory, info: VmcoreInfo, btf: bytes) -> str:
+    """Hash of the guest's symbol table and types; the KASLR slide does not enter.
+
+    Raises :class:`UnreadableError`.
+    """
+    digest = xxhash.xxh3_128(btf)
+    symbols = info.symbols
+    try:
+        count = memory.u32(symbols["kallsyms_num_syms"])
+        names, index = symbols["kallsyms_names"], symbols["kallsyms_token_index"]
+        offsets, base = symbols["kallsyms_offsets"], symbols["kallsyms_relative_base"]
+    except KeyError as missing:
+        raise UnreadableError(f"VMCOREINFO has no {missing}") from None
+    if count > limits.SYMBOLS or not 0 < index - names < limits.BULK_BYTES:
+        raise UnreadableError("the symbol table has no sensible size")
+    digest.update(memory.bulk(offsets, 4 * count))
+    text = bytearray(memory.bulk(names, index + _TOKEN_INDEX_BYTES - names))
+    if 0 <= base - names < len(text):
+        # the one absolute address in there
+        text[base - names : base - names + 8] = bytes(8)
+    digest.update(bytes(text))
+    return digest.hexdigest()
+
+
+def file_of(build_id: str) -> Path | None:
+    """The file of a kernel; None for what is no build id."""
+    if not _BUILD_ID.fullmatch(build_id):
+        return None
+    return paths.state_dir() / paths.KERNELS / f"{build_id}.json"
+
+
+def load(build_id: str) -> KnownKernel | None:
+    """The kernel as it was kept; None when it is unknown or the file is not usable."""
+    file = file_of(build_id)
+    if file is None:
+        return None
+    try:
+        value = json.loads(file.read_bytes())
+        if value["wanted"] != _wanted():
+            return None
+        layout = Layout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
+        return KnownKernel(_numbers(value["symbols"]), layout, str(value["hash"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _numbers(value: Any) -> dict[str, int]:
+    return {str(key): int(number) for key, number in value.items()}
+
+
+def save(build_id: str, kernel: KnownKernel) -> None:
+    """Keep a kernel; without a disk to write on nothing is kept."""
+    file = file_of(build_id)
+    if file is None:
+        return
+    value = {
+        "wanted": _wanted(),
+        "hash": kernel.hash,
+        "symbols": dict(kernel.symbols),
+        "offsets": dict(kernel.layout.offsets),
+        "sizes": dict(kernel.layout.sizes),
+        "enums": dict(kernel.layout.enums),
+    }
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "w") as stream:
+            json.dump(value, stream)
+        Path(name).replace(file)

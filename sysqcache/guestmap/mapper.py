@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole map of a guest. Whatever a guest holds, the answer is a map with a note."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sysqcache.guestmap import owners
+from sysqcache.guestmap.files import Files
+from sysqcache.guestmap.guest import Guest, open_guest
+from sysqcache.guestmap.kernel import ModuleWalk, kernel_info
+from sysqcache.guestmap.memory import Budget, ExhaustedError, UnreadableError
+from sysqcache.guestmap.pagecache import PageCache
+from sysqcache.guestmap.pages import PageWalk
+from sysqcache.guestmap.process import ProcessWalk
+from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
+from sysqcache.guestmap.session import Session
+from sysqcache.qmp.client import Watched
+
+
+def map_machine(socket: Path, process: Watched | None = None) -> GuestMap:
+    """Attach to a running QEMU by its spare QMP socket and map its guest.
+
+    Raises :class:`MachineDied` when QEMU ends meanwhile and :class:`QmpError` when the
+    socket is not answered; nothing in the guest raises.
+    """
+    start = time.perf_counter()
+    with Session.open(socket, process) as session:
+        found = map_guest(session)
+    return dataclasses.replace(found, took_s=time.perf_counter() - start)
+
+
+def map_guest(session: Session, budget: Budget | None = None) -> GuestMap:
+    """Map the guest of an attached session; only the end of QEMU raises."""
+    start = time.perf_counter()
+    mapping = _Mapping(session)
+    try:
+        mapping.run(open_guest(session, budget))
+    except (UnreadableError, ExhaustedError) as error:
+        mapping.notes.append(str(error))
+    took = time.perf_counter() - start
+    return mapping.result(took, session.paused_ms)
+
+
+class _Mapping:
+    """A map in the making; each part may fail without the others."""
+
+    def __init__(self, session: Session) -> None:
+        self.notes: list[str] = []
+        self._table = owners.TableBuilder(session.ranges)
+        self._kernel = KernelInfo()
+        self._modules: tuple[KernelModule, ...] = ()
+        self._processes: tuple[Process, ...] = ()
+
+    def run(self, guest: Guest) -> None:
+        """All parts, the kernel first; raises when there is no kernel to start from."""
+        self._kernel = kernel_info(guest)
+        files = Files(guest)
+        build_ids: dict[int, str] = {}
+        with self._noting("modules"):
+            self._read_modules(guest)
+        with self._noting("pages"):
+            build_ids = self._read_pages(guest, files)
+        with self._noting("processes"):
+            self._read_processes(guest, files, build_ids)
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (UnreadableError, ExhaustedError) as error:
+            self.notes.append(f"{what}: {error}")
+
+    def _read_modules(self, guest: Guest) -> None:
+        walk = ModuleWalk(guest)
+        self._modules = walk.modules()
+        self._note("modules", walk.lost, walk.cut_short)
+
+    def _read_pages(self, guest: Guest, files: Files) -> dict[int, str]:
+        walk = PageWalk(guest)
+        pages = walk.pages()
+        cache = PageCache(guest, files, pages)
+        cache.read()
+        self._note("pages", 0, walk.cut_short)
+        # pages in motion look like file pages for a moment: nothing to tell about a few
+        self._note("files", 0, cache.cut_short)
+        owners.paint_pages(self._table, pages, cache)
+        owners.paint_firmware(self._table, guest)
+        owners.paint_kernel(self._table, guest, self._kernel, pages)
+        self._note("modules", 0, owners.paint_modules(self._table, guest, self._modules))
+        return cache.build_ids
+
+    def _read_processes(self, guest: Guest, files: Files, build_ids: dict[int, str]) -> None:
+        walk = ProcessWalk(guest, files)
+        self._processes = tuple(_with_build_ids(one, build_ids) for one in walk.processes())
+        self._note("processes", walk.lost, walk.cut_short)
+
+    def _note(self, what: str, lost: int, cut_short: str) -> None:
+        if lost:
+            self.notes.append(f"{what}: {lost} could not be read")
+        if cut_short:
+            self.notes.append(f"{what}: {cut_short}")
+
+    def result(self, took: float, paused_ms: float) -> GuestMap:
+        """What was found so far."""
+        return GuestMap(
+            self._kernel,
+            self._modules,
+            self._processes,
+            self._table.table(),
+            took,
+            paused_ms,
+            "; ".join(self.notes),
+        )
+
+
+def _with_build_ids(process: Process, build_ids: dict[int, str]) -> Process:
+    maps = tuple(
+        dataclasses.replace(one, build_id=build_ids[one.file]) if one.file in build_ids else one
+        for one in process.maps
+    )
+    return dataclasses.replace(process, maps=maps)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each page of the guest's memory is used for, from the kernel's array of struct page.
+
+The array lists every page, so the page cache of files that no process maps any more is
+found as well. It is read in pieces of one memory section, 128 MiB of guest memory each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sysqcache.guestmap import limits
+from sysqcache.guestmap.guest import Guest
+from sysqcache.guestmap.memory import UnreadableError
+from sysqcache.guestmap.table import I64, U64
+
+U8 = NDArray[np.uint8]
+
+# include/linux/page-flags.h: the low bits of page->mapping
+_ANONYMOUS: Final = 1
+_MAPPING_BITS: Final = 3
+_SECTION_BITS: Final = 27
+_PAGE_BITS: Final = 12
+_NO_PAGE_TYPE: Final = 0xFFFFFFFF
+
+
+class Use(enum.IntEnum):
+    """What a struct page says of its page."""
+
+    UNKNOWN = 0
+    FREE = 1
+    KERNEL = 2
+    RESERVED = 3
+    ANONYMOUS = 4
+    FILE = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pages:
+    """One row for each guest page that has a struct page.
+
+    :param page: shape (n,), page numbers, ascending.
+    :param use: shape (n,), values of :class:`Use`.
+    :param mapping: shape (n,), address of the struct address_space of file pages, else 0.
+    :param index: shape (n,), place of a file page in its file, in pages.
+    """
+
+    page: U64
+    use: U8
+    mapping: U64
+    index: U64
+
+
+class PageWalk:
+    """Reads the array of struct page; ``cut_short`` says why it ended early."""
+
+    def __init__(self, guest: Guest) -> None:
+        layout = guest.layout
+        self._guest = guest
+        self._size = layout.size("page")
+        if self._size % 8 or not 32 <= self._size <= 256:
+            raise UnreadableError(f"struct page of {self._size} bytes")
+        self._fields = np.dtype(
+            {
+                "names": ["flags", "mapping", "index", "head", "refcount", "type"],
+                "formats": ["<u8", "<u8", "<u8", "<u8", "<u4", "<u4"],
+                "offsets": [
+                    layout.at(f"page.{name}")
+                    for name in (
+                        "flags",
+                        "mapping",
+                        "index",
+                        "compound_head",
+                        "_refcount",
+                        "page_type",
+                    )
+                ],
+                "itemsize": self._size,
+            }
+        )
+        base = guest.symbols.get("vmemmap_base")
+        self._base = guest.memory.u64(base) if base else guest.translation.vmemmap_default
+        self._slab = self._slab_test()
+        self._reserved = np.uint64(1 << (layout.enums.get("PG_reserved", 63) & 63))
+        self.cut_short = ""
+
+    def _slab_test(self) -> tuple[np.uint64, int]:
+        """(bit of page->flags, value of page->page_type) that mark a slab; 0 for none.
+
+        The flag became a page type in Linux 6.10.
+        """
+        value = self._guest.info.numbers.get("PAGE_SLAB_MAPCOUNT_VALUE")
+        if value is not None:
+            return np.uint64(0), value & 0xFFFFFFFF
+        bit = self._guest.layout.enums.get("PG_slab")
+        return np.uint64(0 if bit is None else 1 << (bit & 63)), 0
+
+    def pages(self) -> Pages:
+        """All pages; raises :class:`UnreadableError` when not one section can be read."""
+        count = self._guest.memory.u64(self._guest.symbols["max_pfn"])
+        if count > limits.GUEST_PAGES:
+            self.cut_short = f"only the first {limits.GUEST_PAGES} of {count} pages were looked at"
+            count = limits.GUEST_PAGES
+        step = 1 << (_SECTION_BITS - _PAGE_BITS)
+        parts = []
+        for first in range(0, count, step):
+            try:
+                parts.append(self._section(first, min(step, count - first)))
+            except UnreadableError:
+                continue  # a hole in memory, such as the one for PCI, has no struct pages
+        if not parts:
+            raise UnreadableError("the kernel's array of pages can't be read")
+        return Pages(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in dataclasses.fields(Pages)
+            )
+        )
+
+    def _section(self, first: int, count: int) -> Pages:
+        raw = self._guest.memory.bulk(self._base + first * self._size, count * self._size)
+        rows = np.frombuffer(raw, self._fields)
+        own = np.arange(count)
+        head, is_tail = self._heads(rows, first, own)
+        top = rows[head]
+        kind = top["mapping"] & np.uint64(_MAPPING_BITS)
+        slab_bit, slab_type = self._slab
+        is_slab = (top["flags"] & slab_bit) != 0
+        if slab_type:
+            is_slab |= top["type"] == np.uint32(slab_type)
+        use = np.full(count, Use.KERNEL, np.uint8)
+        is_file = (top["mapping"] != 0) & (kind == 0)
+        use[is_file] = Use.FILE
+        use[(kind & np.uint64(_ANONYMOUS)) != 0] = Use.ANONYMOUS
+        use[is_slab] = Use.KERNEL
+        use[(top["refcount"] == 0) & ~is_slab] = Use.FREE
+        use[(rows["flags"] & self._reserved) != 0] = Use.RESERVED
+        use[is_tail & (head == own)] = Use.UNKNOWN
+        is_file = use == Use.FILE
+        return Pages(
+            page=(own + first).astype(np.uint64),
+            use=use,
+            mapping=np.where(is_file, top["mapping"], np.uint64(0)),
+            index=np.where(is_file, top["index"] + (own - head).astype(np.uint64), np.uint64(0)),
+        )
+
+    def _heads(self, rows: NDArray[np.void], first: int, own: I64) -> tuple[I64, NDArray[np.bool_]]:
+        """The row of each page's compound head: its own row when it is no tail.
+
+        A tail whose head lies outside this section keeps its own row too.
+        """
+        is_tail = (rows["head"] & np.uint64(1)) != 0
+        start = np.uint64((self._base + first * self._size) & 0xFFFF_FFFF_FFFF_FFFF)
+        distance: Any = (rows["head"] - np.uint64(1) - start).astype(np.int64) // self._size
+        good = is_tail & (distance >= 0) & (distance < own)
+        return np.where(good, distance, own), is_tail
