@@ -233,7 +233,16 @@ INDEX_ENTRY: Final = Layout(
     ),
 )
 
-LAYOUTS: Final = (BLOCK, BLOCK_IMM, JOURNAL_HEADER, RECORD, RAM_RANGE, DEAD_AREA, PACK_HEADER, INDEX_ENTRY)
+LAYOUTS: Final = (
+    BLOCK,
+    BLOCK_IMM,
+    JOURNAL_HEADER,
+    RECORD,
+    RAM_RANGE,
+    DEAD_AREA,
+    PACK_HEADER,
+    INDEX_ENTRY,
+)
 """Every structure of version 1, in the order of docs/formats.md."""
 
 
