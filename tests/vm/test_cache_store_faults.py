@@ -47,6 +47,7 @@ LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.slow
 def test_packs_that_the_store_leaves_out() -> None:
     boot(*TASK)
     pack = the_pack()
