@@ -24,6 +24,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 #define TB_CACHE_MAX_PACKS      64
 #define TB_CACHE_BUFFER_SIZE    (256 * KiB)
 #define TB_CACHE_MAX_GUEST      4096
+#define TB_CACHE_MAX_BLOCK      (96 * KiB)
 #define TB_CACHE_MAX_LOG        16
 
 /* How many recorded blocks are remembered, to record each only once. */
@@ -90,6 +91,10 @@ struct TbCacheThread {
     QemuMutex lock;
     uint8_t *buffer;
     size_t fill;
+    unsigned buffered;          /* records in @buffer */
+
+    /* The block that a lookup found: what is checked is what is used. */
+    TbCacheBlock *found;
 
     QSLIST_ENTRY(TbCacheThread) next;
 };

@@ -35,19 +35,19 @@ static bool write_all(int fd, const void *buf, size_t size)
     return true;
 }
 
-/* Called with s->lock held. */
-static void journal_write_locked(TbCache *s, const void *buf, size_t size)
+/* Called with s->lock held.  Returns false if nothing was written. */
+static bool journal_write_locked(TbCache *s, const void *buf, size_t size)
 {
     if (s->journal_dead || s->journal_full) {
-        return;
+        return false;
     }
     if (s->journal_bytes + size > s->journal_max) {
         s->journal_full = true;
-        return;
+        return false;
     }
     if (write_all(s->journal_fd, buf, size)) {
         s->journal_bytes += size;
-        return;
+        return true;
     }
     warn_report("tb-cache: can't write %s: %s; recording stops",
                 s->journal_path, strerror(errno));
@@ -57,17 +57,30 @@ static void journal_write_locked(TbCache *s, const void *buf, size_t size)
         warn_report("tb-cache: can't truncate %s: %s", s->journal_path,
                     strerror(errno));
     }
+    return false;
 }
 
 /* Called with t->lock held. */
 static void flush_locked(TbCache *s, TbCacheThread *t)
 {
-    if (t->fill > 0) {
-        qemu_mutex_lock(&s->lock);
-        journal_write_locked(s, t->buffer, t->fill);
-        qemu_mutex_unlock(&s->lock);
-        t->fill = 0;
+    bool written;
+
+    if (t->fill == 0) {
+        return;
     }
+    qemu_mutex_lock(&s->lock);
+    written = journal_write_locked(s, t->buffer, t->fill);
+    qemu_mutex_unlock(&s->lock);
+    if (!written) {
+        t->recorded -= t->buffered;
+        if (s->journal_full) {
+            t->unrecorded.journal_full += t->buffered;
+        } else {
+            t->unrecorded.write_error += t->buffered;
+        }
+    }
+    t->fill = 0;
+    t->buffered = 0;
 }
 
 void tb_cache_journal_flush(TbCache *s, TbCacheThread *t)
@@ -94,7 +107,7 @@ static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
     if (qatomic_read(&s->journal_full)) {
         return &t->unrecorded.journal_full;
     }
-    if (total > TB_CACHE_BUFFER_SIZE) {
+    if (total > TB_CACHE_MAX_BLOCK) {
         return &t->unrecorded.too_large;
     }
     if (!t->buffer) {
@@ -105,6 +118,10 @@ static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
     }
     if (t->fill + total > TB_CACHE_BUFFER_SIZE) {
         flush_locked(s, t);
+        if (s->journal_dead || s->journal_full) {
+            return s->journal_full ? &t->unrecorded.journal_full
+                                   : &t->unrecorded.write_error;
+        }
     }
     return NULL;
 }
@@ -162,6 +179,7 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
         t->unrecorded.known++;
     } else {
         t->fill += total;
+        t->buffered++;
         t->recorded++;
     }
     qemu_mutex_unlock(&t->lock);

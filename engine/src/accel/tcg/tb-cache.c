@@ -45,6 +45,7 @@ static TbCacheThread *thread_new(void)
 {
     TbCacheThread *t = g_new0(TbCacheThread, 1);
 
+    t->found = g_malloc(TB_CACHE_MAX_BLOCK);
     qemu_mutex_init(&t->lock);
     tb_cache_pack_guard_thread();
     QSLIST_INSERT_HEAD_ATOMIC(&threads, t, next);
@@ -294,7 +295,20 @@ static bool block_fits(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     return true;
 }
 
-/* Returns the block that an index entry of @pack points to, if it fits. */
+/* Packs are in the order in which a run asked for the blocks. */
+static void prefetch_next(const TbCacheBlock *b, size_t size)
+{
+    const uint8_t *next = b->data + size;
+
+    for (int i = 0; i < 6; i++) {
+        __builtin_prefetch(next + i * 64);
+    }
+}
+
+/*
+ * Returns a copy of the block that an index entry of @pack points to, if
+ * it fits.
+ */
 static const TbCacheBlock *try_entry(TbCacheThread *t, CPUState *cpu,
                                      TranslationBlock *tb, vaddr pc,
                                      const TbCacheKey *k,
@@ -313,13 +327,21 @@ static const TbCacheBlock *try_entry(TbCacheThread *t, CPUState *cpu,
     tb_cache_pack_populate(pack, offset);
     b = (const TbCacheBlock *)(pack->base + offset);
     size = body_size(b);
-    if (unlikely(size > pack->blocks_end - offset - sizeof(*b))) {
+    if (unlikely(size > pack->blocks_end - offset - sizeof(*b) ||
+                 size > TB_CACHE_MAX_BLOCK - sizeof(*b))) {
         t->rejected.bounds++;
         t->miss = &t->misses.rejected;
         return NULL;
     }
     if (!block_fits(t, cpu, tb, pc, k, b)) {
         return NULL;
+    }
+    /* The file may still change under the mapping: check and use a copy. */
+    memcpy(t->found, b, sizeof(*b) + size);
+    prefetch_next(b, size);
+    b = t->found;
+    if (unlikely(body_size(b) != size)) {
+        size = 0;
     }
     if (unlikely(XXH3_64bits(&b->cs_base, sizeof(*b) - sizeof(b->checksum)
                              + size) != b->checksum)) {
@@ -422,16 +444,6 @@ static void copy_code(uint8_t *code, const TbCacheBlock *b,
     }
 }
 
-/* Packs are in the order in which a run asked for the blocks. */
-static void prefetch_next(const TbCacheBlock *b)
-{
-    const uint8_t *next = b->data + body_size(b);
-
-    for (int i = 0; i < 6; i++) {
-        __builtin_prefetch(next + i * 64);
-    }
-}
-
 static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
                         const uint8_t *host, TbCacheSizes *sizes)
 {
@@ -448,7 +460,6 @@ static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
     }
     sizes->code = b->code_size;
     sizes->search = b->search_size;
-    prefetch_next(b);
 }
 
 /* Whether the thread's reads are to be kept for tb_cache_translated. */
