@@ -44,6 +44,11 @@ REJECTS: Final[tuple[str, ...]] = (
 )
 """Why a pack, or a block of it, was refused."""
 
+DAMAGE: Final[frozenset[str]] = frozenset(
+    {"checksum", "bounds", "magic", "truncated", "header-checksum"}
+)
+"""The rejects that only a damaged file explains."""
+
 UNRECORDED: Final[tuple[str, ...]] = (
     "uncacheable",  # refused before translation, see MISSES
     "helper",  # calls something that is not in the helper table

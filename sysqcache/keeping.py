@@ -28,7 +28,8 @@ class StartSet:
     """What one start gets from the store.
 
     ``packs`` to map, ``journal`` to write (None: nothing is recorded), ``fds`` that QEMU
-    inherits: they keep the packs from being removed while it runs.
+    inherits: they keep the packs from being removed while it runs. ``left_out``: a pack
+    was too damaged to be mapped.
     """
 
     run: RunInfo
@@ -36,6 +37,7 @@ class StartSet:
     packs: list[Path] = dataclasses.field(default_factory=list)
     journal: Path | None = None
     fds: list[int] = dataclasses.field(default_factory=list)
+    left_out: bool = False
 
     def close(self) -> None:
         """Close our copies of the descriptors; QEMU keeps its own. May be called twice."""
@@ -76,16 +78,20 @@ class Keeper:
         def fill(store: Store) -> None:
             start.fds.append(store.hold())
             start.packs = store.boot_set(spec.image_id, str(spec.arch))
+            start.left_out = bool(store.warnings)
             if mode.records:
                 start.journal = store.new_journal(image_id=spec.image_id, run=run)
 
         self._try("starting without kept blocks, recording none", fill)
         return start
 
-    def keep(self, start: StartSet) -> IngestSummary:
+    def keep(self, start: StartSet, *, damaged: bool = False) -> IngestSummary:
         """Take the journal of an ended run into the store.
 
         When the store can't be used now, the journal stays for a later command.
+
+        :param damaged: the engine found damage in packs. The blocks there would count as
+            known, and stay lost, so damaged packs are set aside first.
         """
         start.close()
         summary = IngestSummary()
@@ -94,6 +100,8 @@ class Keeper:
             return summary
 
         def ingest(store: Store) -> None:
+            if damaged or start.left_out:
+                _set_aside_damaged(store, self._warn)
             result = store.ingest(journal, image_id=start.image_id, run=start.run)
             store.warnings += result.warnings
             summary.blocks_new = result.blocks_new
@@ -115,6 +123,12 @@ class Keeper:
 
         self._try("blocks of an earlier run are not kept yet", recover)
         return sum(kept)
+
+
+def _set_aside_damaged(store: Store, warn: Warn) -> None:
+    report = store.rebuild()
+    for moved in report.moved:
+        warn(f"a damaged pack was set aside: {moved}; {report.salvaged:,} blocks were saved")
 
 
 def new_run_id(machine: str) -> str:

@@ -16,7 +16,7 @@ from sysqcache.errors import MachineDied, NotReady, QmpError
 from sysqcache.guest.ready import ReadyProbe, make_probe
 from sysqcache.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine import Machine, StatsMonitor, serial_log
-from sysqcache.progress import Listener, PhaseBegan, TaskFinished
+from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.report import BootReport
 from sysqcache.spec import MachineSpec
 from sysqcache.types import DiskMode, MachineState
@@ -95,7 +95,13 @@ class Life:
                     raise self._not_ready()
         self.report.times.ready_s = time.monotonic() - self.process.started_at
         self.report.stats_at_ready = self.machine.stats() or self.report.stats_at_ready
+        if reason := self.report.stats_at_ready.reason:
+            self._warn(f"the cache is not used: {reason}")
         self.machine.instance.update(state=MachineState.RUNNING, ready_s=self.report.times.ready_s)
+
+    def _warn(self, text: str) -> None:
+        self.report.warnings.append(text)
+        self.listener(Warned(text))
 
     def _probe(self) -> ReadyProbe:
         ready = self.spec.ready

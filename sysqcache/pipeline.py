@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from sysqcache import paths, progress
+from sysqcache.counters import DAMAGE
 from sysqcache.errors import LaunchError, MachineDied, MachineError
 from sysqcache.instances import Instance, InstanceState
 from sysqcache.keeping import Keeper, StartSet
@@ -214,7 +215,9 @@ class _Boot:
             return
         if self.start_set.journal is not None and self.start_set.journal.exists():
             self.listener(PhaseBegan("keeping blocks"))
-        self.report.ingest = self.keeper.keep(self.start_set)
+        rejected = self.report.stats.rejected
+        damaged = any(rejected[reason] for reason in DAMAGE)
+        self.report.ingest = self.keeper.keep(self.start_set, damaged=damaged)
 
 
 def _concrete_ports(spec: MachineSpec) -> MachineSpec:

@@ -52,6 +52,9 @@ class TbCacheStats:
     """
 
     mode: str = "off"
+    reason: str = ""
+    """Why the cache is not used although the engine was given one."""
+
     fingerprint: str = ""
     fingerprint_text: str = ""
     requested: int = 0

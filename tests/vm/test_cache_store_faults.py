@@ -66,13 +66,23 @@ def test_packs_that_the_store_leaves_out() -> None:
     assert boot(*TASK, "--cache", "read-only")["blocks"]["hit_rate"] >= 0.85
 
 
-def test_damaged_blocks_are_translated_and_found_by_verify() -> None:
+def test_damaged_blocks_are_translated_and_replaced() -> None:
     boot(*TASK)
     damage(packhelp.flip_code)(the_pack())
     done = boot(*TASK)
     assert done["times"]["tasks"][0]["exit"] == 0
     assert done["blocks"]["adopted"] == 0
     assert done["blocks"]["rejected"]["checksum"] > 50_000
+    [warning] = done["warnings"]
+    assert "a damaged pack was set aside" in warning
+    with Store.open(paths.store_dir()) as store:
+        assert store.verify().good
+    assert boot(*TASK)["blocks"]["hit_rate"] >= 0.85
+
+
+def test_verify_finds_damage() -> None:
+    boot(*TASK)
+    damage(packhelp.flip_code)(the_pack())
     with Store.open(paths.store_dir()) as store:
         assert not store.verify().good
 
