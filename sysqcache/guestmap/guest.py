@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sysqcache.guestmap import kernelcache, limits
 from sysqcache.guestmap.btf import Btf, BtfError
+from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernelcache import KnownKernel
 from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
@@ -15,6 +17,9 @@ from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.symbols import WANTED, Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
 from sysqcache.guestmap.x86 import X86Translation
+
+if TYPE_CHECKING:
+    import drgn
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ def open_guest(session: Session, budget: Budget | None = None) -> Guest:
         raise UnreadableError("no running Linux kernel was found in the guest's memory")
     translation = X86Translation.from_vmcoreinfo(info)
     memory = GuestMemory(session, translation, budget)
-    known = _recall(memory, info) or _learn(session, memory, info)
+    table = SymbolTable(memory, info)
+    known = _recall(memory, info, table) or _learn(memory, info, table)
     symbols = Symbols(slide(known, info))
     base = symbols.get("page_offset_base")
     translation.direct_base = memory.u64(base) if base else translation.direct_default
@@ -81,26 +87,26 @@ def slide(known: KnownKernel, info: VmcoreInfo) -> dict[str, int]:
     return {name: value + info.kaslr_offset for name, value in known.symbols.items()}
 
 
-def _recall(memory: GuestMemory, info: VmcoreInfo) -> KnownKernel | None:
+def _recall(memory: GuestMemory, info: VmcoreInfo, table: SymbolTable) -> KnownKernel | None:
     known = kernelcache.load(info.build_id)
     if known is None:
         return None
     try:
         data = read_btf(memory, Symbols(slide(known, info)))
-        return known if kernelcache.identity(memory, info, data) == known.hash else None
+        return known if kernelcache.identity(table, data) == known.hash else None
     except UnreadableError:
         return None
 
 
-def _learn(session: Session, memory: GuestMemory, info: VmcoreInfo) -> KnownKernel:
-    addresses = session.find_symbols(WANTED)
+def _learn(memory: GuestMemory, info: VmcoreInfo, table: SymbolTable) -> KnownKernel:
+    addresses = table.find(WANTED)
     data = read_btf(memory, Symbols(addresses))
     try:
         layout = Layout.from_btf(Btf(data))
     except BtfError as error:
         raise UnreadableError(f"the kernel's type information is damaged: {error}") from None
     linked = {name: address - info.kaslr_offset for name, address in addresses.items()}
-    known = KnownKernel(linked, layout, kernelcache.identity(memory, info, data))
+    known = KnownKernel(linked, layout, kernelcache.identity(table, data))
     kernelcache.save(info.build_id, known)
     return known
 
@@ -111,3 +117,26 @@ def read_btf(memory: GuestMemory, symbols: Symbols) -> bytes:
     if not 0 < end - start <= limits.BTF_BYTES:
         raise UnreadableError("the kernel has no type information (BTF)")
     return memory.bulk(start, end - start)
+
+
+def drgn_program(session: Session, guest: Guest) -> drgn.Program:
+    """The session's drgn program with the kernel's types and symbols made known to it.
+
+    For drgn's own helpers, which set no limits: for guests that are trusted. May be called
+    once a session. Raises :class:`UnreadableError`.
+    """
+    from sysqcache.guestmap.drgntypes import BtfTypes
+
+    prog, index = session.program, session.symbol_index()
+
+    def address(name: str) -> int | None:
+        found = index(prog, name, None, True)
+        return found[0].address if found else None
+
+    try:
+        btf = Btf(read_btf(guest.memory, guest.symbols))
+    except BtfError as error:
+        raise UnreadableError(f"the kernel's type information is damaged: {error}") from None
+    prog.register_symbol_finder("kallsyms", index, enable_index=0)
+    BtfTypes(prog, btf, address).register()
+    return prog

@@ -13,7 +13,10 @@ from sysqcache.guestmap.result import KernelInfo, KernelModule
 def kernel_info(guest: Guest) -> KernelInfo:
     """What is known of the kernel itself."""
     symbols = guest.symbols
-    base = symbols["_text"]
+    base, end = symbols["_text"], symbols["_end"]
+    physical = guest.translation.image_physical(base)
+    if not guest.translation.is_image(base, end) or not 0 <= physical < 1 << 52:
+        raise UnreadableError("the kernel claims to lie where no kernel can")
     return KernelInfo(
         release=guest.info.release,
         build_id=guest.info.build_id or _own_build_id(guest),
@@ -21,8 +24,8 @@ def kernel_info(guest: Guest) -> KernelInfo:
         init_text=(symbols.get("_sinittext"), symbols.get("_einittext")),
         kaslr_offset=guest.info.kaslr_offset,
         base=base,
-        end=symbols["_end"],
-        physical=guest.translation.image_physical(base),
+        end=end,
+        physical=physical,
     )
 
 
@@ -103,7 +106,7 @@ class ModuleWalk:
                 length = guest.u32(first + i * size, "module_memory.size")
                 parts[names.get(i, str(i))] = (base, length, length)
         for base, length, code in parts.values():
-            if length > limits.MODULE_BYTES or code > length or not 0 <= base < 1 << 64:
+            if length > limits.MODULE_BYTES or code > length or base + length >= 1 << 64:
                 raise UnreadableError("a module of no sensible size")
         return {"text": (0, 0, 0), "init_text": (0, 0, 0)} | parts
 

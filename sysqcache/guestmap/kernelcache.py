@@ -21,14 +21,11 @@ from typing import Any, Final
 import xxhash
 
 from sysqcache import paths
-from sysqcache.guestmap import limits
+from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
-from sysqcache.guestmap.memory import GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import WANTED
-from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
 
 _BUILD_ID: Final = re.compile(r"[0-9a-f]{2,128}")
-_TOKEN_INDEX_BYTES: Final = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,27 +47,11 @@ def _wanted() -> str:
     return xxhash.xxh3_64_hexdigest(text)
 
 
-def identity(memory: GuestMemory, info: VmcoreInfo, btf: bytes) -> str:
-    """Hash of the guest's symbol table and types; the KASLR slide does not enter.
-
-    Raises :class:`UnreadableError`.
-    """
+def identity(table: SymbolTable, btf: bytes) -> str:
+    """Hash of the guest's symbol table and types; the KASLR slide does not enter."""
     digest = xxhash.xxh3_128(btf)
-    symbols = info.symbols
-    try:
-        count = memory.u32(symbols["kallsyms_num_syms"])
-        names, index = symbols["kallsyms_names"], symbols["kallsyms_token_index"]
-        offsets, base = symbols["kallsyms_offsets"], symbols["kallsyms_relative_base"]
-    except KeyError as missing:
-        raise UnreadableError(f"VMCOREINFO has no {missing}") from None
-    if count > limits.SYMBOLS or not 0 < index - names < limits.BULK_BYTES:
-        raise UnreadableError("the symbol table has no sensible size")
-    digest.update(memory.bulk(offsets, 4 * count))
-    text = bytearray(memory.bulk(names, index + _TOKEN_INDEX_BYTES - names))
-    if 0 <= base - names < len(text):
-        # the one absolute address in there
-        text[base - names : base - names + 8] = bytes(8)
-    digest.update(bytes(text))
+    for part in table.content():
+        digest.update(part)
     return digest.hexdigest()
 
 

@@ -44,8 +44,8 @@ PATH_PARTS: Final = 512
 PATH_BYTES: Final = 4_096
 NAME_BYTES: Final = 256
 FILES: Final = 1_000_000
-GUEST_PAGES: Final = 1 << 28
-"""Guest pages classified: 1 TiB."""
+GUEST_PAGES: Final = 1 << 24
+"""Guest pages classified: 64 GiB."""
 
 ELF_PROGRAM_HEADERS: Final = 64
 ELF_NOTE_BYTES: Final = 16 << 10

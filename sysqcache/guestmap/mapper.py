@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from sysqcache.guestmap import owners
 from sysqcache.guestmap.files import Files
@@ -20,6 +21,9 @@ from sysqcache.guestmap.process import ProcessWalk
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
 from sysqcache.guestmap.session import Session
 from sysqcache.qmp.client import Watched
+
+_NONSENSE: Final = (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
+"""What arithmetic with numbers from a guest may raise where nobody thought of it."""
 
 
 def map_machine(socket: Path, process: Watched | None = None) -> GuestMap:
@@ -42,6 +46,8 @@ def map_guest(session: Session, budget: Budget | None = None) -> GuestMap:
         mapping.run(open_guest(session, budget))
     except (UnreadableError, ExhaustedError) as error:
         mapping.notes.append(str(error))
+    except _NONSENSE as error:
+        mapping.notes.append(f"the guest's data makes no sense: {error!r}")
     took = time.perf_counter() - start
     return mapping.result(took, session.paused_ms)
 
@@ -74,6 +80,8 @@ class _Mapping:
             yield
         except (UnreadableError, ExhaustedError) as error:
             self.notes.append(f"{what}: {error}")
+        except _NONSENSE as error:
+            self.notes.append(f"{what}: the guest's data makes no sense: {error!r}")
 
     def _read_modules(self, guest: Guest) -> None:
         walk = ModuleWalk(guest)

@@ -26,7 +26,9 @@ from sysqcache.guestmap.table import (
     OwnerTable,
 )
 
-_MODULE_PAGES: Final = limits.MODULES * 1024
+_MODULE_PAGES: Final = 1 << 19
+"""Twice the pages of the area for modules on x86-64."""
+
 _RAM: Final = 1
 """Type of usable memory in the kernel's e820 table."""
 
@@ -40,10 +42,9 @@ class TableBuilder:
 
     def __init__(self, ranges: Iterable[MemoryRange]) -> None:
         pieces = [
-            np.arange(part.start >> PAGE_BITS, part.end >> PAGE_BITS, dtype=np.uint64)
-            for part in ranges
+            np.arange(part.start >> PAGE_BITS, _last(part), dtype=np.uint64) for part in ranges
         ]
-        self.page: U64 = np.concatenate([np.zeros(0, np.uint64), *pieces])
+        self.page: U64 = np.concatenate([np.zeros(0, np.uint64), *pieces])[: limits.GUEST_PAGES]
         self._owner: I64 = np.zeros(len(self.page), np.int64)
         self._offset: U64 = np.zeros(len(self.page), np.uint64)
         self._owners: list[Owner] = [UNKNOWN]
@@ -85,6 +86,10 @@ class TableBuilder:
     def table(self) -> OwnerTable:
         """The finished table."""
         return OwnerTable.from_pages(self._owners, self.page, self._owner, self._offset)
+
+
+def _last(part: MemoryRange) -> int:
+    return min(part.end >> PAGE_BITS, (part.start >> PAGE_BITS) + limits.GUEST_PAGES)
 
 
 _USES: Final = {

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -63,6 +63,7 @@ class Session:
         self._starts = [part.start for part in self.ranges]
         self._state = SessionState.ATTACHED
         self._prog: drgn.Program | None = None
+        self._symbols: drgn.SymbolIndex | None = None
 
     @classmethod
     def open(cls, path: Path, process: Watched | None = None) -> Self:
@@ -123,23 +124,24 @@ class Session:
             raise MachineError("this look into a guest is closed")
         return self._prog
 
-    def find_symbols(self, names: Iterable[str]) -> dict[str, int]:
-        """Addresses of those kernel symbols that the guest's kernel has.
+    def symbol_index(self) -> drgn.SymbolIndex:
+        """All symbols of a trusted guest's kernel, by drgn, read at the first call.
 
-        Raises :class:`UnreadableError` when its symbol table can't be read.
+        Raises :class:`UnreadableError` when there is no symbol table that can be read.
         """
+        if self._symbols is not None:
+            return self._symbols
         import drgn
         from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
         prog = self.program
         with self._explained():
             try:
-                index = load_vmlinux_kallsyms(prog)
+                self._symbols = load_vmlinux_kallsyms(prog)
             except (drgn.FaultError, ValueError, LookupError, OverflowError, MemoryError) as error:
                 self._check_alive()
                 raise UnreadableError(f"no readable symbol table: {error}") from None
-            found = {name: index(prog, name, None, True) for name in names}
-        return {name: symbols[0].address for name, symbols in found.items() if symbols}
+        return self._symbols
 
     def read_physical(self, address: int, size: int) -> bytes:
         """Guest-physical memory; raises :class:`UnreadableError` outside RAM and ROM.

@@ -85,6 +85,10 @@ class X86Translation:
         """The physical address of an address inside the kernel image."""
         return address - KERNEL_MAP + self.phys_base
 
+    def is_image(self, start: int, end: int) -> bool:
+        """True when a kernel image can lie there."""
+        return KERNEL_MAP <= start < end <= KERNEL_MAP + _IMAGE_BYTES
+
     def physical(self, address: int, read: Reader) -> int:
         """The physical address; raises :class:`UnreadableError`."""
         distance = address - self.direct_base

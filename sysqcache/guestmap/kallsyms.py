@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own symbol table, as scripts/kallsyms.c of the kernel packs it.
+
+drgn reads it as well, without limits on what a table may claim, and makes an object of
+each symbol; here, only the names that are wanted are kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from sysqcache.guestmap import limits
+from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
+from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
+
+_TOKENS = 256
+_WORD = 1 << 64
+
+
+class SymbolTable:
+    """The packed table of one kernel, checked for its sizes.
+
+    Needs the addresses that Linux 6.0 and newer put into VMCOREINFO. Raises
+    :class:`UnreadableError` when they lack or lead nowhere.
+    """
+
+    def __init__(self, memory: GuestMemory, info: VmcoreInfo) -> None:
+        symbols = info.symbols
+        try:
+            count = memory.u32(symbols["kallsyms_num_syms"])
+            names, tokens = symbols["kallsyms_names"], symbols["kallsyms_token_table"]
+            index, base = symbols["kallsyms_token_index"], symbols["kallsyms_relative_base"]
+            offsets, self._stext = symbols["kallsyms_offsets"], symbols["_stext"]
+        except KeyError as missing:
+            raise UnreadableError(f"no symbol table: VMCOREINFO has no {missing}") from None
+        if count > limits.SYMBOLS or not 0 < tokens - names < limits.BULK_BYTES:
+            raise UnreadableError("the symbol table has no sensible size")
+        self._budget = memory.budget
+        self._base = memory.u64(base)
+        # the one absolute address that may lie between the names and the tokens
+        self._base_at = base - names
+        self.names = memory.bulk(names, tokens - names)
+        self.offsets = memory.bulk(offsets, 4 * count)
+        self.tokens = _tokens(memory, tokens, index)
+
+    def content(self) -> Iterator[bytes]:
+        """All that the table is made of but for the KASLR slide, to be hashed."""
+        names = self.names
+        if 0 <= self._base_at < len(names):
+            names = names[: self._base_at] + bytes(8) + names[self._base_at + 8 :]
+        yield names
+        yield self.offsets
+        yield b"\0".join(self.tokens)
+
+    def find(self, wanted: Collection[str]) -> dict[str, int]:
+        """Addresses of the wanted symbols; of several with one name, that of the first."""
+        places: dict[str, int] = {}
+        left = {name.encode() for name in wanted} | {b"_stext"}
+        for row, name in enumerate(self._names()):
+            # the first character is the type of the symbol
+            if name[1:] in left and len(name) > 1:
+                places.setdefault(name[1:].decode(), row)
+        addresses = self._addresses()
+        return {name: addresses[row] for name, row in places.items()}
+
+    def _names(self) -> Iterator[bytes]:
+        names, tokens = self.names, self.tokens
+        pick = tokens.__getitem__
+        place = 0
+        for row in range(len(self.offsets) // 4):
+            if not row & 1023:
+                self._budget.check()
+            if place + 2 > len(names):
+                raise UnreadableError("the symbol table ends early")
+            size = names[place]
+            place += 1
+            if size & 0x80:  # a long name, since Linux 6.1
+                size = (size & 0x7F) | names[place] << 7
+                place += 1
+            if size <= limits.NAME_BYTES:
+                yield b"".join(map(pick, names[place : place + size]))
+            else:
+                yield b""
+            place += size
+
+    def _addresses(self) -> list[int]:
+        """Addresses of all symbols; there are two encodings, and _stext tells which."""
+        signed = np.frombuffer(self.offsets, "<i4").astype(np.int64)
+        base = self._base
+        percpu = [one if one >= 0 else (base - 1 - one) % _WORD for one in signed.tolist()]
+        if self._stext in percpu:
+            return percpu
+        plain = np.frombuffer(self.offsets, "<u4").tolist()
+        return [(base + one) % _WORD for one in plain]
+
+
+def _tokens(memory: GuestMemory, table: int, index: int) -> list[bytes]:
+    """The 256 pieces of which names are made."""
+    places = struct.unpack(f"<{_TOKENS}H", memory.bulk(index, 2 * _TOKENS))
+    if list(places) != sorted(places) or places[-1] > 16 * PAGE:
+        raise UnreadableError("the tokens of the symbol table are not in order")
+    text = memory.bulk(table, places[-1] + limits.NAME_BYTES)
+    ends = [text.find(b"\0", place) for place in places]
+    if min(ends) < 0:
+        raise UnreadableError("the tokens of the symbol table have no end")
+    return [
+        text[place : min(end, place + limits.NAME_BYTES)]
+        for place, end in zip(places, ends, strict=True)
+    ]
