@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tb-cache object without a guest: made on the command line or by QMP, golden packs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sysqcache import blockformat as bf
+from sysqcache import paths
+from sysqcache.enginebuild.info import Engine
+from sysqcache.launch.process import QemuProcess
+from sysqcache.qmp.client import CommandRefusedError, QmpClient
+
+pytestmark = pytest.mark.qemu
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1.pack"
+
+
+@contextlib.contextmanager
+def qemu(engine: Engine, directory: Path, *more: str) -> Iterator[QmpClient]:
+    """QEMU without a machine."""
+    argv = [
+        str(engine.binary),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-machine", "none"),
+        *("-accel", "tcg"),
+        *("-chardev", f"socket,id=q,path={paths.INSTANCE_QMP},server=on,wait=off"),
+        *("-mon", "chardev=q,mode=control"),
+        *more,
+    ]
+    with (
+        QemuProcess(argv, directory) as process,
+        QmpClient.connect(directory / paths.INSTANCE_QMP, process=process) as client,
+    ):
+        yield client
+
+
+def info(client: QmpClient) -> dict[str, Any]:
+    answer: dict[str, Any] = client.execute("query-tb-cache")
+    return answer
+
+
+def golden_copy(directory: Path, fingerprint: bytes | None = None) -> Path:
+    """The golden pack, as ours; ``fingerprint`` replaces its own."""
+    content = bytearray(GOLDEN.read_bytes())
+    if fingerprint is not None:
+        content[16:48] = fingerprint
+        content[: bf.HEADER_SIZE] = bf.seal_header(content[: bf.HEADER_SIZE])
+    copy = directory / f"{len(list(directory.iterdir()))}.pack"
+    copy.write_bytes(content)
+    copy.chmod(0o600)
+    return copy
+
+
+def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) -> None:
+    with qemu(x86_engine, tmp_path) as client:
+        with pytest.raises(CommandRefusedError, match="no tb-cache object"):
+            info(client)
+        client.execute("object-add", {"qom-type": "tb-cache", "id": "late", "mode": "read-only"})
+        state = info(client)
+        assert (state["id"], state["mode"], state["active"]) == ("late", "read-only", True)
+        assert "target=x86_64\n" in state["fingerprint-text"]
+
+        foreign = client.execute("tb-cache-add-pack", {"path": str(golden_copy(tmp_path))})
+        assert foreign["status"] == "fingerprint"
+        ours = golden_copy(tmp_path, bytes.fromhex(state["fingerprint"]))
+        mapped = client.execute("tb-cache-add-pack", {"path": str(ours)})
+        assert mapped["status"] == "mapped"
+        assert mapped["blocks"] == bf.PACK_HEADER.unpack(GOLDEN.read_bytes())["block_count"]
+        missing = client.execute("tb-cache-add-pack", {"path": str(tmp_path / "none.pack")})
+        assert missing["status"] == "unreadable"
+        rejected = {name: n for name, n in info(client)["rejected"].items() if n}
+        assert rejected == {"fingerprint": 1, "unreadable": 1}
+
+
+def test_there_is_one_and_it_stays(x86_engine: Engine, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+    with qemu(x86_engine, tmp_path, "-object", f"tb-cache,id=c,journal={journal}") as client:
+        with pytest.raises(CommandRefusedError, match="only one"):
+            client.execute("object-add", {"qom-type": "tb-cache", "id": "second"})
+        with pytest.raises(CommandRefusedError, match="in use"):
+            client.execute("object-del", {"id": "c"})
+        with pytest.raises(CommandRefusedError, match="can't be changed"):
+            client.execute("qom-set", {"path": "/objects/c", "property": "mode", "value": "verify"})
+        client.execute("tb-cache-freeze", {"freeze": True})
+        checkpoint = client.execute("tb-cache-checkpoint")
+        assert checkpoint["journal-bytes"] == journal.stat().st_size >= bf.HEADER_SIZE
+        assert journal.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_journal_is_never_written_over(x86_engine: Engine, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+    journal.write_text("precious")
+    with qemu(x86_engine, tmp_path, "-object", f"tb-cache,id=c,journal={journal}") as client:
+        assert info(client)["active"]
+        assert info(client)["journal-bytes"] == 0
+    assert journal.read_text() == "precious"
