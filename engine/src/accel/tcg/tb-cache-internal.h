@@ -129,6 +129,7 @@ struct TbCache {
      */
     uint64_t *seen;
 
+    bool records;               /* blocks are meant for a journal */
     int journal_fd;
     bool journal_dead;          /* no more records */
     bool journal_full;

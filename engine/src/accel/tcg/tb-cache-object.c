@@ -94,7 +94,8 @@ static void activate(Notifier *n, void *opaque)
     if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
         tb_cache_prefault_start();
     }
-    if (s->journal_path && s->mode != TB_CACHE_MODE_READ_ONLY) {
+    s->records = s->journal_path && s->mode != TB_CACHE_MODE_READ_ONLY;
+    if (s->records) {
         tb_cache_journal_open(s, TARGET_PAGE_BITS);
     }
     s->active = true;

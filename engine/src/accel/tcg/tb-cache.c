@@ -693,7 +693,7 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
         verify_block(t, tb, search_size);
         return;
     }
-    if (tb_cache->journal_path == NULL) {
+    if (!tb_cache->records) {
         return;
     }
     why = unrecordable(t, tb);
