@@ -253,11 +253,11 @@ def test_maps_all_through_a_boot() -> None:
         while boot._process.poll() is None:
             try:
                 notes.append(mapper.map_machine(socket_of("tiny")).note)
-            except MachineError:  # the machine has ended
-                break
+            except MachineError:  # QEMU does not listen yet, or has ended
+                time.sleep(0.02)
         code, out, err = boot.finish()
         assert code == 0, out + err
-    assert any("no running Linux kernel" in one for one in notes)
+    # how early the first map was is chance; test_firmware_alone knows what it says then
     assert "" in notes, notes[-5:]
 
 
