@@ -50,8 +50,12 @@ def process_of(name: str) -> ForeignProcess:
 def machine(own_state: Path) -> Iterator[str]:
     """A running tiny guest."""
     sysqcache("boot", TINY, "--detach")
+    process = process_of("tiny")
     yield "tiny"
     sysqcache("stop", "tiny", "--force", code=None)
+    # drgn may still hold the socket that "stop" asks through
+    if process.poll() is None:
+        process.signal(signal.SIGKILL)
 
 
 def compare(name: str) -> tuple[GuestMap, Truth]:
