@@ -48,12 +48,6 @@ typedef struct TbCachePackFile {
     unsigned long *windows;     /* bitmap of populated windows */
 } TbCachePackFile;
 
-/* What a lookup found; valid until the next request of the thread. */
-typedef struct TbCacheHit {
-    const TbCacheBlock *block;
-    TbCachePackFile *pack;
-} TbCacheHit;
-
 struct TbCacheThread {
     /* Counters are written by their thread alone, and read at any time. */
     uint64_t requested;
