@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A look into a running machine: its map, and its blocks compared with its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from sysqcache import paths
+from sysqcache.attribution.observation import Observation, observe
+from sysqcache.errors import SysqcacheError
+from sysqcache.guestmap import mapper
+from sysqcache.guestmap.memory import Budget
+from sysqcache.guestmap.session import Session
+from sysqcache.instances import Instance
+from sysqcache.journal import read_journal
+from sysqcache.qmp.client import Watched
+
+SECONDS = 10.0
+"""Wall clock of mapping and comparing together, beyond what QEMU takes to answer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """``seen`` is None when the machine could not be looked into; ``note`` says why."""
+
+    seen: Observation | None
+    took_s: float
+    note: str = ""
+
+
+def checkpoint(
+    instance: Instance, process: Watched, journal: Path, *, seconds: float = SECONDS
+) -> Checkpoint:
+    """Look into a machine over its spare QMP socket.
+
+    The engine should have been told to write out its journal right before. Nothing that
+    the guest holds raises, nor do a QEMU that ends, a socket that is in use, or a journal
+    that can't be read.
+    """
+    start = time.perf_counter()
+    try:
+        seen = _look(instance.file(paths.INSTANCE_QMP_INTROSPECT), process, journal, seconds)
+    except SysqcacheError as error:
+        return Checkpoint(None, time.perf_counter() - start, error.message)
+    return Checkpoint(seen, time.perf_counter() - start, seen.note)
+
+
+def _look(socket: Path, process: Watched, journal: Path, seconds: float) -> Observation:
+    deadline = time.monotonic() + seconds
+    with Session.open(socket, process) as session:
+        found = mapper.map_guest(session, Budget(seconds=seconds))
+        recorded = read_journal(journal)
+        left = max(0.0, deadline - time.monotonic())
+        return observe(session, found, recorded, seconds=left)

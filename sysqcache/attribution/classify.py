@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be said of blocks whose module nobody knows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from sysqcache.attribution.address import common_rows
+from sysqcache.attribution.blocks import U64, Mask
+from sysqcache.attribution.board import Board
+from sysqcache.attribution.observation import Observation, Seen
+from sysqcache.guestmap.table import OwnerKind
+from sysqcache.modules import ModuleKind
+
+_CONFIRMED: Final = {
+    OwnerKind.FILE: ModuleKind.FILE,
+    OwnerKind.KERNEL_MODULE: ModuleKind.KERNEL_MODULE,
+    OwnerKind.JIT: ModuleKind.JIT,
+    OwnerKind.FIRMWARE: ModuleKind.FIRMWARE,
+}
+"""Owners of pages that hold the very bytes."""
+
+_BY_ADDRESS: Final = {
+    OwnerKind.KERNEL_MODULE: ModuleKind.KERNEL_MODULE,
+    OwnerKind.JIT: ModuleKind.JIT,
+}
+"""Owners that are as good as certain in the area for modules, whatever the bytes are now:
+what is patched there stays what it is."""
+
+_HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
+_REAL_MODE: Final = np.uint64(0x11_0000)
+
+
+def classify(board: Board, observations: tuple[Observation, ...]) -> None:
+    """Give the blocks without a place a kind, where there is one that is sure."""
+    for seen in observations:
+        _by_owner(board, seen)
+    for seen in observations:
+        _by_kernel(board, seen)
+    _by_boot(board, observations)
+
+
+def _by_owner(board: Board, seen: Observation) -> None:
+    rows, at = common_rows(board.blocks, seen)
+    owner = np.array([list(OwnerKind).index(one.kind) for one in seen.owners])[seen.owner[at]]
+    pc, same = board.blocks.pc[rows], seen.seen[at] == Seen.SAME
+    made = same & (owner == list(OwnerKind).index(OwnerKind.ANONYMOUS))
+    board.classify(rows[made & _within(pc, seen.generated)], ModuleKind.JIT)
+    board.classify(rows[made], ModuleKind.ANONYMOUS)
+    for number, kind in enumerate(OwnerKind):
+        if kind in _CONFIRMED:
+            board.classify(rows[same & (owner == number)], _CONFIRMED[kind])
+        if kind in _BY_ADDRESS:
+            board.classify(rows[(owner == number) & (pc >= _HIGH)], _BY_ADDRESS[kind])
+
+
+def _by_kernel(board: Board, seen: Observation) -> None:
+    """Addresses of the kernel's own image are nobody else's."""
+    pc, kernel = board.blocks.pc, seen.kernel
+    inside = (pc >= np.uint64(kernel.base)) & (pc < np.uint64(kernel.end))
+    board.classify(inside & (pc >= _HIGH), ModuleKind.KERNEL)
+
+
+def _by_boot(board: Board, observations: tuple[Observation, ...]) -> None:
+    """What ran in the first MiB before any kernel did is firmware."""
+    pc = board.blocks.pc
+    high = np.flatnonzero(pc >= _HIGH)
+    end = int(high[0]) if len(high) else len(pc)
+    early = np.arange(len(pc)) < end
+    if any(seen.kernel.build_id for seen in observations):
+        board.classify(early & (pc < _REAL_MODE), ModuleKind.FIRMWARE)
+
+
+def _within(pc: U64, ranges: U64) -> Mask:
+    """Which addresses lie in one of some ranges, which may overlap."""
+    started = np.searchsorted(np.sort(ranges[:, 0]), pc, "right")
+    ended = np.searchsorted(np.sort(ranges[:, 1]), pc, "right")
+    inside: Mask = started > ended
+    return inside
