@@ -37,7 +37,8 @@ plain-engine: .stamps/venv
 	@$(SYSQCACHE) engine build --plain
 
 images: engine
-	@$(SYSQCACHE) image build tiny-x86_64 debian12-x86_64 > /dev/null
+	@$(SYSQCACHE) image build tiny-x86_64 debian12-x86_64 debian12-x86_64-other \
+	    debian12-x86_64-upgraded > /dev/null
 
 setup: images
 

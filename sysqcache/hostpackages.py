@@ -78,6 +78,7 @@ PACKAGES: Final = (
     HostPackage("libxxhash-dev", "engine", _library("libxxhash")),
     HostPackage("mmdebstrap", "image", _program("mmdebstrap")),
     HostPackage("e2fsprogs", "image", _program("mkfs.ext4")),
+    HostPackage("fdisk", "image", _program("sfdisk")),
     HostPackage("uidmap", "image", _unprivileged_ready),
 )
 """Every package, in the order in which they are listed to the user."""

@@ -70,11 +70,21 @@ class PrivateApt:
         words = (line.split() for line in text.splitlines())
         return [w[-1] for w in words if len(w) >= 2 and w[-2].lstrip("|") == "Depends:"]
 
+    def versions(self, package: str) -> list[str]:
+        """Versions of a binary package that the archives have, newest first, without repeats."""
+        text = self._run("apt-cache", "madison", package)
+        rows = ([part.strip() for part in line.split("|")] for line in text.splitlines())
+        return list(dict.fromkeys(row[1] for row in rows if len(row) >= 3 and row[0] == package))
+
     def download(self, *packages: str) -> list[Path]:
-        """Fetch binary packages; gives the ``.deb`` files in the order of ``packages``."""
+        """Fetch binary packages; gives the ``.deb`` files in the order of ``packages``.
+
+        :param packages: names, each once; ``name=version`` for another version than the newest.
+        """
         target = self.root / "download"
         self._run("apt-get", "download", "-q", *packages, cwd=target)
-        return [max(target.glob(f"{package}_*.deb")) for package in packages]
+        names = [package.partition("=")[0] for package in packages]
+        return [max(target.glob(f"{name}_*.deb")) for name in names]
 
     def download_source(self, package: str) -> Path:
         """Fetch a source package; gives its ``.dsc`` file."""

@@ -20,6 +20,8 @@ META: Final = "image.json"
 
 KNOWN: Final[Mapping[str, str]] = {
     "debian12-x86_64": "Debian 12 with systemd, nginx, ssh, gcc, perl and python3",
+    "debian12-x86_64-other": "Debian 12 with redis, php, luajit, git and vim on a partitioned disk",
+    "debian12-x86_64-upgraded": "debian12-x86_64 with another version of OpenSSL",
     "tiny-x86_64": "Debian's kernel and busybox with a shell on the serial line",
 }
 """Name -> description of every image that `sysqcache image build` can make."""

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs inside the new system's root after its packages are installed.
 set -eu
-# a fixed id: with an empty one every boot from a fresh overlay would be a "first boot"
-echo 5c5d2c1be4f34bd5a6c5a5b1d2f7e012 > /etc/machine-id
 passwd -q -d root
 systemctl --quiet enable systemd-networkd.service sysqcache-ready.service
 systemctl --quiet set-default multi-user.target
@@ -13,6 +11,6 @@ systemctl --quiet mask serial-getty@ttyS0.service
 systemctl --quiet mask systemd-networkd-wait-online.service
 # work that starts by itself at some time after boot would make runs differ
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-    e2scrub_all.timer e2scrub_reap.service fstrim.timer
+    e2scrub_all.timer e2scrub_reap.service fstrim.timer logrotate.timer phpsessionclean.timer
 rm -f /etc/apt/apt.conf.d/99mmdebstrap
 dpkg-query -W -f "\${Package}_\${Version}\n" > /packages
