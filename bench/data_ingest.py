@@ -83,8 +83,8 @@ def measure(root: Path, blocks: int, runs: int) -> dict[str, float]:
             packs = disk_bytes(root / "packs")
             result["bytes_per_block"] = disk_bytes(root) / blocks
             result["meta_bytes_per_block"] = (disk_bytes(root) - packs) / blocks
-            assert outcome.pack
-            result["open_pack_ms"] = timed(functools.partial(Pack.open, outcome.pack)) * 1e3
+            assert outcome.packs
+            result["open_pack_ms"] = timed(functools.partial(Pack.open, outcome.packs[0])) * 1e3
         if number == 1:
             result["ingest_second_s"] = outcome.seconds
         result["ingest_last_s"] = outcome.seconds

@@ -33,6 +33,9 @@ RECORD_MAGIC: Final = 0x4C425153
 RECORD_BLOCK: Final = 1
 RECORD_RAM_MAP: Final = 2
 RECORD_DEAD: Final = 3
+RECORD_PACK: Final = 4
+RECORD_ADOPTED: Final = 5
+RECORDS_KNOWN: Final = (RECORD_BLOCK, RECORD_RAM_MAP, RECORD_DEAD, RECORD_PACK, RECORD_ADOPTED)
 BLOCK_TWO_PAGES: Final = 1
 BLOCK_SHORT_KEY: Final = 2
 """A moving immediate begins among the first eight guest bytes: the key has one byte."""
@@ -54,6 +57,7 @@ _CTYPES: Final[dict[str, str]] = {
     "u32": "<u4",
     "u16": "<u2",
     "char[8]": "S8",
+    "char[72]": "S72",
     "u8[32]": "V32",
 }
 
@@ -151,7 +155,7 @@ RECORD: Final = Layout(
     (
         Field(0, "u32", "magic", '0x4c425153 ("SQBL")'),
         Field(4, "u32", "total_size", "header and padded payload, a multiple of 16"),
-        Field(8, "u16", "type", "1 = block, 2 = RAM map, 3 = dead area; others are skipped"),
+        Field(8, "u16", "type", "1 block, 2 RAM map, 3 dead area, 4 pack, 5 adopted"),
         Field(10, "u16", "vcpu", "index of the vCPU that translated"),
         Field(12, "u32", "payload_size", "bytes of payload"),
         Field(16, "u64", "pc", "guest virtual address"),
@@ -178,6 +182,27 @@ DEAD_AREA: Final = Layout(
         Field(0, "u64", "ram_addr", "ram_addr_t at which blocks began"),
         Field(8, "u32", "size", "guest bytes of the last one"),
         Field(12, "u32", "changes", "how often other code was there"),
+    ),
+)
+
+PACK_NAME: Final = Layout(
+    "pack name",
+    80,
+    (
+        Field(0, "u32", "number", "its place in the engine's list, from 0"),
+        Field(4, "u32", "reserved", "0"),
+        Field(8, "char[72]", "name", "file name without .pack, cut to 71, zero padded"),
+    ),
+)
+
+ADOPTED: Final = Layout(
+    "adopted",
+    16,
+    (
+        Field(0, "u32", "position", "of the block in its pack / 16, as in the index"),
+        Field(4, "u16", "pack", "number of the pack"),
+        Field(6, "u16", "vcpu", "index of the vCPU that wanted it"),
+        Field(8, "u64", "ram0", "ram_addr_t of the first guest byte"),
     ),
 )
 
@@ -216,7 +241,9 @@ PACK_HEADER: Final = Layout(
         Field(88, "u64", "index_offset", "a multiple of 4096; the file ends with the index"),
         Field(96, "u64", "blocks_offset", "4096"),
         Field(104, "u64", "blocks_size", "bytes of all blocks, padding included"),
-        Field(112, "u8[16]", "reserved", "0"),
+        Field(112, "u32", "flags_any", "flags of all blocks, ored"),
+        Field(116, "u32", "flags_all", "flags of all blocks, anded; both 0 = not known"),
+        Field(120, "u64", "reserved", "0"),
         Field(128, "u8[3960]", "text", "fingerprint text, zero padded"),
         Field(4088, "u64", "checksum", "of bytes 0..4087"),
     ),
@@ -240,6 +267,8 @@ LAYOUTS: Final = (
     RECORD,
     RAM_RANGE,
     DEAD_AREA,
+    PACK_NAME,
+    ADOPTED,
     PACK_HEADER,
     INDEX_ENTRY,
 )

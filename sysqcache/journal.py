@@ -20,6 +20,7 @@ from sysqcache.errors import FormatError
 from sysqcache.mapfile import map_private
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -44,6 +45,10 @@ class Journal:
     :param ram_map: shape (m,), of ``blockformat.RAM_RANGE.dtype``.
     :param dead: places where code rewrites itself, of ``blockformat.DEAD_AREA.dtype``;
         no block that began there is among ``blocks``.
+    :param packs: names of the packs that were mapped, without ".pack", by number.
+    :param adopted: first use of each block of a pack in the run, in the order of each
+        vCPU thread, of ``blockformat.ADOPTED.dtype``; only uses whose pack is in
+        ``packs``. Positions are as the engine read them: look them up before use.
     :param damaged: blocks that were skipped for a bad checksum or bad sizes.
     :param skipped: records of unknown type.
     :param tail_bytes: bytes behind the last whole record.
@@ -54,6 +59,8 @@ class Journal:
     records: bf.Records
     ram_map: bf.Records
     dead: bf.Records
+    packs: Mapping[int, str]
+    adopted: bf.Records
     damaged: int
     skipped: int
     tail_bytes: int
@@ -77,15 +84,18 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
     blocks, kept, damaged = _blocks(buffer, offsets, records, kinds == bf.RECORD_BLOCK)
     dead = _payloads(buffer, offsets, records, bf.RECORD_DEAD, bf.DEAD_AREA)
     alive = ~np.isin(kept["ram0"], dead["ram_addr"])
-    known = np.isin(kinds, (bf.RECORD_BLOCK, bf.RECORD_RAM_MAP, bf.RECORD_DEAD))
+    packs = _packs(_payloads(buffer, offsets, records, bf.RECORD_PACK, bf.PACK_NAME))
+    adopted = _payloads(buffer, offsets, records, bf.RECORD_ADOPTED, bf.ADOPTED)
     return Journal(
         header=header,
         blocks=blocks.select(alive),
         records=kept[alive],
         ram_map=_payloads(buffer, offsets, records, bf.RECORD_RAM_MAP, bf.RAM_RANGE),
         dead=dead,
+        packs=packs,
+        adopted=adopted[np.isin(adopted["pack"], list(packs))],
         damaged=damaged,
-        skipped=int(len(offsets) - np.count_nonzero(known)),
+        skipped=int(len(offsets) - np.count_nonzero(np.isin(kinds, bf.RECORDS_KNOWN))),
         tail_bytes=len(buffer) - end,
     )
 
@@ -159,6 +169,14 @@ def _blocks(
     intact = table.good_checksums()
     damaged = int(np.count_nonzero(chosen) - np.count_nonzero(intact))
     return table.select(intact), kept[intact], damaged
+
+
+def _packs(names: bf.Records) -> dict[int, str]:
+    """Names by number; a number has one name."""
+    found: dict[int, str] = {}
+    for number, name in zip(names["number"].tolist(), names["name"].tolist(), strict=True):
+        found.setdefault(number, name.decode("ascii", "replace"))
+    return found
 
 
 def _payloads(

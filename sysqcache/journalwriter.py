@@ -86,6 +86,18 @@ def ram_map_record(ranges: Iterable[tuple[int, int, int]]) -> bytes:
     )
 
 
+def pack_record(number: int, name: str) -> bytes:
+    """The record of a mapped pack; ``name`` is cut as the engine does it."""
+    payload = struct.pack("<II72s", number, 0, name.encode()[:71])
+    return record_header(bf.RECORD_PACK, len(payload)) + payload
+
+
+def adopted_record(uses: Iterable[tuple[int, int, int, int]]) -> bytes:
+    """A record of first uses of (position, pack, vcpu, ram0)."""
+    payload = b"".join(struct.pack("<IHHQ", *use) for use in uses)
+    return record_header(bf.RECORD_ADOPTED, len(payload)) + payload
+
+
 def journal_header(fingerprint: bytes, text: str, *, start_time: int = 0, pid: int = 0) -> bytes:
     """A journal's first 4096 bytes."""
     encoded = text.encode()

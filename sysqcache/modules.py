@@ -28,6 +28,9 @@ class ModuleKind(enum.StrEnum):
 KINDS: Final = tuple(ModuleKind)
 """All kinds; arrays hold places in this tuple, and files hold names."""
 
+UNPLACED: Final = "unplaced:"
+"""Begins the id of what gathers code that nobody could place."""
+
 _PLACED: Final = frozenset(
     {ModuleKind.FILE, ModuleKind.KERNEL, ModuleKind.KERNEL_MODULE, ModuleKind.FIRMWARE}
 )

@@ -42,12 +42,14 @@ STORE_META: Final = "meta"
 PACK_SUFFIX: Final = ".pack"
 JOURNAL_SUFFIX: Final = ".journal"
 JOURNAL_NOTE_SUFFIX: Final = ".json"
+JOURNAL_PLACES_SUFFIX: Final = ".places"
 
 # names inside the cache directory
 ENGINES: Final = "engines"
 IMAGES: Final = "images"
 DOWNLOADS: Final = "downloads"
 LOGS: Final = "logs"
+SCANS: Final = "scans"
 BUILD_LOCK: Final = "build.lock"
 
 
@@ -91,6 +93,11 @@ def images_dir() -> Path:
 def downloads_dir() -> Path:
     """Directory of fetched source and firmware packages."""
     return cache_dir() / DOWNLOADS
+
+
+def scans_dir() -> Path:
+    """Directory of what was read from guest images: contents, unpacked kernels, symbols."""
+    return cache_dir() / SCANS
 
 
 def logs_dir() -> Path:

@@ -3,10 +3,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import rocksdict
 
 from sysqcache.store.columns import COLUMNS, Columns
-from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, RunRow
+from sysqcache.store.records import (
+    DeadRow,
+    FingerprintRow,
+    GlobalRow,
+    ImageRow,
+    ModuleRow,
+    PackRow,
+    RunRow,
+)
 
 
 class Batch:
@@ -26,6 +37,22 @@ class Batch:
     def put_image(self, row: ImageRow) -> None:
         """Insert or replace an image."""
         self._writes.put(f"i/{row.image_id}".encode(), row.encode())
+
+    def put_module(self, row: ModuleRow) -> None:
+        """Insert or replace a module."""
+        self._writes.put(f"m/{row.number:08x}".encode(), row.encode())
+
+    def put_dead(self, row: DeadRow) -> None:
+        """Insert or replace a dead area."""
+        self._writes.put(_dead_key(row), row.encode())
+
+    def drop_dead(self, row: DeadRow) -> None:
+        """Remove a dead area that came back to life."""
+        self._writes.delete(_dead_key(row))
+
+    def put_why(self, run: int, why: Mapping[int, Mapping[str, int]]) -> None:
+        """Insert why blocks of a run missed: counts by reason, by module number."""
+        self._writes.put(why_key(run), json.dumps(why, separators=(",", ":")).encode())
 
     def put_run(self, row: RunRow, journal: bytes) -> None:
         """Insert a run; ``journal`` is the identity of what it came from."""
@@ -60,6 +87,15 @@ class Batch:
 def run_key(number: int) -> bytes:
     """Key of a run's row."""
     return f"r/{number:08x}".encode()
+
+
+def why_key(number: int) -> bytes:
+    """Key of why a run's blocks missed."""
+    return f"w/{number:08x}".encode()
+
+
+def _dead_key(row: DeadRow) -> bytes:
+    return f"d/{row.module:08x}/{row.offset:08x}".encode()
 
 
 def _column_key(sha256: str, name: str, number: int) -> bytes:

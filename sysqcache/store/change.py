@@ -6,186 +6,226 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
-from sysqcache.blocktable import BlockTable, Offsets
-from sysqcache.errors import FormatError
-from sysqcache.store import dedupe
+import numpy as np
+
+from sysqcache.blocktable import BlockTable, Mask, Offsets
+from sysqcache.store import deadareas, dedupe, registry, why
 from sysqcache.store.batch import Batch
-from sysqcache.store.columns import Columns
+from sysqcache.store.columns import Columns, Places
+from sysqcache.store.deadareas import DeadAreas
+from sysqcache.store.groups import GroupWriter
+from sysqcache.store.key import Identities
 from sysqcache.store.layout import Layout
 from sysqcache.store.live import LivePack, load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
-from sysqcache.store.records import (
-    FingerprintRow,
-    ImageRow,
-    ModuleShare,
-    PackRow,
-    PackStatus,
-    RunRow,
-)
-from sysqcache.store.writer import WrittenPack, write_pack
+from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, RunRow
+from sysqcache.store.registry import Registry, Surroundings
+from sysqcache.store.usage import adopted_rows
 
-MAX_LIVE = 4
-"""Live packs of one fingerprint; the next one is merged with all of them."""
+_MAX_IMAGE_FINGERPRINTS: Final = 8
 
-_MAX_IMAGE_FINGERPRINTS = 8
+FORGET_AFTER: Final = 16
+"""Runs of an image after which a module that none of them used leaves its boot set."""
 
 
 class Change:
-    """One ingest: collects what is to be written, writes the pack, commits."""
+    """One ingest: collects what is to be written, writes the packs, commits."""
 
     def __init__(
         self, layout: Layout, meta: Meta, recording: Recording, reached: Callable[[str], None]
     ) -> None:
-        self.layout, self.meta, self.recording, self.reached = layout, meta, recording, reached
+        self.meta, self.recording = meta, recording
         self.now = time.time()
         self.batch = Batch()
         self.run_number = meta.counters.runs + 1
-        self.images = meta.images()
         self.image = self._image_row()
         self.warnings: list[str] = []
+        self.registry = Registry(meta.modules(), self._surroundings(), self.now)
+        self.dead = DeadAreas(meta.dead())
+        self.live, lost = load_live(layout, meta, recording.fingerprint)
+        for row in lost:
+            self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
+            self.batch.put_pack(row)
+        self.writer = GroupWriter(layout, self.batch, recording, self.warnings, reached)
 
     def _image_row(self) -> ImageRow:
         """This run's image, used now, its fingerprint in front."""
         fingerprint, image_id = self.recording.fingerprint, self.recording.image_id
-        old = self.images.get(image_id)
+        old = self.meta.images().get(image_id)
         if old is None:
             number = self.meta.counters.images + 1
-            return ImageRow(image_id, number, self.now, self.now, (fingerprint,))
+            return ImageRow(image_id, number, self.now, self.now, (fingerprint,), 1)
         others = [f for f in old.fingerprints if f != fingerprint]
         recent = (fingerprint, *others[: _MAX_IMAGE_FINGERPRINTS - 1])
-        return dataclasses.replace(old, last_used=self.now, fingerprints=recent)
+        return dataclasses.replace(old, last_used=self.now, fingerprints=recent, runs=old.runs + 1)
+
+    def _surroundings(self) -> Surroundings:
+        recording = self.recording
+        kernel = recording.places.kernel
+        return Surroundings(recording.run.arch, self.image.image_id, self.image.number, kernel)
 
     def apply(self) -> IngestResult:
-        """Write the pack, if any, and commit."""
-        live = self._load()
-        recorded, keys = self.recording.journal.blocks, self.recording.keys
-        parts = dedupe.split([p.columns.key for p in live], keys)
-        live = self._used_again(live, parts.again)
-        fresh = recorded.select(parts.fresh)
-        columns = Columns.new(
-            keys[parts.fresh], fresh.padded_sizes(), self.run_number, self.image.number
-        )
-        written = self._write(live, fresh, columns) if len(fresh) else None
+        """Write the packs, if any, and commit."""
+        recording = self.recording
+        recorded = recording.journal.blocks
+        places = registry.places(recording.journal, recording.places, self.registry)
+        parts = dedupe.split([p.columns.key for p in self.live], recording.keys)
+        adopted = adopted_rows(self.live, recording.journal)
+        again = np.union1d(parts.again, adopted)
+        self._learn(places, again)
+        dead = self.dead.cover(places)
+        self._explain(places, parts, dead)
+        self._use_again(again)
+        fresh = parts.fresh & ~dead
+        packs = self._write(recorded.select(fresh), recording.keys[fresh], places.select(fresh))
         result = IngestResult(
-            blocks_new=len(fresh),
-            blocks_known=len(recorded) - len(fresh),
-            damaged=self.recording.journal.damaged,
-            pack=written.path if written else None,
+            blocks_new=int(np.count_nonzero(fresh)),
+            blocks_known=int(np.count_nonzero(~parts.fresh)),
+            blocks_dead=int(np.count_nonzero(parts.fresh & dead)),
+            damaged=recording.journal.damaged,
+            packs=packs,
             seconds=0.0,
             warnings=tuple(self.warnings),
         )
-        self._commit(result, written)
+        self._commit(result, len(adopted))
         return result
 
-    def _load(self) -> list[LivePack]:
-        live, lost = load_live(self.layout, self.meta, self.recording.fingerprint)
-        for row in lost:
-            self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
-            self.batch.put_pack(row)
-        return live
+    def _learn(self, places: Places, again: Offsets) -> None:
+        """Note which modules the run used, and which of their places rewrite themselves.
 
-    def _used_again(self, live: list[LivePack], again: Offsets) -> list[LivePack]:
-        """Count the use of kept blocks; every live pack was mapped by the run."""
+        :param again: rows of kept blocks that it used: their modules have to be mapped
+            next time, even where its own copy of the code belongs to another one.
+        """
+        journal, found = self.recording.journal, self.recording.places
+        reports = deadareas.reports(journal, found, self.registry)
+        kept = np.concatenate([np.zeros(0, "<u4"), *(p.columns.module for p in self.live)])
+        used = set(np.unique(np.concatenate([places.module, kept[again]])).tolist())
+        used |= {report.module for report in reports}
+        for number in used:
+            self.registry.used(number, dead_unplaced=0)
+        if unplaced := len(journal.dead) - len(reports):
+            number = self.registry.unplaced(deadareas.UNPLACED)
+            self.registry.used(number, dead_unplaced=unplaced)
+            used.add(number)
+        self.dead.learn(self.run_number, reports, used)
+        self._remember(used)
+
+    def _remember(self, used: set[int]) -> None:
+        """Modules of the image's next boot set: those of its latest runs."""
+        run = self.image.runs
+        recent = {n: r for n, r in self.image.modules.items() if run - r < FORGET_AFTER}
+        self.image = dataclasses.replace(
+            self.image, modules=recent | dict.fromkeys(used - {0}, run)
+        )
+
+    def _explain(self, places: Places, parts: dedupe.Split, dead: Mask) -> None:
+        """Write down why blocks had to be translated; a first run explains itself."""
+        if not self.live:
+            return
+        mapped = set(self.recording.journal.packs.values())
+        of_row = [np.full(len(p.columns), p.row.sha256 in mapped) for p in self.live]
+        was_mapped = np.concatenate([*of_row, np.zeros(1, np.bool_)])[parts.kept]
+        known = parts.kept >= 0
+        flags = self.recording.journal.blocks.headers["flags"]
+        columns = [p.columns for p in self.live]
+        elsewhere = self._elsewhere(~known)
+        reason = why.reasons(known, was_mapped, dead, elsewhere, places, flags, columns)
+        self.batch.put_why(self.run_number, why.count(places.module, reason))
+
+    def _elsewhere(self, asked: Mask) -> Mask:
+        """Which recorded blocks are kept for the image's previous fingerprint."""
+        others = self.image.fingerprints[1:2]
+        found = np.zeros(len(asked), np.bool_)
+        rows = [p for p in self.meta.packs().values() if p.live and p.fingerprint in others]
+        if rows and asked.any():
+            kept = [self.meta.columns(row).key for row in rows]
+            found[asked] = dedupe.split(kept, self.recording.keys[asked]).kept >= 0
+        return found
+
+    def _use_again(self, rows: Offsets) -> None:
+        """Count the use of kept blocks; a pack is used when one of its blocks is."""
         start, updated = 0, []
-        for pack in live:
+        for pack in self.live:
             end = start + len(pack.columns)
-            rows = again[(again >= start) & (again < end)] - start
-            columns = pack.columns
-            if len(rows):
-                columns = columns.used_again(rows, self.run_number)
-                self.batch.put_columns(pack.row.sha256, columns, ("uses", "last"))
-            row = dataclasses.replace(pack.row, last_used=self.now)
-            self.batch.put_pack(row)
+            own = rows[(rows >= start) & (rows < end)] - start
+            row, columns = pack.row, pack.columns
+            if len(own):
+                columns = columns.used_again(own, self.run_number)
+                self.batch.put_columns(row.sha256, columns, ("uses", "last"))
+                row = dataclasses.replace(row, last_used=self.now)
+                self.batch.put_pack(row)
             updated.append(LivePack(row, pack.pack, columns))
             start = end
-        return updated
+        self.live = updated
 
-    def _write(self, live: list[LivePack], fresh: BlockTable, columns: Columns) -> WrittenPack:
-        """Write the new blocks alone, or merged with all live packs."""
-        tables, parts = [fresh], [columns]
-        superseded: list[LivePack] = []
-        if len(live) >= MAX_LIVE:
-            for pack in live:
-                try:
-                    table, kept = pack.intact()
-                except FormatError as error:
-                    self._lose(pack, str(error))
-                    continue
-                superseded.append(pack)
-                tables.insert(len(tables) - 1, table)
-                parts.insert(len(parts) - 1, kept)
-        header = self.recording.journal.header
-        written = write_pack(
-            self.layout.packs, header.fingerprint, header.text, tables, reached=self.reached
-        )
-        self._put_written(written, Columns.concatenate(parts))
-        for pack in superseded:
-            if pack.row.sha256 != written.sha256:
-                row = dataclasses.replace(pack.row, status=PackStatus.SUPERSEDED)
-                self.batch.drop_columns(row)
-                self.batch.put_pack(row)
-        return written
-
-    def _lose(self, pack: LivePack, why: str) -> None:
-        self.warnings.append(f"pack {pack.row.sha256[:12]} is damaged, not merged: {why}")
-        self.batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
-
-    def _put_written(self, written: WrittenPack, columns: Columns) -> None:
-        names = {row.number: row.image_id for row in self.images.values()}
-        names[self.image.number] = self.image.image_id
-        shares = {names[i]: ModuleShare(b, size) for i, b, size in columns.shares()}
-        self.batch.put_pack(
-            PackRow(
-                sha256=written.sha256,
-                fingerprint=self.recording.fingerprint,
-                arch=self.recording.run.arch,
-                blocks=len(columns),
-                bytes=written.size,
-                created=self.now,
-                last_used=self.now,
-                shares=shares,
+    def _write(self, fresh: BlockTable, keys: Identities, places: Places) -> tuple[Path, ...]:
+        """One pack for each group of modules that has new blocks."""
+        columns = Columns.new(fresh, keys, self.run_number, self.image.number, places)
+        groups = np.array(self.registry.groups(places.module), np.str_)
+        written = []
+        for group in sorted(set(groups.tolist())):
+            chosen = groups == group
+            live = [p for p in self.live if p.row.group == group]
+            written.append(
+                self.writer.write(
+                    group, live, fresh.select(chosen), columns.select(chosen), self.dead
+                )
             )
-        )
-        self.batch.put_columns(written.sha256, columns)
+        return tuple(written)
 
-    def _commit(self, result: IngestResult, written: WrittenPack | None) -> None:
-        run, header = self.recording.run, self.recording.journal.header
-        fingerprint = self.recording.fingerprint
-        old = self.meta.fingerprints().get(fingerprint)
-        self.batch.put_fingerprint(
-            FingerprintRow(
-                fingerprint, run.arch, header.text, old.first_seen if old else self.now, self.now
-            )
-        )
+    def _commit(self, result: IngestResult, adopted: int) -> None:
+        for module in self.registry.changed.values():
+            self.batch.put_module(module)
+        for area in self.dead.changed:
+            self.batch.put_dead(area)
+        for area in self.dead.revived:
+            self.batch.drop_dead(area)
+        self.batch.put_fingerprint(self._fingerprint_row())
         self.batch.put_image(self.image)
-        self.batch.put_run(
-            RunRow(
-                number=self.run_number,
-                run_id=run.run_id,
-                machine=run.machine,
-                arch=run.arch,
-                mode=str(run.mode),
-                start=run.start,
-                started=run.started,
-                ingested=self.now,
-                image_id=self.image.image_id,
-                fingerprint=fingerprint,
-                blocks_new=result.blocks_new,
-                blocks_known=result.blocks_known,
-                damaged=result.damaged,
-                pack=written.sha256 if written else "",
-            ),
-            header.identity,
-        )
+        identity = self.recording.journal.header.identity
+        self.batch.put_run(self._run_row(result, adopted), identity)
         counters = self.meta.counters
         self.meta.commit(
             self.batch,
-            dataclasses.replace(
-                counters,
+            GlobalRow(
                 generation=counters.generation + 1,
                 runs=self.run_number,
                 images=max(counters.images, self.image.number),
+                modules=max(counters.modules, self.registry.highest),
             ),
+        )
+
+    def _fingerprint_row(self) -> FingerprintRow:
+        fingerprint, header = self.recording.fingerprint, self.recording.journal.header
+        old = self.meta.fingerprints().get(fingerprint)
+        first_seen = old.first_seen if old else self.now
+        arch = self.recording.run.arch
+        return FingerprintRow(fingerprint, arch, header.text, first_seen, self.now)
+
+    def _run_row(self, result: IngestResult, adopted: int) -> RunRow:
+        run, journal = self.recording.run, self.recording.journal
+        return RunRow(
+            number=self.run_number,
+            run_id=run.run_id,
+            machine=run.machine,
+            arch=run.arch,
+            mode=str(run.mode),
+            start=run.start,
+            started=run.started,
+            ingested=self.now,
+            image_id=self.image.image_id,
+            fingerprint=self.recording.fingerprint,
+            blocks_new=result.blocks_new,
+            blocks_known=result.blocks_known,
+            damaged=result.damaged,
+            packs=tuple(path.stem for path in result.packs),
+            blocks_dead=result.blocks_dead,
+            dead_areas=len(journal.dead),
+            adopted=adopted,
+            counters=dict(self.recording.counters),
+            kinds={str(k): n for k, n in self.recording.places.counts().items() if n},
         )

@@ -7,6 +7,7 @@ columns of 65,536 rows a value, compressed, a block costs about 20.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sysqcache import blockformat as bf
-from sysqcache.blocktable import Mask, Offsets
+from sysqcache.blocktable import BlockTable, Mask, Offsets
 from sysqcache.store.key import IDENTITY
+from sysqcache.store.records import ModuleShare
 
 CHUNK: Final = 1 << 16
 """Rows of one stored value."""
@@ -30,8 +32,15 @@ COLUMNS: Final[Mapping[str, np.dtype[np.void] | np.dtype[np.uint32]]] = {
     "first": np.dtype("<u4"),
     "last": np.dtype("<u4"),
     "image": np.dtype("<u4"),
+    "module": np.dtype("<u4"),
+    "offset": np.dtype("<u4"),
+    "flags": np.dtype("<u4"),
+    "size": np.dtype("<u4"),
 }
 """Column name to the type of its numbers, as docs/formats.md lists them."""
+
+LATER: Final = ("module", "offset", "flags", "size")
+"""Columns that older stores do not have; zeros say as much."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,13 @@ class Columns:
 
     :param key: dedupe key, see ``store.key``.
     :param units: size of the block with padding, in units of 16 bytes.
-    :param uses: runs that recorded the block.
+    :param uses: runs that recorded or adopted the block.
     :param first, last: numbers of the first and last of these runs.
     :param image: number of the image that recorded it first.
+    :param module: number of the module that it belongs to, 0 when nobody knows.
+    :param offset: bytes from the module's start, 0 in modules without places.
+    :param flags: as in the block's header.
+    :param size: guest bytes.
     """
 
     key: NDArray[np.void]
@@ -51,21 +64,40 @@ class Columns:
     first: U32
     last: U32
     image: U32
+    module: U32
+    offset: U32
+    flags: U32
+    size: U32
 
     def __len__(self) -> int:
         return len(self.key)
 
     @classmethod
-    def new(cls, key: NDArray[np.void], sizes: Offsets, run: int, image: int) -> Columns:
-        """Blocks that run ``run`` of image ``image`` brought; ``sizes`` in bytes, padded."""
+    def new(
+        cls,
+        table: BlockTable,
+        key: NDArray[np.void],
+        run: int,
+        image: int,
+        places: Places | None = None,
+    ) -> Columns:
+        """Blocks that run ``run`` of image ``image`` brought.
+
+        :param places: of the blocks of ``table``; by default nobody knows them.
+        """
         count = len(key)
+        places = places or Places.nowhere(count)
         return cls(
             key=key,
-            units=(sizes // bf.ALIGN).astype("<u4"),
+            units=(table.padded_sizes() // bf.ALIGN).astype("<u4"),
             uses=np.ones(count, "<u4"),
             first=np.full(count, run, "<u4"),
             last=np.full(count, run, "<u4"),
             image=np.full(count, image, "<u4"),
+            module=places.module,
+            offset=places.offset,
+            flags=table.headers["flags"].astype("<u4"),
+            size=table.headers["guest_size"].astype("<u4"),
         )
 
     @classmethod
@@ -88,7 +120,19 @@ class Columns:
         uses, last = self.uses.copy(), self.last.copy()
         uses[rows] += 1
         last[rows] = run
-        return Columns(self.key, self.units, uses, self.first, last, self.image)
+        return dataclasses.replace(self, uses=uses, last=last)
+
+    def remembering(self, old: Columns, row: Offsets) -> Columns:
+        """The same blocks with what older columns tell of them.
+
+        :param row: shape (n,): the row of each block in ``old``, -1 where it has none.
+        """
+        known = row >= 0
+        told = {}
+        for name in ("uses", "first", "last", "image", "module", "offset"):
+            told[name] = getattr(self, name).copy()
+            told[name][known] = getattr(old, name)[row[known]]
+        return dataclasses.replace(self, **told)
 
     def chunks(self, names: tuple[str, ...] = tuple(COLUMNS)) -> Iterator[tuple[str, int, bytes]]:
         """(column, chunk number, stored value) of every chunk of the named columns."""
@@ -97,13 +141,30 @@ class Columns:
             for number, start in enumerate(range(0, len(self), CHUNK)):
                 yield name, number, values[start : start + CHUNK].tobytes()
 
-    def shares(self) -> list[tuple[int, int, int]]:
-        """(image number, blocks, bytes) of every image that has blocks here."""
-        images, inverse = np.unique(self.image, return_inverse=True)
-        counts = np.bincount(inverse, minlength=len(images))
-        units = np.bincount(inverse, self.units, minlength=len(images))
-        rows = zip(images.tolist(), counts.tolist(), units.tolist(), strict=True)
-        return [(image, count, int(total) * bf.ALIGN) for image, count, total in rows]
+    def shares(self) -> dict[int, ModuleShare]:
+        """Blocks and bytes of every module that has blocks here, by its number."""
+        modules, inverse = np.unique(self.module, return_inverse=True)
+        counts = np.bincount(inverse, minlength=len(modules))
+        units = np.bincount(inverse, self.units, minlength=len(modules))
+        rows = zip(modules.tolist(), counts.tolist(), units.tolist(), strict=True)
+        return {module: ModuleShare(count, int(total) * bf.ALIGN) for module, count, total in rows}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where n blocks belong: ``module`` numbers and ``offset`` in bytes, shape (n,)."""
+
+    module: U32
+    offset: U32
+
+    @classmethod
+    def nowhere(cls, count: int) -> Places:
+        """Blocks of which nobody knows whose they are."""
+        return cls(np.zeros(count, "<u4"), np.zeros(count, "<u4"))
+
+    def select(self, chosen: Mask | Offsets) -> Places:
+        """The rows that a mask or an index array chooses."""
+        return Places(self.module[chosen], self.offset[chosen])
 
 
 def join_chunks(name: str, values: list[bytes]) -> Any:

@@ -17,13 +17,22 @@ class Split:
     """How n recorded blocks relate to k kept ones.
 
     :param fresh: shape (n,): the first of its identity, and not kept yet.
-    :param again: rows of kept blocks that were recorded again, ascending, none twice.
-    :param known: recorded blocks that are kept already.
+    :param kept: shape (n,): the row of the kept block with this identity, else -1.
     """
 
     fresh: Mask
-    again: Offsets
-    known: int
+    kept: Offsets
+
+    @property
+    def again(self) -> Offsets:
+        """Rows of kept blocks that were recorded again, ascending, none twice."""
+        rows: Offsets = np.unique(self.kept[self.kept >= 0])
+        return rows
+
+    @property
+    def known(self) -> int:
+        """Recorded blocks that are kept already."""
+        return int(np.count_nonzero(self.kept >= 0))
 
 
 def split(kept: list[NDArray[np.void]], recorded: NDArray[np.void]) -> Split:
@@ -39,9 +48,7 @@ def split(kept: list[NDArray[np.void]], recorded: NDArray[np.void]) -> Split:
     oldest = np.empty(len(keys), np.int64)
     oldest[order] = order[first][groups]
     of_recorded = oldest[count:]
-    is_known = of_recorded < count
     return Split(
         fresh=of_recorded == np.arange(count, len(keys)),
-        again=np.unique(of_recorded[is_known]),
-        known=int(np.count_nonzero(is_known)),
+        kept=np.where(of_recorded < count, of_recorded, -1),
     )

@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 from sysqcache.blockformat import HEADER_SIZE
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.mapfile import read_private
+from sysqcache.modules import Module
 from sysqcache.store import journals, lock, summary
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
@@ -26,7 +27,7 @@ from sysqcache.store.opening import open_meta
 from sysqcache.store.pack import parse_header
 from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
-from sysqcache.store.records import Module, PackRow
+from sysqcache.store.records import ModuleLine, PackRow
 from sysqcache.store.summary import StoreStats
 from sysqcache.store.verify import VerifyReport, verify
 from sysqcache.store.writer import nothing
@@ -34,7 +35,12 @@ from sysqcache.types import RunInfo
 
 _T = TypeVar("_T")
 
-__all__ = ["IngestResult", "Module", "Store", "StoreStats"]
+
+def _nobody_looked() -> None:
+    """What an image contains that nobody looked into."""
+
+
+__all__ = ["IngestResult", "ModuleLine", "Store", "StoreStats"]
 
 
 class Store:
@@ -70,17 +76,29 @@ class Store:
     ) -> None:
         """Nothing is held between calls."""
 
-    def boot_set(self, image_id: str, arch: str) -> list[Path]:
+    def boot_set(
+        self,
+        image_id: str,
+        arch: str,
+        contents: Callable[[], Iterable[Module] | None] = _nobody_looked,
+    ) -> list[Path]:
         """Packs to map for the next start, those of the image's last engine first.
 
         Waits for nobody, takes a few milliseconds, and never raises for damage: a
         pack that is missing, foreign or not what it was is left out.
+
+        :param contents: what an image contains that never ran, asked for when that can
+            make a difference; None when nobody can tell.
         """
         try:
-            rows = read_manifest(self.layout).boot_set(image_id, arch)
+            manifest = read_manifest(self.layout)
         except (FormatError, OSError) as error:
             self.warnings.append(f"no pack is used: {error}")
             return []
+        modules = None
+        if manifest.image(image_id) is None and any(p.arch == arch for p in manifest.packs):
+            modules = contents()
+        rows = manifest.boot_set(image_id, arch, modules)
         found = []
         for row in rows:
             path = self.layout.pack(row.sha256)
@@ -118,9 +136,13 @@ class Store:
         *,
         image_id: str,
         run: RunInfo,
+        counters: Mapping[str, int] | None = None,
         reached: Callable[[str], None] = nothing,
     ) -> IngestResult:
         """Keep a finished run's new blocks, then remove the journal.
+
+        Where they belong is read from the file beside the journal, if there is one;
+        ``counters`` are what the engine counted, kept for ``cache why``.
 
         An empty journal is removed; one whose header is damaged is moved to
         ``damaged/`` and FormatError raised. Raises StoreBusy, StoreError; the
@@ -130,8 +152,8 @@ class Store:
         with _as_store_errors(self.layout):
             if journal.exists() and journal.stat().st_size == 0:
                 journals.remove_journal(journal)
-                return IngestResult(0, 0, 0, None, time.monotonic() - started)
-            recording = self._read(journal, image_id, run)
+                return IngestResult(0, 0, 0, (), time.monotonic() - started)
+            recording = self._read(journal, image_id, run, counters)
             reached("journal-read")
             result, warnings = self._writing(
                 lambda meta: ingest_recording(self.layout, meta, recording, reached=reached)
@@ -141,9 +163,11 @@ class Store:
         everything = (*warnings, *result.warnings)
         return dataclasses.replace(result, seconds=seconds, warnings=everything)
 
-    def _read(self, journal: Path, image_id: str, run: RunInfo) -> Recording:
+    def _read(
+        self, journal: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None
+    ) -> Recording:
         try:
-            return Recording.read(journal, image_id, run)
+            return Recording.read(journal, image_id, run, counters)
         except FormatError as error:
             if journal.exists():
                 moved = move_aside(self.layout, journal)
@@ -171,8 +195,8 @@ class Store:
                 self.warnings.append(f"{error.message} ({error.hint})")
         return results
 
-    def list_modules(self) -> list[Module]:
-        """What the live packs hold, by image and fingerprint. Raises StoreError."""
+    def list_modules(self) -> list[ModuleLine]:
+        """What the live packs hold, by module and fingerprint. Raises StoreError."""
         return self._reading(summary.modules, [])
 
     def packs(self) -> list[PackRow]:

@@ -35,8 +35,8 @@ def ingest_recording(
     done = meta.run_of(recording.journal.header.identity)
     if done is not None:
         publish(layout, meta)
-        pack = layout.pack(done.pack) if done.pack else None
-        return IngestResult(done.blocks_new, done.blocks_known, done.damaged, pack, 0.0)
+        packs = tuple(layout.pack(name) for name in done.packs)
+        return IngestResult(done.blocks_new, done.blocks_known, done.damaged, packs, 0.0)
     change = Change(layout, meta, recording, reached)
     result = change.apply()
     reached("committed")

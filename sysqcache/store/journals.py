@@ -41,6 +41,11 @@ def note_path(journal: Path) -> Path:
     return journal.with_name(journal.name + paths.JOURNAL_NOTE_SUFFIX)
 
 
+def places_path(journal: Path) -> Path:
+    """Where it is written down to which modules a journal's blocks belong."""
+    return journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
+
+
 def write_note(journal: Path, note: Note) -> None:
     """Say whose journal this will be, before the engine starts. Raises OSError."""
     content = {"image_id": note.image_id, "run": note.run.to_json()}
@@ -59,8 +64,9 @@ def read_note(journal: Path) -> Note:
 
 
 def remove_journal(journal: Path) -> None:
-    """Remove a journal, then its note. Raises OSError."""
+    """Remove a journal, then what lies beside it. Raises OSError."""
     journal.unlink(missing_ok=True)
+    places_path(journal).unlink(missing_ok=True)
     note_path(journal).unlink(missing_ok=True)
 
 
@@ -102,5 +108,5 @@ def leftovers(layout: Layout) -> list[Path]:
         journal = note.with_name(note.name.removesuffix(paths.JOURNAL_NOTE_SUFFIX))
         with contextlib.suppress(OSError):
             if not journal.exists() and note.stat().st_mtime < time.time() - _STALE_NOTE_S:
-                note.unlink()
+                remove_journal(journal)
     return [path for _, path in sorted(found)]

@@ -9,15 +9,16 @@ commit that it shows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from sysqcache.errors import FormatError
 from sysqcache.mapfile import read_private
+from sysqcache.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import Layout, replace_file
-from sysqcache.store.records import FingerprintRow, ImageRow, PackRow
+from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
 
 MAX_FINGERPRINTS: Final = 4
 """So many fingerprints of one architecture enter a boot set; others cost open(2) calls."""
@@ -27,12 +28,16 @@ _MAX_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the last commit left; ``packs`` are the live ones, oldest first."""
+    """What the last commit left; ``packs`` are the live ones, oldest first.
+
+    ``modules`` gives the number of each.
+    """
 
     generation: int = -1
     packs: tuple[PackRow, ...] = ()
     fingerprints: tuple[FingerprintRow, ...] = ()
     images: tuple[ImageRow, ...] = field(default=())
+    modules: Mapping[Module, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -41,14 +46,27 @@ class Manifest:
         packs: Iterable[PackRow],
         fingerprints: Iterable[FingerprintRow],
         images: Iterable[ImageRow],
+        modules: Iterable[ModuleRow],
     ) -> Manifest:
         """The manifest of all rows of the metadata."""
         live = sorted((p for p in packs if p.live), key=lambda p: (p.created, p.sha256))
-        return cls(generation, tuple(live), tuple(fingerprints), tuple(images))
+        numbers = {row.module: row.number for row in modules}
+        return cls(generation, tuple(live), tuple(fingerprints), tuple(images), numbers)
 
     def encode(self) -> bytes:
-        """The file's content."""
-        return json.dumps({"version": 1, **asdict(self)}, indent=1).encode()
+        """The file's content: one line a row."""
+        rows: dict[str, list[Any]] = {
+            "packs": [row.to_values() for row in self.packs],
+            "fingerprints": [row.to_values() for row in self.fingerprints],
+            "images": [row.to_values() for row in self.images],
+            "modules": [{**module.to_json(), "number": n} for module, n in self.modules.items()],
+        }
+        lists = [
+            f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in found) + "]"
+            for name, found in rows.items()
+        ]
+        head = f'{{"version": 1, "generation": {self.generation}'
+        return (",\n".join([head, *lists]) + "}\n").encode()
 
     @classmethod
     def decode(cls, content: bytes) -> Manifest:
@@ -60,24 +78,67 @@ class Manifest:
                 tuple(PackRow.from_values(v) for v in values["packs"]),
                 tuple(FingerprintRow.from_values(v) for v in values["fingerprints"]),
                 tuple(ImageRow.from_values(v) for v in values["images"]),
+                {Module.from_json(v): int(v["number"]) for v in values.get("modules", ())},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FormatError(f"the list of boot sets can't be read: {error}") from error
 
+    def image(self, image_id: str) -> ImageRow | None:
+        """An image that ran before."""
+        return next((row for row in self.images if row.image_id == image_id), None)
+
     def ordered_fingerprints(self, image_id: str, arch: str) -> list[str]:
         """Fingerprints of ``arch``: those that the image ran with first, then the latest."""
-        own: dict[str, int] = {}
-        for image in self.images:
-            if image.image_id == image_id:
-                own = {f: rank for rank, f in enumerate(image.fingerprints)}
+        image = self.image(image_id)
+        own = {f: rank for rank, f in enumerate(image.fingerprints if image else ())}
         rows = [f for f in self.fingerprints if f.arch == arch]
         rows.sort(key=lambda f: (own.get(f.fingerprint, len(own)), -f.last_used))
         return [f.fingerprint for f in rows]
 
-    def boot_set(self, image_id: str, arch: str) -> list[PackRow]:
-        """Live packs of the first few fingerprints, in the order to be mapped."""
+    def boot_set(
+        self, image_id: str, arch: str, modules: Iterable[Module] | None = None
+    ) -> list[PackRow]:
+        """Live packs of the first few fingerprints, in the order to be mapped.
+
+        :param modules: what an image contains. A pack is left out when it has blocks of
+            none of them, and of no module that the image ran before. None: nobody looked.
+        """
+        wanted = self._wanted(image_id, arch, modules)
         chosen = self.ordered_fingerprints(image_id, arch)[:MAX_FINGERPRINTS]
-        return [p for f in chosen for p in self.packs if p.fingerprint == f]
+        found: list[PackRow] = []
+        for fingerprint in chosen:
+            packs = [p for p in self.packs if p.fingerprint == fingerprint]
+            shares = [_share(pack, wanted) for pack in packs]
+            order = sorted(range(len(packs)), key=lambda n: -shares[n])
+            found += [packs[n] for n in order if shares[n]]
+        return found
+
+    def _wanted(
+        self, image_id: str, arch: str, modules: Iterable[Module] | None
+    ) -> frozenset[int] | None:
+        """Numbers of the modules that an image needs; None when nobody can tell."""
+        image = self.image(image_id)
+        found = set(image.modules) if image else set()
+        if modules is None and not found & self._placed():
+            return None
+        for module in modules or ():
+            asked = [module]
+            if module.kind == ModuleKind.KERNEL:
+                asked += [Module(kind, f"{UNPLACED}{module.id}") for kind in ModuleKind]
+            found |= {self.modules[one] for one in asked if one in self.modules}
+        firmware = Module(ModuleKind.FIRMWARE, f"{UNPLACED}{arch}")
+        return frozenset(found | {self.modules.get(firmware, 0)})
+
+    def _placed(self) -> set[int]:
+        """Numbers of modules with a name that an image's contents can be compared with."""
+        return {n for one, n in self.modules.items() if not one.id.startswith(UNPLACED)}
+
+
+def _share(pack: PackRow, wanted: frozenset[int] | None) -> int:
+    """How many blocks of a pack an image may want; all of a pack that nobody looked into."""
+    if wanted is None or not pack.shares or 0 in pack.shares:
+        return pack.blocks
+    return sum(share.blocks for number, share in pack.shares.items() if number in wanted)
 
 
 def read_manifest(layout: Layout) -> Manifest:

@@ -7,6 +7,9 @@ Keys (docs/formats.md lists them too)::
     p/<sha256>             PackRow
     f/<fingerprint>        FingerprintRow
     i/<image id>           ImageRow
+    m/<number>             ModuleRow, number as 8 hex digits
+    d/<module>/<offset>    DeadRow, both as 8 hex digits
+    w/<number>             why blocks of a run missed: {module number: {reason: blocks}}
     r/<number>             RunRow, number as 8 hex digits
     j/<journal identity>   number of the run that the journal became
     b/<sha256>/<column>/<chunk>   block columns, chunk as 4 hex digits
@@ -14,17 +17,28 @@ Keys (docs/formats.md lists them too)::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+import numpy as np
 import rocksdict
 
 from sysqcache.errors import StoreBusy, StoreError
-from sysqcache.store.batch import Batch, run_key
-from sysqcache.store.columns import COLUMNS, Columns, join_chunks
-from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, Row, RunRow
+from sysqcache.store.batch import Batch, run_key, why_key
+from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
+from sysqcache.store.records import (
+    DeadRow,
+    FingerprintRow,
+    GlobalRow,
+    ImageRow,
+    ModuleRow,
+    PackRow,
+    Row,
+    RunRow,
+)
 
 _R = TypeVar("_R", bound=Row)
 
@@ -152,6 +166,23 @@ class Meta:
         """Every image by its id."""
         return {row.image_id: row for row in self._rows(b"i/", ImageRow)}
 
+    def modules(self) -> dict[int, ModuleRow]:
+        """Every module by its number."""
+        return {row.number: row for row in self._rows(b"m/", ModuleRow)}
+
+    def dead(self) -> list[DeadRow]:
+        """Every dead area, by module and offset."""
+        return self._rows(b"d/", DeadRow)
+
+    def why(self, run: int) -> dict[int, dict[str, int]]:
+        """Why blocks of a run missed: counts by reason, by module number."""
+        value = self._get(why_key(run))
+        try:
+            rows = json.loads(value) if value is not None else {}
+            return {int(number): dict(reasons) for number, reasons in rows.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise MetaDamaged(f"the misses of run {run} can't be read: {error}") from error
+
     def runs(self) -> list[RunRow]:
         """Every run, oldest first."""
         return self._rows(b"r/", RunRow)
@@ -179,6 +210,9 @@ class Meta:
                 )
             except ValueError as error:
                 raise MetaDamaged(f"column {name} of {row.sha256}: {error}") from error
+        for name in LATER:
+            if not len(parts[name]):
+                parts[name] = np.zeros(row.blocks, COLUMNS[name])
         if any(len(column) != row.blocks for column in parts.values()):
             raise MetaDamaged(f"columns of {row.sha256} are not {row.blocks} rows long")
         return Columns(**parts)

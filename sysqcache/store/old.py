@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.store.manifest import Manifest, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
-from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, PackRow, RunRow
+from sysqcache.store.records import (
+    DeadRow,
+    FingerprintRow,
+    GlobalRow,
+    ImageRow,
+    ModuleRow,
+    PackRow,
+    RunRow,
+)
 
 if TYPE_CHECKING:
     from sysqcache.store.columns import Columns
@@ -32,6 +40,11 @@ class OldMetadata:
             f.fingerprint: f for f in self.manifest.fingerprints
         }
         self.images: dict[str, ImageRow] = {i.image_id: i for i in self.manifest.images}
+        self.modules: dict[int, ModuleRow] = {
+            number: ModuleRow(number, one.id, str(one.kind), one.name, "", 0.0, 0.0)
+            for one, number in self.manifest.modules.items()
+        }
+        self.dead: list[DeadRow] = []
         self.damaged = False
         self._meta: Meta | None = None
         if layout.meta.exists():
@@ -44,6 +57,8 @@ class OldMetadata:
             self.packs |= meta.packs()
             self.fingerprints |= meta.fingerprints()
             self.images |= meta.images()
+            self.modules |= meta.modules()
+            self.dead += meta.dead()
         except (MetaDamaged, StoreError):
             self.damaged = True
 
@@ -71,6 +86,16 @@ class OldMetadata:
         except (MetaDamaged, StoreError):
             self.damaged = True
             return []
+
+    def why(self, run: int) -> dict[int, dict[str, int]]:
+        """Why blocks of a run missed, if that can be read."""
+        if self._meta is None:
+            return {}
+        try:
+            return self._meta.why(run)
+        except (MetaDamaged, StoreError):
+            self.damaged = True
+            return {}
 
     def close(self) -> None:
         """Close the old RocksDB."""

@@ -22,6 +22,7 @@ def publish(layout: Layout, meta: Meta) -> Manifest:
         meta.packs().values(),
         meta.fingerprints().values(),
         meta.images().values(),
+        meta.modules().values(),
     )
     write_manifest(layout, manifest)
     return manifest

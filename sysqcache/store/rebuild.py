@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.store import dedupe, key
@@ -123,7 +121,6 @@ class _Rebuilder:
         fingerprint = pack.header.fingerprint.hex()
         arch = old.arch if old else _arch(pack.header.text)
         columns = self._columns(table, old)
-        names = {image.number: image.image_id for image in self.images.values()}
         row = PackRow(
             sha256=sha256,
             fingerprint=fingerprint,
@@ -132,7 +129,8 @@ class _Rebuilder:
             bytes=pack.header.file_size,
             created=old.created if old else modified,
             last_used=old.last_used if old else modified,
-            shares={names[i]: ModuleShare(b, size) for i, b, size in columns.shares()},
+            group=old.group if old and old.group else UNKNOWN,
+            shares=_shares(columns, old),
         )
         self.kept[sha256] = (row, columns)
         known = self.old.fingerprints.get(fingerprint)
@@ -143,14 +141,11 @@ class _Rebuilder:
     def _columns(self, table: BlockTable, old: PackRow | None) -> Columns:
         """Columns of a pack: the old ones where they fit, else as if brought by run 0."""
         keys = key.identities(table)
+        fresh = Columns.new(table, keys, 0, self._image(UNKNOWN, old).number)
         before = self.old.columns(old)
-        if before is not None and np.array_equal(before.key, keys):
-            numbers = {image.number for image in self.images.values()}
-            if numbers.issuperset(np.unique(before.image).tolist()):
-                return before
-        owners = sorted(old.shares, key=lambda i: -old.shares[i].blocks) if old else []
-        image = self._image(owners[0] if owners else UNKNOWN, old)
-        return Columns.new(keys, table.padded_sizes(), 0, image.number)
+        if before is None:
+            return fresh
+        return fresh.remembering(before, dedupe.split([before.key], keys).kept)
 
     def _image(self, image_id: str, old: PackRow | None) -> ImageRow:
         if image_id not in self.images:
@@ -172,17 +167,29 @@ class _Rebuilder:
             self.batch.put_fingerprint(fingerprint)
         for image in self.images.values():
             self.batch.put_image(image)
+        for module in self.old.modules.values():
+            self.batch.put_module(module)
+        for area in self.old.dead:
+            self.batch.put_dead(area)
         generation = 1 + self.old.generation
         images = max((i.number for i in self.images.values()), default=0)
         with Meta(directory) as meta:
             self._copy_runs()
-            meta.commit(self.batch, GlobalRow(1, generation, self.highest_run, images))
+            counters = GlobalRow(
+                generation=generation,
+                runs=self.highest_run,
+                images=images,
+                modules=max(self.old.modules, default=0),
+            )
+            meta.commit(self.batch, counters)
             # before the exchange: whoever finds boot sets of a later commit rebuilds again
             publish(self.layout, meta)
 
     def _copy_runs(self) -> None:
         for journal, row in self.old.runs():
             self.batch.put_run(row, journal)
+            if why := self.old.why(row.number):
+                self.batch.put_why(row.number, why)
             self.highest_run = max(self.highest_run, row.number)
 
     def _with_status(self) -> Iterable[tuple[PackRow, Columns]]:
@@ -197,6 +204,13 @@ class _Rebuilder:
             else:
                 larger.append(columns.key)
                 yield dataclasses.replace(row, status=PackStatus.LIVE), columns
+
+
+def _shares(columns: Columns, old: PackRow | None) -> dict[int, ModuleShare]:
+    """Blocks by module; as the boot sets had it when only they remain."""
+    if columns.module.any() or old is None or old.blocks != len(columns):
+        return columns.shares()
+    return old.shares or columns.shares()
 
 
 def is_whole(pack: Pack, table: BlockTable, sha256: str) -> bool:

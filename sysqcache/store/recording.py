@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sysqcache.errors import FormatError
 from sysqcache.journal import Journal, read_journal
+from sysqcache.placement import Placements, read_placements
 from sysqcache.store import key
+from sysqcache.store.journals import places_path
 from sysqcache.types import RunInfo
 
 
@@ -18,34 +22,54 @@ class IngestResult:
     :param blocks_new: blocks that were kept.
     :param blocks_known: recorded blocks that the store had already, or twice.
     :param damaged: recorded blocks that were skipped for a bad checksum or bad sizes.
-    :param pack: the pack that was written, None when nothing was new.
+    :param packs: those that were written, none when nothing was new.
     :param warnings: lines for the user; the store repaired itself.
+    :param blocks_dead: recorded blocks that were left out, as their code rewrites itself.
     """
 
     blocks_new: int
     blocks_known: int
     damaged: int
-    pack: Path | None
+    packs: tuple[Path, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
+    blocks_dead: int = 0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A journal with what is known about its run."""
+    """A journal with what is known about its run.
+
+    :param places: where its blocks belong, as far as anyone found out.
+    :param counters: the engine's counts by name, empty when nobody asked in time.
+    """
 
     journal: Journal
     keys: key.Identities
     image_id: str
     run: RunInfo
+    places: Placements
+    counters: Mapping[str, int]
 
     @classmethod
-    def read(cls, path: Path, image_id: str, run: RunInfo) -> Recording:
-        """Read a journal, outside of any lock. Raises FormatError."""
+    def read(
+        cls, path: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
+    ) -> Recording:
+        """Read a journal and what lies beside it, outside of any lock. Raises FormatError."""
         journal = read_journal(path)
-        return cls(journal, key.identities(journal.blocks), image_id, run)
+        keys = key.identities(journal.blocks)
+        return cls(journal, keys, image_id, run, read_places(path), counters or {})
 
     @property
     def fingerprint(self) -> str:
         """Hexadecimal."""
         return self.journal.header.fingerprint.hex()
+
+
+def read_places(journal: Path) -> Placements:
+    """What was found out about a journal's blocks; nothing when that can't be read."""
+    path = places_path(journal)
+    try:
+        return read_placements(path) if path.exists() else Placements.nothing()
+    except FormatError:
+        return Placements.nothing()

@@ -7,7 +7,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from sysqcache.modules import Module, ModuleKind
+
+SCHEMA: Final = 2
+"""Version of the rows; those of version 1 knew no modules, and are read as such."""
 
 
 class PackStatus(StrEnum):
@@ -26,7 +31,11 @@ class Row:
 
     def encode(self) -> bytes:
         """The row as JSON."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
+        return json.dumps(self.to_values(), separators=(",", ":")).encode()
+
+    def to_values(self) -> dict[str, Any]:
+        """The row's JSON object."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
@@ -55,7 +64,8 @@ class PackRow(Row):
     :param sha256: of the file, hexadecimal; ``<sha256>.pack`` is its name.
     :param fingerprint: hexadecimal.
     :param bytes: of the whole file.
-    :param shares: blocks and bytes by image id.
+    :param group: packs of one group are merged with each other, see ``store.modules``.
+    :param shares: blocks and bytes by module number.
     """
 
     sha256: str
@@ -66,13 +76,22 @@ class PackRow(Row):
     created: float
     last_used: float
     status: str = PackStatus.LIVE
-    shares: dict[str, ModuleShare] = field(default_factory=dict)
+    group: str = ""
+    shares: dict[int, ModuleShare] = field(default_factory=dict)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """A row from its JSON object; raises TypeError or AttributeError for damage."""
-        shares = {k: ModuleShare(**v) for k, v in values.get("shares", {}).items()}
+        """A row from its JSON object; raises TypeError, ValueError or AttributeError."""
+        shares = {}
+        if values.get("group"):  # older rows count by image
+            shares = {int(k): ModuleShare(*v) for k, v in values["shares"].items()}
         return super().from_values({**values, "shares": shares})
+
+    def to_values(self) -> dict[str, Any]:
+        """The row's JSON object; shares are pairs, as there are hundreds."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shares = {str(k): [v.blocks, v.bytes] for k, v in self.shares.items()}
+        return {**values, "shares": shares}
 
     @property
     def live(self) -> bool:
@@ -96,6 +115,9 @@ class ImageRow(Row):
     """One guest image; ``number`` stands for it in block columns.
 
     :param fingerprints: hexadecimal, those it ran with, the latest first.
+    :param runs: how often it ran.
+    :param modules: numbers of the modules that it ran code of, and in which of its runs
+        it did so last.
     """
 
     image_id: str
@@ -103,16 +125,79 @@ class ImageRow(Row):
     first_seen: float
     last_used: float
     fingerprints: tuple[str, ...] = ()
+    runs: int = 0
+    modules: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """A row from its JSON object; raises TypeError or ValueError for damage."""
+        modules = {int(k): int(v) for k, v in values.get("modules", {}).items()}
+        fingerprints = tuple(values["fingerprints"])
+        return super().from_values({**values, "fingerprints": fingerprints, "modules": modules})
+
+
+@dataclass(frozen=True)
+class ModuleRow(Row):
+    """One piece of guest code, or what a kernel's unplaced code is gathered under.
+
+    :param number: stands for it in block columns; 0 is nobody's.
+    :param group: of the packs that its blocks go to.
+    :param images: numbers of the images that it was seen in.
+    :param dead_unplaced: areas of code without a place that were dead in the last run.
+    """
+
+    number: int
+    id: str
+    kind: str
+    name: str
+    group: str
+    first_seen: float
+    last_used: float
+    images: tuple[int, ...] = ()
+    dead_unplaced: int = 0
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """A row from its JSON object; raises TypeError for damage."""
-        return super().from_values({**values, "fingerprints": tuple(values["fingerprints"])})
+        return super().from_values({**values, "images": tuple(values["images"])})
+
+    @property
+    def module(self) -> Module:
+        """What the number stands for."""
+        return Module(ModuleKind(self.kind), self.id, self.name)
+
+
+@dataclass(frozen=True)
+class DeadRow(Row):
+    """A place of a module where code rewrites itself: nothing is kept there.
+
+    :param offset: bytes inside of the module, ``size`` bytes long.
+    :param changes: how often other code was found there, all runs together.
+    :param last_run: number of the last run in which it was dead.
+    :param clean_runs: runs since then that used the module and left the place alone.
+    """
+
+    module: int
+    offset: int
+    size: int
+    changes: int
+    reason: str
+    first_run: int
+    last_run: int
+    clean_runs: int = 0
 
 
 @dataclass(frozen=True)
 class RunRow(Row):
-    """One ingested journal; ``number`` stands for it in block columns."""
+    """One ingested journal; ``number`` stands for it in block columns.
+
+    :param packs: names of the packs that it brought.
+    :param blocks_dead: recorded blocks that were left out, as they began in a dead area.
+    :param dead_areas: places that it found dead.
+    :param adopted: different blocks that it took from packs.
+    :param counters: requests, adoptions and misses of the engine by name, if known.
+    :param kinds: recorded blocks by kind of module.
+    """
 
     number: int
     run_id: str
@@ -127,24 +212,38 @@ class RunRow(Row):
     blocks_new: int
     blocks_known: int
     damaged: int
-    pack: str
+    packs: tuple[str, ...] = ()
+    blocks_dead: int = 0
+    dead_areas: int = 0
+    adopted: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """A row from its JSON object; raises TypeError for damage."""
+        packs = tuple(values.get("packs", ())) or tuple(filter(None, [values.get("pack")]))
+        return super().from_values({**values, "packs": packs})
 
 
 @dataclass(frozen=True)
 class GlobalRow(Row):
     """Counters of the whole store; ``generation`` grows with each commit."""
 
-    schema: int = 1
+    schema: int = SCHEMA
     generation: int = 0
     runs: int = 0
     images: int = 0
+    modules: int = 0
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleLine:
     """One line of ``cache list``; the fields are the JSON keys of CLI.md.
 
     :param bytes: of the blocks alone, without headers and indexes of packs.
+    :param dead: places where its code rewrites itself.
+    :param images: how many images it was seen in.
     """
 
     id: str

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from sysqcache import paths
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta
-from sysqcache.store.records import Module, ModuleShare, PackRow, PackStatus
+from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow, PackStatus
 
 
 @dataclass(frozen=True)
@@ -58,29 +60,36 @@ def file_bytes(files: Iterable[Path]) -> int:
     return total
 
 
-def modules(meta: Meta) -> list[Module]:
-    """One pseudo module per image and fingerprint, the largest first."""
-    images = meta.images()
-    shares: dict[tuple[str, str, str], list[ModuleShare]] = {}
-    for row in meta.packs().values():
-        for image_id, share in row.shares.items() if row.live else ():
-            shares.setdefault((image_id, row.fingerprint, row.arch), []).append(share)
-    modules = [
-        Module(
-            id=image_id,
-            kind="image",
-            name=image_id,
+NOBODY: Final = ModuleRow(0, "unknown", "unknown", "unknown", "", 0.0, 0.0)
+"""Stands for the module of blocks whose metadata are lost, or older than modules."""
+
+
+def modules(meta: Meta) -> list[ModuleLine]:
+    """One line for each module and fingerprint, the largest first."""
+    rows = {0: NOBODY} | meta.modules()
+    dead = Counter(area.module for area in meta.dead())
+    shares: dict[tuple[int, str, str], list[ModuleShare]] = {}
+    for pack in meta.packs().values():
+        of_pack = pack.shares or {0: ModuleShare(pack.blocks, pack.bytes)}
+        for number, share in of_pack.items() if pack.live else ():
+            shares.setdefault((number, pack.fingerprint, pack.arch), []).append(share)
+    lines = [
+        ModuleLine(
+            id=row.id,
+            kind=row.kind,
+            name=row.name,
             arch=arch,
             fingerprint=fingerprint,
             blocks=sum(s.blocks for s in found),
-            dead=0,
+            dead=dead[number] + row.dead_unplaced,
             bytes=sum(s.bytes for s in found),
-            last_used=iso_time(images[image_id].last_used if image_id in images else 0.0),
-            images=1,
+            last_used=iso_time(row.last_used),
+            images=len(row.images),
         )
-        for (image_id, fingerprint, arch), found in shares.items()
+        for (number, fingerprint, arch), found in shares.items()
+        for row in [rows.get(number, NOBODY)]
     ]
-    return sorted(modules, key=lambda m: (-m.blocks, m.id, m.fingerprint))
+    return sorted(lines, key=lambda m: (-m.blocks, m.kind, m.id, m.fingerprint))
 
 
 def iso_time(moment: float) -> str:

@@ -139,6 +139,8 @@ class PackPieces:
             index_offset=index_offset,
             blocks_offset=bf.HEADER_SIZE,
             blocks_size=blocks_end - bf.HEADER_SIZE,
+            flags_any=_reduce(np.bitwise_or, tables),
+            flags_all=_reduce(np.bitwise_and, tables),
             text=encoded,
         )
         gap = index_offset - blocks_end
@@ -151,6 +153,12 @@ class PackPieces:
             yield from _copied_blocks(table)
         yield bytes(self.gap)
         yield self.index
+
+
+def _reduce(operation: np.ufunc, tables: Sequence[BlockTable]) -> int:
+    """The flags of all blocks, anded or ored; 0 for no blocks."""
+    flags = [t.headers["flags"] for t in tables if len(t)]
+    return int(operation.reduce(np.concatenate(flags))) if flags else 0
 
 
 def _copied_blocks(table: BlockTable) -> Iterator[bytes]:

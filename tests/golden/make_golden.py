@@ -103,9 +103,10 @@ def expected() -> bytes:
     return json.dumps(values, indent=1).encode() + b"\n"
 
 
+# v1.pack is of the time before a header told the flags of its blocks
 FILES = {
     "v1.journal": journal,
-    "v1.pack": pack,
+    "v1-flags.pack": pack,
     "v1.expected.json": expected,
 }
 

@@ -15,6 +15,7 @@ from sysqcache.store.pack import Pack, Query
 from sysqcache.store.verify import unfindable
 
 HERE = Path(__file__).parent
+PACKS = ("v1.pack", "v1-flags.pack")
 EXPECTED: dict[str, Any] = json.loads((HERE / "v1.expected.json").read_text())
 
 
@@ -47,8 +48,9 @@ def test_journal() -> None:
     assert journal.records["vcpu"].tolist() == [0] * 8 + [3, 0, 0]
 
 
-def test_pack() -> None:
-    pack = Pack(content("v1.pack"))
+@pytest.mark.parametrize("name", PACKS)
+def test_pack(name: str) -> None:
+    pack = Pack(content(name))
     assert pack.header.fingerprint.hex() == EXPECTED["fingerprint"]
     assert pack.header.text == EXPECTED["text"]
     table = pack.blocks()
@@ -57,9 +59,10 @@ def test_pack() -> None:
     assert unfindable(pack, table) == 0
 
 
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize("row", range(len(EXPECTED["blocks"])))
-def test_lookup(row: int) -> None:
-    pack = Pack(content("v1.pack"))
+def test_lookup(name: str, row: int) -> None:
+    pack = Pack(content(name))
     block = EXPECTED["blocks"][row]
     found = pack.find(
         Query(

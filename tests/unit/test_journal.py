@@ -12,7 +12,13 @@ from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 from sysqcache import blockformat as bf
 from sysqcache.errors import FormatError
 from sysqcache.journal import Journal, parse_journal, read_journal
-from sysqcache.journalwriter import journal_header, ram_map_record, record_header
+from sysqcache.journalwriter import (
+    adopted_record,
+    journal_header,
+    pack_record,
+    ram_map_record,
+    record_header,
+)
 
 SIZES = (("<H", 26), ("<H", 30), ("<I", 32))
 HEADER = journal_header(FINGERPRINT, TEXT, start_time=1, pid=7)
@@ -48,6 +54,32 @@ def test_ram_map_and_unknown_records() -> None:
     journal = parse(ram_map_record(ranges), odd, make_block(1).record())
     assert journal.ram_map.tolist() == ranges
     assert (journal.skipped, len(journal.blocks)) == (1, 1)
+
+
+def test_packs_and_first_uses() -> None:
+    name = "ab" * 32
+    journal = parse(
+        pack_record(0, name),
+        adopted_record([(256, 0, 0, 0x1000), (300, 1, 0, 0x2000)]),  # 1 is not known yet
+        make_block(1).record(),
+        pack_record(1, "x" * 100),
+        pack_record(0, "a number has one name"),
+        adopted_record([(0xFFFFFFFF, 1, 0xFFFF, bf.NO_RAM), (260, 2, 0, 0x3000)]),
+    )
+    assert journal.packs == {0: name, 1: "x" * 71}
+    assert journal.adopted.dtype == bf.ADOPTED.dtype
+    assert journal.adopted.tolist() == [
+        (256, 0, 0, 0x1000),
+        (300, 1, 0, 0x2000),
+        (0xFFFFFFFF, 1, 0xFFFF, bf.NO_RAM),
+    ]
+    assert (journal.skipped, journal.damaged, len(journal.blocks)) == (0, 0, 1)
+
+
+def test_pack_numbers_that_no_use_can_have() -> None:
+    journal = parse(pack_record(0xFFFFFFFF, "far"), adopted_record([(1, 0xFFFF, 0, 0)]))
+    assert journal.packs == {0xFFFFFFFF: "far"}
+    assert len(journal.adopted) == 0
 
 
 def test_damaged_block_is_skipped_and_counted() -> None:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writes the new blocks of one group of modules, merged with its packs when they are many.
+
+A start maps all packs of a group and a lookup searches one after another, so there
+must be few; and a merge copies all blocks, so it must be seldom.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sysqcache.blocktable import BlockTable
+from sysqcache.errors import FormatError
+from sysqcache.store.batch import Batch
+from sysqcache.store.columns import Columns, Places
+from sysqcache.store.deadareas import DeadAreas
+from sysqcache.store.layout import Layout
+from sysqcache.store.live import LivePack
+from sysqcache.store.recording import Recording
+from sysqcache.store.records import PackRow, PackStatus
+from sysqcache.store.writer import WrittenPack, write_pack
+
+MAX_LIVE: Final = 3
+"""Live packs of one group and fingerprint; the next one is merged with all of them."""
+
+
+class GroupWriter:
+    """Writes packs of one run and notes their rows in ``batch``."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        batch: Batch,
+        recording: Recording,
+        warnings: list[str],
+        reached: Callable[[str], None],
+    ) -> None:
+        self._layout, self._batch, self._recording = layout, batch, recording
+        self._warnings, self._reached = warnings, reached
+
+    def write(
+        self,
+        group: str,
+        live: list[LivePack],
+        fresh: BlockTable,
+        columns: Columns,
+        dead: DeadAreas,
+    ) -> Path:
+        """Write new blocks alone, or merged with all live packs of their group.
+
+        Blocks in dead places are left behind by a merge. Raises OSError or FormatError.
+        """
+        tables, parts = [fresh], [columns]
+        superseded: list[LivePack] = []
+        for pack in live if len(live) >= MAX_LIVE else ():
+            try:
+                table, kept = pack.intact()
+            except FormatError as error:
+                self._lose(pack, str(error))
+                continue
+            alive = ~dead.cover(Places(kept.module, kept.offset))
+            tables.insert(len(superseded), table.select(alive))
+            parts.insert(len(superseded), kept.select(alive))
+            superseded.append(pack)
+        header = self._recording.journal.header
+        written = write_pack(
+            self._layout.packs, header.fingerprint, header.text, tables, reached=self._reached
+        )
+        self._put(group, written, Columns.concatenate(parts))
+        for pack in superseded:
+            if pack.row.sha256 != written.sha256:
+                row = dataclasses.replace(pack.row, status=PackStatus.SUPERSEDED)
+                self._batch.drop_columns(row)
+                self._batch.put_pack(row)
+        return written.path
+
+    def _lose(self, pack: LivePack, why: str) -> None:
+        self._warnings.append(f"pack {pack.row.sha256[:12]} is damaged, not merged: {why}")
+        self._batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
+
+    def _put(self, group: str, written: WrittenPack, columns: Columns) -> None:
+        now = time.time()
+        self._batch.put_pack(
+            PackRow(
+                sha256=written.sha256,
+                fingerprint=self._recording.fingerprint,
+                arch=self._recording.run.arch,
+                blocks=len(columns),
+                bytes=written.size,
+                created=now,
+                last_used=now,
+                group=group,
+                shares=columns.shares(),
+            )
+        )
+        self._batch.put_columns(written.sha256, columns)
