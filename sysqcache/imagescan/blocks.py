@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bytes of a disk image: raw files, and qcow2 with its backing files.
+
+QEMU's own ``qemu-img map`` says where each guest byte lies in which file; the bytes are
+then read from these files. No daemon, no mount, no copy of the image.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from sysqcache.imagescan import limits
+from sysqcache.types import DiskFormat
+
+
+class Blocks(Protocol):
+    """Random access to bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes altogether."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from ``offset``; fewer at the end, or where nothing can be read."""
+
+
+class UnreadableImage(Exception):
+    """An image that can't be read, with the reason in words."""
+
+
+class BytesBlocks:
+    """Bytes in memory."""
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._content = memoryview(content)
+
+    @property
+    def size(self) -> int:
+        """Bytes altogether."""
+        return len(self._content)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from ``offset``, fewer at the end."""
+        return bytes(self._content[offset : offset + size])
+
+
+class FileBlocks:
+    """A file as it is: a raw image. Raises UnreadableImage when it can't be opened."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise UnreadableImage(f"{path} can't be opened: {error.strerror}") from error
+        try:
+            # not fstat: a block device has no size there
+            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError as error:
+            self.close()
+            raise UnreadableImage(f"{path} has no size: {error.strerror}") from error
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from ``offset``; fewer at the end and after a read error."""
+        try:
+            return os.pread(self._fd, max(0, min(size, self._size - offset)), offset)
+        except (OSError, OverflowError):
+            return b""
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Guest bytes that lie together; ``file`` None: zeros, ``offset`` -1: unreadable."""
+
+    start: int
+    length: int
+    file: int | None
+    offset: int
+
+
+class MappedBlocks:
+    """An image whose bytes are spread over files, as a list of extents says."""
+
+    def __init__(self, extents: Sequence[Extent], files: Sequence[FileBlocks]) -> None:
+        self._extents = sorted(extents, key=lambda extent: extent.start)
+        self._starts = [extent.start for extent in self._extents]
+        self._files = files
+        last = self._extents[-1] if self._extents else Extent(0, 0, None, 0)
+        self._size = last.start + last.length
+
+    @property
+    def size(self) -> int:
+        """Bytes that the guest sees."""
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Guest bytes from ``offset``; fewer at the end and before unreadable ones."""
+        parts: list[bytes] = []
+        place = max(0, bisect.bisect_right(self._starts, offset) - 1)
+        for extent in self._extents[place:] if size > 0 and offset >= 0 else ():
+            skip = offset - extent.start
+            wanted = min(size, extent.length - skip)
+            if skip < 0 or wanted <= 0:
+                break
+            part = self._part(extent, skip, wanted)
+            parts.append(part)
+            offset, size = offset + wanted, size - wanted
+            if size == 0 or len(part) < wanted:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _part(self, extent: Extent, skip: int, size: int) -> bytes:
+        if extent.file is None:
+            return bytes(size)
+        if extent.offset < 0:
+            return b""
+        part = self._files[extent.file].read(extent.offset + skip, size)
+        return part + bytes(size - len(part))  # QEMU reads zeros behind a file's end
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files:
+            file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An opened disk image.
+
+    :param files: what its bytes come from, the top of the chain first.
+    :param notes: in words, what of it can't be read.
+    """
+
+    blocks: FileBlocks | MappedBlocks
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+_READABLE: Final = {"qcow2", "raw"}
+
+
+def open_image(path: Path, kind: DiskFormat, qemu_img: Path | None) -> Image:
+    """Open a disk image of the host. Raises UnreadableImage.
+
+    :param qemu_img: the tool, needed for qcow2.
+    """
+    if kind is DiskFormat.RAW:
+        return Image(FileBlocks(path), (path,))
+    if qemu_img is None:
+        raise UnreadableImage(f"{path} can't be read without an engine, which has qemu-img")
+    chain = _chain(path, qemu_img)
+    entries = _ask(qemu_img, "map", path, kind)
+    with contextlib.ExitStack() as stack:
+        files = []
+        for file in chain:
+            files.append(FileBlocks(file))
+            stack.callback(files[-1].close)
+        extents, notes = _extents(path, entries, len(files))
+        stack.pop_all()
+    return Image(MappedBlocks(extents, files), tuple(chain), notes)
+
+
+def _chain(path: Path, qemu_img: Path) -> list[Path]:
+    """The files of a backing chain, the top first; encrypted and split ones are refused."""
+    chain: list[Path] = []
+    for link in _ask(qemu_img, "info", path, DiskFormat.QCOW2, "--backing-chain"):
+        try:
+            data = link.get("format-specific", {}).get("data", {})
+            if link["format"] not in _READABLE:
+                raise UnreadableImage(f"{path} needs an image of format {link['format']}")
+            if link.get("encrypted") or "encrypt" in data:
+                raise UnreadableImage(f"{path} is encrypted")
+            if "data-file" in data:
+                raise UnreadableImage(f"{path} keeps its data in another file")
+            chain.append(Path(link["filename"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UnreadableImage(f"qemu-img says nothing of use about {path}") from error
+    if not 0 < len(chain) <= limits.BACKING_FILES:
+        raise UnreadableImage(f"{path} has {len(chain)} files in its chain")
+    return chain
+
+
+def _extents(path: Path, entries: list[Any], files: int) -> tuple[list[Extent], tuple[str, ...]]:
+    extents: list[Extent] = []
+    compressed = 0
+    try:
+        for entry in entries:
+            start, length = int(entry["start"]), int(entry["length"])
+            if entry["zero"] or not entry["data"]:
+                extents.append(Extent(start, length, None, 0))
+                continue
+            if entry.get("compressed"):
+                compressed += length
+            depth = int(entry["depth"])
+            if not 0 <= depth < files:
+                raise UnreadableImage(f"qemu-img names a file that {path} does not have")
+            extents.append(Extent(start, length, depth, int(entry.get("offset", -1))))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableImage(f"qemu-img's map of {path} can't be read") from error
+    if not compressed:
+        return extents, ()
+    note = f"{path} has {compressed >> 20} MiB of compressed clusters, which are not read"
+    return extents, (note,)
+
+
+def _ask(qemu_img: Path, what: str, path: Path, kind: DiskFormat, *more: str) -> list[Any]:
+    # -U: a running machine holds the lock, and reading does not hurt it
+    command = [str(qemu_img), what, "-U", "--output=json", "-f", str(kind), *more, str(path)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=limits.TOOL_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnreadableImage(f"qemu-img did not answer about {path}: {error}") from error
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise UnreadableImage(f"{path} can't be read: {reason.splitlines()[-1][:300]}")
+    try:
+        answer = json.loads(done.stdout[: limits.TOOL_BYTES])
+    except (ValueError, RecursionError) as error:
+        raise UnreadableImage(f"qemu-img's answer about {path} can't be read") from error
+    return answer if isinstance(answer, list) else [answer]
