@@ -20,6 +20,8 @@
 #define TB_CACHE_RECORD_BLOCK       1
 #define TB_CACHE_RECORD_RAM_MAP     2
 #define TB_CACHE_RECORD_DEAD        3
+#define TB_CACHE_RECORD_PACK        4
+#define TB_CACHE_RECORD_ADOPTED     5
 #define TB_CACHE_BLOCK_TWO_PAGES    1u
 #define TB_CACHE_BLOCK_SHORT_KEY    2u  /* an immediate is in the prefix */
 #define TB_CACHE_BLOCK_IMMS_SHIFT   8
@@ -73,6 +75,28 @@ typedef struct TbCacheDead {
 
 QEMU_BUILD_BUG_ON(sizeof(TbCacheDead) != 16);
 
+/* Payload of TB_CACHE_RECORD_PACK: a pack is mapped. */
+typedef struct TbCachePackName {
+    uint32_t number;            /* its place in the engine's list */
+    uint32_t reserved;
+    char name[72];              /* of the file, without ".pack" */
+} TbCachePackName;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCachePackName) != 80);
+
+/*
+ * Payload of TB_CACHE_RECORD_ADOPTED: these, each the first use of a block
+ * of a pack in the run.
+ */
+typedef struct TbCacheUse {
+    uint32_t position;          /* of the block / ALIGN, as in the index */
+    uint16_t pack;
+    uint16_t vcpu;
+    uint64_t ram0;
+} TbCacheUse;
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheUse) != 16);
+
 typedef struct TbCacheJournalHeader {
     char magic[8];
     uint32_t version;
@@ -103,7 +127,9 @@ typedef struct TbCachePackHeader {
     uint64_t index_offset;
     uint64_t blocks_offset;
     uint64_t blocks_size;
-    uint64_t reserved[2];
+    uint32_t flags_any;         /* of all blocks, ored; both 0: not known */
+    uint32_t flags_all;         /* of all blocks, anded */
+    uint64_t reserved;
     char text[3960];
     uint64_t checksum;
 } TbCachePackHeader;

@@ -9,6 +9,7 @@
 #ifndef ACCEL_TCG_TB_CACHE_INTERNAL_H
 #define ACCEL_TCG_TB_CACHE_INTERNAL_H
 
+#include "qemu/bitmap.h"
 #include "qemu/queue.h"
 #include "qemu/units.h"
 #include "qemu/thread.h"
@@ -26,6 +27,10 @@ OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 #define TB_CACHE_MAX_GUEST      4096
 #define TB_CACHE_MAX_BLOCK      (96 * KiB)
 #define TB_CACHE_MAX_LOG        16
+
+/* First uses of blocks that a thread buffers, before the header's room. */
+#define TB_CACHE_MAX_USES       2048
+#define TB_CACHE_USES_HEADER    (sizeof(TbCacheRecord) / sizeof(TbCacheUse))
 
 /* How many recorded blocks are remembered, to record each only once. */
 #define TB_CACHE_SEEN_BITS      18
@@ -45,7 +50,11 @@ typedef struct TbCachePackFile {
     uint64_t blocks;
     const char *status;
     uint64_t open_us;
+    uint32_t number;            /* in TbCache.packs */
+    uint32_t flags_clear;       /* flags that none of its blocks has */
+    uint32_t flags_set;         /* flags that all of its blocks have */
     unsigned long *windows;     /* bitmap of populated windows */
+    unsigned long *used;        /* bitmap by tb_cache_use_bit, or NULL */
 } TbCachePackFile;
 
 struct TbCacheThread {
@@ -69,6 +78,8 @@ struct TbCacheThread {
     int64_t lookup;             /* cycles that a lookup in vain took */
     uint64_t *miss;             /* counter of the reason, if missed */
     const TbCacheBlock *hit;    /* to be verified */
+    TbCachePackFile *pack;      /* where a block was found */
+    uint32_t position;
     bool did_adopt;
     bool cacheable;
     int vcpu;
@@ -86,6 +97,16 @@ struct TbCacheThread {
     uint8_t *buffer;
     size_t fill;
     unsigned buffered;          /* records in @buffer */
+
+    /*
+     * First uses of blocks on their way to the journal: the thread alone
+     * appends, without a lock, what is below @n_uses_written is in the
+     * journal, and the record's header is put in the room right before
+     * what is to be written.
+     */
+    unsigned n_uses;
+    unsigned n_uses_written;
+    TbCacheUse *uses;
 
     /* The block that a lookup found: what is checked is what is used. */
     TbCacheBlock *found;
@@ -174,9 +195,6 @@ void tb_cache_pack_guard_thread(void);
 /** tb_cache_pack_populate: map the pages around @p in one go */
 void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset);
 
-void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
-                           uint32_t changes);
-
 /* tb-cache-writes.c */
 
 void tb_cache_writes_init(void);
@@ -227,6 +245,42 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
                              const TbCacheImm *imms);
 void tb_cache_journal_flush(TbCache *s, TbCacheThread *t);
 void tb_cache_journal_sync(TbCache *s);
+void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
+                           uint32_t changes);
+
+/**
+ * tb_cache_journal_pack_locked: record the name of a pack, keep its uses
+ *
+ * Called with s->lock held, before @pack is published.
+ */
+void tb_cache_journal_pack_locked(TbCache *s, TbCachePackFile *pack);
+
+/*
+ * A block has its header and at least one byte each of guest code, host
+ * code and search data, so that no two begin in the same 64 bytes.  Blocks
+ * are asked for in about this order: the bitmap is read in order as well.
+ */
+static inline size_t tb_cache_use_bit(uint32_t position)
+{
+    return position / (64 / TB_CACHE_ALIGN);
+}
+
+void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram);
+
+/**
+ * tb_cache_journal_use: the block that @t found is used at @ram
+ *
+ * The first time in a run, that is put down.
+ */
+static inline void tb_cache_journal_use(TbCache *s, TbCacheThread *t,
+                                        uint64_t ram)
+{
+    unsigned long *used = t->pack->used;
+
+    if (used && !test_bit(tb_cache_use_bit(t->position), used)) {
+        tb_cache_journal_use_slow(s, t, ram);
+    }
+}
 
 /* tb-cache.c */
 

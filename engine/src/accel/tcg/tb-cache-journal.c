@@ -13,6 +13,8 @@
 #define XXH_INLINE_ALL
 #include "qemu/osdep.h"
 #include <xxhash.h>
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "qemu/error-report.h"
 #include "exec/memory.h"
@@ -60,11 +62,42 @@ static bool journal_write_locked(TbCache *s, const void *buf, size_t size)
     return false;
 }
 
+/*
+ * Called with t->lock held, and t->uses may grow meanwhile.  Uses that
+ * can't be written are lost; why is known from the blocks.
+ */
+static void flush_uses_locked(TbCache *s, TbCacheThread *t)
+{
+    unsigned from = t->n_uses_written;
+    unsigned n = qatomic_load_acquire(&t->n_uses) - from;
+    size_t payload = n * sizeof(TbCacheUse);
+    TbCacheRecord *r;
+
+    if (n == 0) {
+        return;
+    }
+    r = (TbCacheRecord *)&t->uses[from];
+    *r = (TbCacheRecord) {
+        .magic = TB_CACHE_RECORD_MAGIC,
+        .type = TB_CACHE_RECORD_ADOPTED,
+        .vcpu = t->vcpu,
+        .total_size = sizeof(*r) + payload,
+        .payload_size = payload,
+        .ram1 = -1,
+    };
+    r->checksum = XXH3_64bits(r, offsetof(TbCacheRecord, checksum));
+    qemu_mutex_lock(&s->lock);
+    journal_write_locked(s, r, r->total_size);
+    qemu_mutex_unlock(&s->lock);
+    t->n_uses_written += n;
+}
+
 /* Called with t->lock held. */
 static void flush_locked(TbCache *s, TbCacheThread *t)
 {
     bool written;
 
+    flush_uses_locked(s, t);
     if (t->fill == 0) {
         return;
     }
@@ -255,6 +288,60 @@ void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
     qemu_mutex_lock(&s->lock);
     journal_write_locked(s, &rec, sizeof(rec));
     qemu_mutex_unlock(&s->lock);
+}
+
+void tb_cache_journal_pack_locked(TbCache *s, TbCachePackFile *pack)
+{
+    struct {
+        TbCacheRecord r;
+        TbCachePackName p;
+    } rec = {
+        .r.magic = TB_CACHE_RECORD_MAGIC,
+        .r.type = TB_CACHE_RECORD_PACK,
+        .r.total_size = sizeof(rec),
+        .r.payload_size = sizeof(rec.p),
+        .r.ram1 = -1,
+        .p.number = pack->number,
+    };
+    g_autofree char *name = g_path_get_basename(pack->path);
+
+    if (g_str_has_suffix(name, ".pack")) {
+        name[strlen(name) - strlen(".pack")] = '\0';
+    }
+    pstrcpy(rec.p.name, sizeof(rec.p.name), name);
+    rec.r.checksum = XXH3_64bits(&rec.r, offsetof(TbCacheRecord, checksum));
+    if (journal_write_locked(s, &rec, sizeof(rec))) {
+        pack->used = bitmap_try_new(pack->size / 64 + 1);
+    }
+}
+
+void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
+{
+    TbCachePackFile *pack = t->pack;
+    size_t bit = tb_cache_use_bit(t->position);
+    unsigned long mask = BIT_MASK(bit);
+
+    if (qatomic_read(&s->frozen) ||
+        (qatomic_fetch_or(&pack->used[BIT_WORD(bit)], mask) & mask)) {
+        return;
+    }
+    if (unlikely(!t->uses)) {
+        t->uses = g_new(TbCacheUse, TB_CACHE_USES_HEADER + TB_CACHE_MAX_USES);
+    }
+    t->uses[TB_CACHE_USES_HEADER + t->n_uses] = (TbCacheUse) {
+        .position = t->position,
+        .pack = pack->number,
+        .vcpu = t->vcpu,
+        .ram0 = ram,
+    };
+    qatomic_store_release(&t->n_uses, t->n_uses + 1);
+    if (unlikely(t->n_uses == TB_CACHE_MAX_USES)) {
+        qemu_mutex_lock(&t->lock);
+        flush_uses_locked(s, t);
+        t->n_uses = 0;
+        t->n_uses_written = 0;
+        qemu_mutex_unlock(&t->lock);
+    }
 }
 
 void tb_cache_journal_open(TbCache *s, uint32_t page_bits)

@@ -33,6 +33,10 @@ static TbCachePackFile *add_pack_locked(TbCache *s, const char *path)
                                             &s->pack_rejects);
 
     if (p->base) {
+        p->number = s->n_packs;
+        if (s->records) {
+            tb_cache_journal_pack_locked(s, p);
+        }
         s->packs[s->n_packs] = p;
         qatomic_store_release(&s->n_packs, s->n_packs + 1);
     } else {
@@ -90,13 +94,13 @@ static void activate(Notifier *n, void *opaque)
     s->start_ticks = cpu_get_host_ticks();
     tb_cache_pack_guard_init();
     tb_cache_writes_init();
-    open_boot_set(s);
-    if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
-        tb_cache_prefault_start();
-    }
     s->records = s->journal_path && s->mode != TB_CACHE_MODE_READ_ONLY;
     if (s->records) {
         tb_cache_journal_open(s, TARGET_PAGE_BITS);
+    }
+    open_boot_set(s);
+    if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
+        tb_cache_prefault_start();
     }
     s->active = true;
     tcg_position_independent = true;

@@ -194,6 +194,10 @@ static const char *map_pack(TbCachePackFile *p, int fd,
     p->index_entries = h->index_entries;
     p->blocks_end = h->blocks_offset + h->blocks_size;
     p->blocks = h->block_count;
+    if (h->flags_any | h->flags_all) {
+        p->flags_clear = ~h->flags_any;
+        p->flags_set = h->flags_all;
+    }
     p->windows = bitmap_new((p->size >> TB_CACHE_WINDOW_BITS) + 1);
     return NULL;
 }

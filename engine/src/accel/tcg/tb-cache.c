@@ -376,19 +376,26 @@ static const TbCacheBlock *find_prefix(TbCacheThread *t, CPUState *cpu,
         uint64_t slot = ((h >> 32) * pack->slot_count) >> 32;
         const TbCacheIndexEntry *e;
 
+        if ((k->flags & pack->flags_clear) | (~k->flags & pack->flags_set)) {
+            continue;
+        }
         for (; slot < pack->index_entries; slot++) {
             const TbCacheBlock *b;
+            uint32_t position;
 
             e = &pack->index[slot];
-            if (e->position == 0) {
+            position = e->position;
+            if (position == 0) {
                 break;
             }
             if (e->tag != tag ||
                 (is_long ? e->prefix : e->prefix & 0xff) != prefix) {
                 continue;
             }
-            b = try_entry(t, cpu, tb, pc, k, pack, e->position);
+            b = try_entry(t, cpu, tb, pc, k, pack, position);
             if (b) {
+                t->pack = pack;
+                t->position = position;
                 return b;
             }
         }
@@ -507,6 +514,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
             adopt_block(tb, b, host_pc, sizes);
             tb_cache_prefault(t, end, tcg_ctx->code_gen_highwater);
             note_content(tb, pc, host_pc);
+            tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
             t->did_adopt = true;
             return true;
         }
@@ -691,6 +699,7 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
     }
     if (t->hit) {
         verify_block(t, tb, search_size);
+        tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
         return;
     }
     if (!tb_cache->records) {

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run tells of the packs it used, and packs that it need not search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from enginehelp import Guest, Start, guest, record_pack
+from packhelp import damaged, positions, put
+
+from sysqcache import blockformat as bf
+from sysqcache.blocktable import gather
+from sysqcache.enginebuild.info import Engine
+from sysqcache.images.catalog import ImagePaths
+from sysqcache.journal import Journal, read_journal
+from sysqcache.qmp import commands
+from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.types import CacheMode
+
+pytestmark = pytest.mark.vm
+
+_PRIVILEGE = 3
+"""HF_CPL_MASK of target/i386/cpu.h: 0 in the kernel, 3 in programs."""
+
+
+@pytest.fixture(scope="module")
+def pack(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A pack of a cold run, whose header does not tell the flags of its blocks."""
+    folder = tmp_path_factory.mktemp("recorded")
+    recorded, _ = record_pack(folder)
+    return with_flags(recorded, folder / "any.pack", 0, 0)
+
+
+def with_flags(pack: Path, copy: Path, flags_any: int, flags_all: int) -> Path:
+    """A copy with other flags in its header."""
+
+    def change(content: bytearray) -> None:
+        put("flags_any", flags_any, seal=False)(content)
+        put("flags_all", flags_all)(content)
+
+    return damaged(pack, copy, change)
+
+
+def ran(start: Start, directory: Path) -> tuple[Journal, TbCacheStats]:
+    """Boot, run the task, give journal and counters."""
+    assert start.journal is not None
+    with guest(start, directory) as machine:
+        stats = _finish(machine)
+    return read_journal(start.journal), stats
+
+
+def _finish(machine: Guest) -> TbCacheStats:
+    machine.wait_ready()
+    machine.work()
+    stats = machine.still_stats()
+    commands.tb_cache_checkpoint(machine.qmp)
+    return stats
+
+
+def flags_of(pack: Path, used: bf.Records) -> set[int]:
+    """Privilege levels of the blocks at these positions."""
+    heads = gather(memoryview(pack.read_bytes()), used["position"].astype(np.int64) * 16, bf.BLOCK)
+    return set((heads["flags"] & _PRIVILEGE).tolist())
+
+
+@pytest.mark.parametrize("mode", [CacheMode.ON, CacheMode.VERIFY])
+def test_each_block_that_is_used_is_named_once(pack: Path, tmp_path: Path, mode: CacheMode) -> None:
+    journal, stats = ran(Start(mode, [pack], tmp_path / "a.journal"), tmp_path / "a")
+    assert journal.packs == {0: "any"}
+    assert (journal.damaged, journal.skipped, journal.tail_bytes) == (0, 0, 0)
+
+    used = journal.adopted
+    assert len(np.unique(used["position"])) == len(used)
+    known = positions(bytearray(pack.read_bytes())) // bf.ALIGN
+    assert np.isin(used["position"], known).all()
+    hits = stats.adopted + stats.verified
+    assert 0.5 * hits < len(used) <= hits
+    assert set(used["vcpu"].tolist()) == {0}
+
+    # each lies where its page offset says
+    at = used["position"].astype(np.int64) * bf.ALIGN
+    heads = gather(memoryview(pack.read_bytes()), at, bf.BLOCK)
+    assert (used["ram0"] % bf.PAGE_SIZE == heads["page_offset"]).all()
+
+
+def test_packs_are_told_apart_also_when_added_later(pack: Path, tmp_path: Path) -> None:
+    full, late = tmp_path / "full.pack", tmp_path / ("l" * 90 + ".pack")
+    with_flags(pack, full, 1 << 31, 1 << 31)  # mapped, and never searched
+    with_flags(pack, late, 0, 0)
+    start = Start(packs=[full], journal=tmp_path / "a.journal")
+    with guest(start, tmp_path / "late") as machine:
+        machine.wait_for("recorded", 1000)
+        before = machine.stats()
+        assert before.adopted == 0
+        assert before.misses["absent"] >= 1000
+        commands.tb_cache_add_pack(machine.qmp, late)
+        _finish(machine)
+    journal = read_journal(tmp_path / "a.journal")
+    assert journal.packs == {0: "full", 1: "l" * 71}
+    assert len(journal.adopted) > 10_000
+    assert set(journal.adopted["pack"].tolist()) == {1}
+
+
+def test_a_frozen_run_names_nothing(pack: Path, tmp_path: Path) -> None:
+    with guest(Start(packs=[pack], journal=tmp_path / "a.journal"), tmp_path / "a") as machine:
+        commands.tb_cache_freeze(machine.qmp, True)
+        before = commands.tb_cache_checkpoint(machine.qmp)
+        stats = _finish(machine)
+        assert commands.tb_cache_checkpoint(machine.qmp) == before
+    assert stats.adopted > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags_any", "flags_all", "levels"),
+    [
+        (0xFFFFFFFF, 0, {0, 3}),
+        (0xFFFFFFFF & ~_PRIVILEGE, 0, {0}),
+        (0xFFFFFFFF, _PRIVILEGE, {3}),
+    ],
+    ids=["anything", "kernel", "programs"],
+)
+def test_only_packs_that_may_hold_a_block_are_searched(
+    pack: Path, tmp_path: Path, flags_any: int, flags_all: int, levels: set[int]
+) -> None:
+    copy = with_flags(pack, tmp_path / "some.pack", flags_any, flags_all)
+    journal, stats = ran(Start(packs=[copy], journal=tmp_path / "a.journal"), tmp_path / "a")
+    assert stats.adopted > 1000
+    assert flags_of(copy, journal.adopted) == levels
+    assert sum(stats.rejected.values()) == 0
+    recorded = np.bincount(journal.blocks.headers["flags"] & _PRIVILEGE, minlength=4)
+    for level in (0, 3):
+        assert (recorded[level] > 1000) == (level not in levels)
