@@ -3,20 +3,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from typing import Final
 
 from sysqcache.attribution.address import place_by_address
+from sysqcache.attribution.blobs import place_in_blob
 from sysqcache.attribution.blocks import Blocks
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.classify import classify
+from sysqcache.attribution.content import place_by_content
+from sysqcache.attribution.kerneltext import place_in_kernel
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.truths import Truths
 from sysqcache.journal import Journal
 from sysqcache.placement import Placements
 
+SECONDS: Final = 5.0
+"""How long content is searched for; a Debian boot takes a tenth of it."""
+
 
 def attribute(
-    journal: Journal, observations: Iterable[Observation], truths: Truths | None = None
+    journal: Journal,
+    observations: Iterable[Observation],
+    truths: Truths | None = None,
+    *,
+    seconds: float = SECONDS,
 ) -> Placements:
     """Find the module and the offset of each block of a run.
 
@@ -24,9 +36,17 @@ def attribute(
         confirmed stays. Without one all blocks remain unknown.
     :param truths: bytes of modules from images, if there are any.
     """
-    looks = tuple(observations)
+    looks, truths = tuple(observations), truths or Truths()
+    deadline = time.monotonic() + seconds
     board = Board(Blocks.of(journal))
     for seen in looks:
         place_by_address(board, seen)
-    classify(board, looks)
+        for text in truths.kernels:
+            place_in_kernel(board, seen, text)
+    for blob in truths.blobs:
+        place_in_blob(board, blob, deadline)
+    for pages in truths.files:
+        place_by_content(board, pages, deadline)
+    stubs = [board.first(blob.module) for blob in truths.blobs if blob.is_stub]
+    classify(board, looks, min((row for row in stubs if row < len(board.blocks)), default=0))
     return board.placements()

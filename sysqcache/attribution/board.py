@@ -41,6 +41,11 @@ class Board:
         """Numbers of modules, shape (n,), ``NO_MODULE`` for open blocks."""
         return self._module
 
+    def first(self, module: Module) -> int:
+        """The first row that was placed in a module, n for none."""
+        rows = np.flatnonzero(self._module == self._numbers.get(module, len(self._modules)))
+        return int(rows[0]) if len(rows) else len(self.blocks)
+
     def number(self, module: Module) -> int:
         """The number of a module; a later name fills in for none."""
         known = self._numbers.setdefault(module, len(self._modules))

@@ -16,11 +16,13 @@ from sysqcache.modules import ModuleKind
 
 _CONFIRMED: Final = {
     OwnerKind.FILE: ModuleKind.FILE,
+    OwnerKind.KERNEL: ModuleKind.KERNEL,
     OwnerKind.KERNEL_MODULE: ModuleKind.KERNEL_MODULE,
     OwnerKind.JIT: ModuleKind.JIT,
     OwnerKind.FIRMWARE: ModuleKind.FIRMWARE,
 }
-"""Owners of pages that hold the very bytes."""
+"""Owners of pages that hold the very bytes; the kernel also owns what it gives to all
+processes, such as the vDSO."""
 
 _BY_ADDRESS: Final = {
     OwnerKind.KERNEL_MODULE: ModuleKind.KERNEL_MODULE,
@@ -33,13 +35,18 @@ _HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
 _REAL_MODE: Final = np.uint64(0x11_0000)
 
 
-def classify(board: Board, observations: tuple[Observation, ...]) -> None:
-    """Give the blocks without a place a kind, where there is one that is sure."""
+def classify(board: Board, observations: tuple[Observation, ...], handover: int = 0) -> None:
+    """Give the blocks without a place a kind, where there is one that is sure.
+
+    :param handover: the first row of a kernel's boot stub, 0 when none was found: what ran
+        before it is firmware.
+    """
     for seen in observations:
         _by_owner(board, seen)
     for seen in observations:
         _by_kernel(board, seen)
     _by_boot(board, observations)
+    board.classify(np.arange(handover), ModuleKind.FIRMWARE)
 
 
 def _by_owner(board: Board, seen: Observation) -> None:
@@ -64,13 +71,14 @@ def _by_kernel(board: Board, seen: Observation) -> None:
 
 
 def _by_boot(board: Board, observations: tuple[Observation, ...]) -> None:
-    """What ran in the first MiB before any kernel did is firmware."""
+    """What ran in the first MiB before a kernel did: firmware's, as boot stubs run higher."""
     pc = board.blocks.pc
+    if not any(seen.kernel.build_id for seen in observations):
+        return
     high = np.flatnonzero(pc >= _HIGH)
     end = int(high[0]) if len(high) else len(pc)
     early = np.arange(len(pc)) < end
-    if any(seen.kernel.build_id for seen in observations):
-        board.classify(early & (pc < _REAL_MODE), ModuleKind.FIRMWARE)
+    board.classify(early & (pc < _REAL_MODE), ModuleKind.FIRMWARE)
 
 
 def _within(pc: U64, ranges: U64) -> Mask:

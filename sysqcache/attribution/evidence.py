@@ -85,3 +85,23 @@ def before(page: U64, place: U64, size: I64) -> I64:
     result = np.empty(len(page), np.int64)
     result[order] = running - np.repeat(base, lengths)
     return result
+
+
+def runs(equal: Mask, page: U64, place: U64, size: I64) -> Mask:
+    """Which equal blocks stand in a run of equal ones that together prove something.
+
+    A block that is not equal ends a run: there the memory became something else. Short
+    blocks of a page on which nothing else is proven do not count: at the ends of a run
+    they may be something else's.
+
+    :param equal: shape (k,), all blocks of a range of addresses in the order of recording.
+    :param page: shape (k,), the guest's pages.
+    :param place: shape (k,): the same code at the same place counts once a run.
+    """
+    breaks = np.ones(len(equal), bool)
+    breaks[1:] = ~equal[1:] | ~equal[:-1]
+    total = witnesses(np.cumsum(breaks), place, np.where(equal, size, 0))
+    good = equal & (total >= TOGETHER)
+    witness = witnesses(grouped(page), place, np.where(good, size, 0)) >= TOGETHER
+    result: Mask = good & ((size >= ALONE) | witness)
+    return result

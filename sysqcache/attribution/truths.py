@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+import itertools
+from collections.abc import Iterable
+from typing import Final, Self
 
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, U8, U32
 from sysqcache.modules import Module
+
+PAGE: Final = 4096
+MOST_PAGES: Final = 1 << 16
+"""256 MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +35,22 @@ class CodePages:
     content: U8
 
     @classmethod
-    def nothing(cls) -> Self:
-        """No pages."""
-        none = np.zeros((0, 4096), np.uint8)
-        return cls((), np.zeros(0, np.int32), np.zeros(0, np.uint32), none)
+    def of(cls, pages: Iterable[tuple[Module, int, bytes]], limit: int = MOST_PAGES) -> Self:
+        """From pages one by one: module, offset, 4096 bytes; at most ``limit`` of them."""
+        numbers: dict[Module, int] = {}
+        rows = []
+        content = bytearray()
+        for module, offset, data in itertools.islice(pages, limit):
+            if len(data) == PAGE and offset < 1 << 32:
+                rows.append((numbers.setdefault(module, len(numbers)), offset))
+                content += data
+        places = np.array(rows, np.int64).reshape(-1, 2)
+        return cls(
+            modules=tuple(numbers),
+            module=places[:, 0].astype(np.int32),
+            offset=places[:, 1].astype(np.uint32),
+            content=np.frombuffer(content, np.uint8).reshape(-1, PAGE),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +58,12 @@ class KernelText:
     """The kernel as it was loaded, before it patched itself.
 
     :param module: the kernel; compared with the one that the guest ran.
-    :param content: shape (s,), uint8, bytes from ``_text`` with this run's addresses.
+    :param kaslr_offset: bytes by which its addresses were moved; compared as well.
+    :param content: shape (s,), uint8, bytes from ``_text`` with these addresses.
     """
 
     module: Module
+    kaslr_offset: int
     content: U8
 
 
@@ -53,16 +73,21 @@ class Blob:
 
     :param module: whose code it is.
     :param content: shape (s,), uint8, the whole file.
+    :param is_stub: what firmware hands over to.
     """
 
     module: Module
     content: U8
+    is_stub: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Truths:
-    """All that is known; without any, places are found by address alone."""
+    """All that is known; without any, places are found by address alone.
 
-    kernel: KernelText | None = None
+    :param blobs: searched in this order, files as well: the likelier ones first.
+    """
+
+    kernels: tuple[KernelText, ...] = ()
     blobs: tuple[Blob, ...] = ()
-    files: CodePages = dataclasses.field(default_factory=CodePages.nothing)
+    files: tuple[CodePages, ...] = ()
