@@ -48,6 +48,8 @@ HASHED_TOTAL: Final = 1 << 30
 
 KERNEL_MODULE_BYTES: Final = 256 << 20
 SYMBOL_FILE_BYTES: Final = 512 << 20
+SYSTEM_MAP_BYTES: Final = 64 << 20
+KALLSYMS_BYTES: Final = 16 << 20
 SYMBOLS: Final = 4_000_000
 ARCHIVE_BYTES: Final = 1 << 30
 """An initrd, unpacked."""

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import xxhash
 
@@ -20,7 +20,7 @@ from sysqcache.imagescan.ext import DamagedFileSystem, Inode
 from sysqcache.imagescan.initrd import Archive
 from sysqcache.imagescan.kernelfile import read_kernel
 from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.sources import Sources, Volume
+from sysqcache.imagescan.sources import Identity, Sources, Volume, identity
 from sysqcache.imagescan.walk import TreeWalk
 from sysqcache.modules import Module
 from sysqcache.spec import MachineSpec
@@ -43,7 +43,7 @@ def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False
     found = None if fresh else _load(name)
     if found is None:
         found = _Scan(sources).found()
-        _save(name, found, [_identity(path) for path in sources.paths])
+        _save(name, found, sources.identities)
     return ImageContents(found, sources)
 
 
@@ -54,30 +54,21 @@ def _name(spec: MachineSpec) -> str:
     return f"{xxhash.xxh3_128_hexdigest(json.dumps(value))}.json"
 
 
-def _identity(path: Path) -> list[Any]:
-    """What changes when a file is written."""
-    try:
-        info = path.stat()
-    except OSError:
-        return [str(path), -1, -1, -1]
-    return [str(path), info.st_size, info.st_mtime_ns, info.st_ino]
-
-
 def _load(name: str) -> Found | None:
     content = keep.load(KEPT, name)
     if content is None:
         return None
     try:
         value = json.loads(bytes(content))
-        if any(_identity(Path(entry[0])) != entry for entry in value["identity"]):
+        if any(identity(Path(entry[0])) != tuple(entry) for entry in value["identity"]):
             return None
         return Found.from_json(value["found"])
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
 
-def _save(name: str, found: Found, identity: list[list[Any]]) -> None:
-    value = {"identity": identity, "found": found.to_json()}
+def _save(name: str, found: Found, identities: list[Identity]) -> None:
+    value = {"identity": identities, "found": found.to_json()}
     keep.save(KEPT, name, json.dumps(value).encode())
 
 

@@ -23,6 +23,19 @@ from sysqcache.types import DiskFormat
 NOTHING: Final = Archive(b"", (), ())
 
 
+Identity = tuple[str, int, int, int]
+"""Path, size in bytes, time of the last change in ns, inode number of a file."""
+
+
+def identity(path: Path) -> Identity:
+    """What changes when a file is written; -1 for what can't be asked."""
+    try:
+        info = path.stat()
+    except OSError:
+        return str(path), -1, -1, -1
+    return str(path), info.st_size, info.st_mtime_ns, info.st_ino
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Volume:
     """A file system of a disk; ``origin`` as in :class:`contents.CodeFile`."""
@@ -39,8 +52,10 @@ class Sources:
         self._qemu_img = qemu_img
         self._images: list[Image] = []
         self.notes: list[str] = []
-        self.paths: list[Path] = [p for p in (spec.kernel, spec.initrd) if p is not None]
-        """All files that were read, those behind an overlay included."""
+        self.identities: list[Identity] = []
+        """Of all files that were read, those behind an overlay included."""
+        for path in (spec.kernel, spec.initrd):
+            self._note_identity(path)
 
     @functools.cached_property
     def volumes(self) -> dict[str, Volume]:
@@ -50,16 +65,22 @@ class Sources:
 
     def _disk(self, number: int) -> list[Volume]:
         disk = self.spec.disks[number]
-        self.paths.append(disk.file)
+        self._note_identity(disk.file)
         try:
             image = open_image(disk.file, disk.format, self._tool(disk.format))
         except UnreadableImage as error:
             self.notes.append(str(error))
             return []
         self._images.append(image)
-        self.paths += [path for path in image.files if path not in self.paths]
+        for path in image.files:
+            self._note_identity(path)
         self.notes += image.notes
         return self._volumes(image, f"disk{number}")
+
+    def _note_identity(self, path: Path | None) -> None:
+        """Before the file is read, so that a change meanwhile is seen the next time."""
+        if path is not None and all(str(path) != known[0] for known in self.identities):
+            self.identities.append(identity(path))
 
     def _tool(self, kind: DiskFormat) -> Path | None:
         if kind is DiskFormat.RAW or self._qemu_img is not None:
