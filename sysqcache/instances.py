@@ -13,6 +13,7 @@ import difflib
 import fcntl
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -239,10 +240,14 @@ class ForeignProcess:
         return self._process.cpu_seconds()
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        if self._process.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+        """Send a signal, unless it has ended; never to a process that got its number since."""
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(self._process.pid)
+            try:
+                if self._process.alive():
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
 
     def died(self) -> MachineDied:
         """The error that explains its end."""

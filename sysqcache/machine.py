@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -17,6 +18,7 @@ from sysqcache.guest.agent import GuestAgent
 from sysqcache.guest.result import GuestShell, TaskResult
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.launch.process import ProcessId
 from sysqcache.progress import Listener, StatsUpdated
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
@@ -29,6 +31,8 @@ _AGENT_QUICK_SYNC: Final = 2.0
 _BUTTON_AFTER: Final = 10.0
 _QUIT_TIMEOUT: Final = 10.0
 _STATS_INTERVAL: Final = 0.5
+_TERM_TIMEOUT: Final = 10.0
+_PATIENCE: Final = (0.3, 1.0, 4.0)
 _ENDED: Final = ("SHUTDOWN",)
 
 
@@ -67,16 +71,18 @@ class Machine:
         self.holds = "-no-shutdown" in state.argv
 
     @classmethod
-    def attach(cls, name: str) -> Self:
-        """The machine ``name``, started by another command, through its spare QMP socket.
+    def attach(cls, name: str, *, quick: bool = False) -> Self:
+        """The machine ``name``, started by another command, through the QMP socket that is free.
 
-        Raises :class:`MachineError` when it does not run.
+        ``quick``: give up after three seconds instead of eleven.
+        Raises :class:`MachineError` when it does not run, :class:`QmpError` when other
+        programs hold both sockets or QEMU does not answer.
         """
         instance = Instance(name)
         state = instance.require_running()
         process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
-        socket = instance.file(paths.INSTANCE_QMP_INTROSPECT)
-        return cls(instance, state, process, QmpClient.connect(socket, process=process))
+        patience = _PATIENCE[:2] if quick else _PATIENCE
+        return cls(instance, state, process, _connect(instance, state, process, patience))
 
     def __enter__(self) -> Self:
         return self
@@ -164,6 +170,48 @@ class Machine:
         self.process.signal(signal.SIGKILL)
         self.process.wait(_QUIT_TIMEOUT)
         return "kill"
+
+
+def _connect(
+    instance: Instance,
+    state: InstanceState,
+    process: ForeignProcess,
+    patience: Sequence[float],
+) -> QmpClient:
+    """A connection by one of QEMU's two QMP sockets; each has one client at a time.
+
+    The main one belongs to the controller as long as that lives, and is free after
+    ``--detach``; the spare one may be held by a map, or by anything else.
+    """
+    sockets = [instance.file(paths.INSTANCE_QMP), instance.file(paths.INSTANCE_QMP_INTROSPECT)]
+    if ProcessId.of(state.controller) is not None:
+        sockets.reverse()
+    # a held socket takes the connection and says nothing, as a busy QEMU does: look at
+    # both in turn, with more patience each time
+    for seconds in patience:
+        for socket in sockets:
+            with contextlib.suppress(QmpError):
+                return QmpClient.connect(socket, process=process, timeout=seconds)
+    raise QmpError(
+        f"{state.name} does not answer: its QMP sockets are in use, or QEMU hangs",
+        hint=f"sysqcache stop {state.name} --force ends it all the same",
+    )
+
+
+def end_by_signals(name: str) -> str:
+    """End a machine that can't be talked to: QEMU closes its files, or else is killed.
+
+    :returns: ``signal`` or ``kill``. Raises :class:`MachineError` when it does not run.
+    """
+    instance = Instance(name)
+    state = instance.require_running()
+    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+    process.signal(signal.SIGTERM)
+    if process.wait(_TERM_TIMEOUT) is not None:
+        return "signal"
+    process.signal(signal.SIGKILL)
+    process.wait(_QUIT_TIMEOUT)
+    return "kill"
 
 
 def open_shell(instance: Instance, state: InstanceState) -> GuestShell:

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sysqcache.cli.options import Json, MachineName, note, print_json, say
+
+if TYPE_CHECKING:
+    from sysqcache.machine import Machine
 
 app = typer.Typer()
 
@@ -50,19 +53,38 @@ def stop(
 
 
 def _stop(name: str, timeout: float | None) -> dict[str, Any]:
-    """End a running machine; its last counters and who ended it."""
+    """End a running machine; its last counters and who ended it.
+
+    :param timeout: seconds for the guest; 0: the guest is not asked, and a QEMU that can't
+        be reached is ended by signals.
+    """
+    from sysqcache.errors import MachineDied, QmpError
+    from sysqcache.machine import Machine, end_by_signals
+
+    try:
+        machine = Machine.attach(name, quick=timeout == 0.0)
+    except MachineDied:
+        return {"machine": name, "ended_by": "quit", "blocks": None}
+    except QmpError as error:
+        if timeout != 0.0:
+            raise
+        note(error.message)
+        return {"machine": name, "ended_by": end_by_signals(name), "blocks": None}
+    with machine:
+        return _end(machine, timeout)
+
+
+def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
     from sysqcache.errors import MachineError
-    from sysqcache.machine import Machine
     from sysqcache.report import blocks_json
 
     blocks = None
-    with Machine.attach(name) as machine:
-        with contextlib.suppress(MachineError):
-            stats = machine.stats()
-            blocks = None if stats is None else blocks_json(stats)
-        limit = machine.state.poweroff_timeout if timeout is None else timeout
-        ended_by = machine.power_off(limit) if limit else machine.quit()
-    return {"machine": name, "ended_by": ended_by, "blocks": blocks}
+    with contextlib.suppress(MachineError):
+        stats = machine.stats()
+        blocks = None if stats is None else blocks_json(stats)
+    limit = machine.state.poweroff_timeout if timeout is None else timeout
+    ended_by = machine.power_off(limit) if limit else machine.quit()
+    return {"machine": machine.state.name, "ended_by": ended_by, "blocks": blocks}
 
 
 def _settle(name: str) -> None:
