@@ -7,12 +7,13 @@ import dataclasses
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sysqcache import paths
 from sysqcache.errors import StoreError
+from sysqcache.modules import Module
 from sysqcache.report import IngestSummary
 from sysqcache.spec import MachineSpec
 from sysqcache.types import RunInfo
@@ -48,8 +49,10 @@ class StartSet:
 class Keeper:
     """The store as the pipeline uses it; every problem is a line for ``warn``."""
 
-    def __init__(self, warn: Warn, root: Path | None = None) -> None:
-        self._warn = warn
+    def __init__(
+        self, warn: Warn, root: Path | None = None, *, progress: Warn = lambda _: None
+    ) -> None:
+        self._warn, self._progress = warn, progress
         self._root = root or paths.store_dir()
 
     def _try(self, problem: str, action: Callable[[Store], None]) -> bool:
@@ -77,7 +80,9 @@ class Keeper:
 
         def fill(store: Store) -> None:
             start.fds.append(store.hold())
-            start.packs = store.boot_set(spec.image_id, str(spec.arch))
+            start.packs = store.boot_set(
+                spec.image_id, str(spec.arch), lambda: self._contents(spec)
+            )
             start.left_out = bool(store.warnings)
             if mode.records:
                 start.journal = store.new_journal(image_id=spec.image_id, run=run)
@@ -85,11 +90,28 @@ class Keeper:
         self._try("starting without kept blocks, recording none", fill)
         return start
 
-    def keep(self, start: StartSet, *, damaged: bool = False) -> IngestSummary:
+    def _contents(self, spec: MachineSpec) -> list[Module] | None:
+        """What an image contains that never ran, read from its files."""
+        from sysqcache.imagescan.scan import scan
+
+        self._progress("looking into the image")
+        with scan(spec) as contents:
+            for note in contents.notes:
+                self._warn(f"the image was not read in full: {note}")
+            return [file.module for file in contents.files]
+
+    def keep(
+        self,
+        start: StartSet,
+        *,
+        counters: Mapping[str, int] | None = None,
+        damaged: bool = False,
+    ) -> IngestSummary:
         """Take the journal of an ended run into the store.
 
         When the store can't be used now, the journal stays for a later command.
 
+        :param counters: what the engine counted.
         :param damaged: the engine found damage in packs. The blocks there would count as
             known, and stay lost, so damaged packs are set aside first.
         """
@@ -102,10 +124,13 @@ class Keeper:
         def ingest(store: Store) -> None:
             if damaged or start.left_out:
                 _set_aside_damaged(store, self._warn)
-            result = store.ingest(journal, image_id=start.image_id, run=start.run)
+            result = store.ingest(
+                journal, image_id=start.image_id, run=start.run, counters=counters
+            )
             store.warnings += result.warnings
             summary.blocks_new = result.blocks_new
             summary.blocks_known = result.blocks_known
+            summary.blocks_dead = result.blocks_dead
             summary.damaged = result.damaged
             summary.seconds = result.seconds
 

@@ -16,6 +16,7 @@ from sysqcache.errors import MachineDied, NotReady, QmpError
 from sysqcache.guest.ready import ReadyProbe, make_probe
 from sysqcache.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine import Machine, StatsMonitor, serial_log
+from sysqcache.placing import Placer
 from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.report import BootReport
 from sysqcache.spec import MachineSpec
@@ -57,6 +58,7 @@ class Life:
     process: QemuProcess
     report: BootReport
     listener: Listener
+    placer: Placer | None = None
 
     def live(self) -> None:
         """From a running QEMU to its end, or to letting go of it (``report.detached``).
@@ -67,12 +69,16 @@ class Life:
         with StatsMonitor(self.machine, self.listener) as monitor:
             try:
                 self._wait_ready()
+                if self._leaves_sight():
+                    self._look("looking into the guest")
                 self._run_tasks()
                 self._wait_until()
             except KeyboardInterrupt:
                 self.report.interrupted = True
             try:
                 self._measure(monitor)
+                if not self.report.interrupted:
+                    self._look("looking into the guest")
                 if self.options.detach and not self.report.interrupted:
                     self.process.release()
                     self.report.detached = True
@@ -98,6 +104,16 @@ class Life:
         if reason := self.report.stats_at_ready.reason:
             self._warn(f"the cache is not used: {reason}")
         self.machine.instance.update(state=MachineState.RUNNING, ready_s=self.report.times.ready_s)
+
+    def _leaves_sight(self) -> bool:
+        """Whether much may happen between ready and the last look."""
+        return self.options.until is not Until.READY
+
+    def _look(self, phase: str) -> None:
+        """A checkpoint of whose code the guest runs."""
+        if self.placer is not None and self.process.poll() is None:
+            self.listener(PhaseBegan(phase))
+            self.placer.look(self.machine)
 
     def _warn(self, text: str) -> None:
         self.report.warnings.append(text)

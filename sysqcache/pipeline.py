@@ -26,9 +26,10 @@ from sysqcache.launch.overlay import prepare_disks, remove_overlays
 from sysqcache.launch.process import QemuProcess
 from sysqcache.life import BootOptions, Life, Until
 from sysqcache.machine import Machine
+from sysqcache.placing import Placer
 from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
-from sysqcache.report import BootReport
+from sysqcache.report import BootReport, counters
 from sysqcache.spec import Forward, MachineSpec
 from sysqcache.types import CacheMode, MachineState, OnPoweroff
 
@@ -73,8 +74,9 @@ class _Boot:
         self.listener = listener
         self.instance = Instance(spec.name)
         self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode))
-        self.keeper = Keeper(self.warn)
+        self.keeper = Keeper(self.warn, progress=lambda phase: self.listener(PhaseBegan(phase)))
         self.start_set: StartSet | None = None
+        self.placer: Placer | None = None
 
     def warn(self, text: str) -> None:
         """Note a problem that does not stop the machine."""
@@ -180,10 +182,22 @@ class _Boot:
             self.listener(Launched(process.pid, process.command))
             state = self._write_running(process)
             machine = Machine(self.instance, state, process, qmp)
-            Life(self.spec, self.options, machine, process, self.report, self.listener).live()
+            placer = self._placer()
+            Life(
+                self.spec, self.options, machine, process, self.report, self.listener, placer
+            ).live()
+            if placer is not None and self.report.detached:
+                placer.place(self.spec)
         if not self.report.detached:
             self.instance.update(state=MachineState.STOPPED)
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
+
+    def _placer(self) -> Placer | None:
+        """Who finds out whose the recorded blocks are; nobody when nothing is recorded."""
+        if self.start_set is None or self.start_set.journal is None:
+            return None
+        self.placer = Placer(self.start_set.journal, self.report.attribution, self.warn)
+        return self.placer
 
     def _write_running(self, process: QemuProcess) -> InstanceState:
         identity = process.identity
@@ -215,9 +229,13 @@ class _Boot:
             return
         if self.start_set.journal is not None and self.start_set.journal.exists():
             self.listener(PhaseBegan("keeping blocks"))
+            if self.placer is not None:
+                self.placer.place(self.spec)
         rejected = self.report.stats.rejected
         damaged = any(rejected[reason] for reason in DAMAGE)
-        self.report.ingest = self.keeper.keep(self.start_set, damaged=damaged)
+        self.report.ingest = self.keeper.keep(
+            self.start_set, counters=counters(self.report.stats), damaged=damaged
+        )
 
 
 def _concrete_ports(spec: MachineSpec) -> MachineSpec:

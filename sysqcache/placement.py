@@ -74,6 +74,32 @@ class Placements:
         arrays: dict[str, Any] = {n: np.zeros(0, kind) for n, kind in _TYPES.items()}
         return cls(modules=(), kernel=None, **arrays)
 
+    def merged(self, later: Placements) -> Placements:
+        """What either of two looks at the same journal found; the later one goes first."""
+        modules = (*later.modules, *self.modules)
+        shift = len(later.modules)
+        own = np.where(self.module == NO_MODULE, NO_MODULE, self.module + shift).astype(np.int32)
+        record = np.concatenate([later.record, self.record])
+        module = np.concatenate([later.module, own])
+        # of a block's two rows the placed one stays, else the later one
+        order = np.lexsort((module == NO_MODULE, record))
+        first = np.ones(len(order), np.bool_)
+        first[1:] = record[order][1:] != record[order][:-1]
+        chosen = order[first]
+        fresh = ~np.isin(self.dead_ram, later.dead_ram)
+        dead = np.where(self.dead_module == NO_MODULE, NO_MODULE, self.dead_module + shift)
+        return Placements(
+            modules=modules,
+            record=record[chosen],
+            module=module[chosen],
+            offset=np.concatenate([later.offset, self.offset])[chosen],
+            kind=np.concatenate([later.kind, self.kind])[chosen],
+            kernel=later.kernel or self.kernel,
+            dead_ram=np.concatenate([later.dead_ram, self.dead_ram[fresh]]),
+            dead_module=np.concatenate([later.dead_module, dead[fresh].astype(np.int32)]),
+            dead_offset=np.concatenate([later.dead_offset, self.dead_offset[fresh]]),
+        )
+
     def counts(self) -> Mapping[ModuleKind, int]:
         """Blocks by kind."""
         found = np.bincount(self.kind, minlength=len(KINDS)).tolist()

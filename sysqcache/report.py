@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import Any
 
 from sysqcache.guest.result import TaskResult
+from sysqcache.modules import ModuleKind
 from sysqcache.qmp.commands import TbCacheStats
-
-MODULE_KINDS: Final = ("file", "kernel", "kernel-module", "firmware", "anonymous", "unknown")
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,8 +40,38 @@ class IngestSummary:
 
     blocks_new: int = 0
     blocks_known: int = 0
+    blocks_dead: int = 0
     damaged: int = 0
     seconds: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class AttributionSummary:
+    """Whose the recorded blocks are.
+
+    :param blocks: recorded; ``attributed`` of them to a module and offset, confirmed.
+    :param kinds: blocks by kind of module.
+    :param look_s: seconds of looking into the living guest, ``place_s`` of the rest.
+    :param note: what could not be found out, "" when nothing lacks.
+    """
+
+    blocks: int = 0
+    attributed: int = 0
+    kinds: dict[ModuleKind, int] = dataclasses.field(default_factory=dict)
+    look_s: float = 0.0
+    place_s: float = 0.0
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``attribution`` object."""
+        return {
+            "blocks": self.blocks,
+            "attributed": self.attributed,
+            "kinds": {str(kind): self.kinds.get(kind, 0) for kind in ModuleKind},
+            "look_s": round(self.look_s, 4),
+            "place_s": round(self.place_s, 4),
+            "note": self.note,
+        }
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,6 +86,7 @@ class BootReport:
     stats: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
     stats_at_ready: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
     ingest: IngestSummary = dataclasses.field(default_factory=IngestSummary)
+    attribution: AttributionSummary = dataclasses.field(default_factory=AttributionSummary)
     warnings: list[str] = dataclasses.field(default_factory=list)
     interrupted: bool = False
     detached: bool = False
@@ -73,7 +103,7 @@ class BootReport:
             "blocks": blocks_json(self.stats),
             "blocks_at_ready": blocks_json(self.stats_at_ready),
             "cache": cache_json(self.stats, self.ingest),
-            "attribution": attribution_json(),
+            "attribution": self.attribution.to_json(),
             "warnings": list(self.warnings),
             "interrupted": self.interrupted,
             "detached": self.detached,
@@ -103,6 +133,12 @@ def translate_share(stats: TbCacheStats) -> float:
     """Share of all vCPU cycles that went into translating, adopting and looking up, 0..1."""
     cycles = stats.adopt_cycles + stats.miss_cycles + stats.translate_cycles
     return _ratio(cycles, stats.vcpu_ns * 1e-9 * stats.tsc_hz)
+
+
+def counters(stats: TbCacheStats) -> dict[str, int]:
+    """What the store keeps of a run's counters, for `cache why`."""
+    counts = {"requested": stats.requested, "adopted": stats.adopted + stats.verified}
+    return counts | {f"missed: {reason}": count for reason, count in stats.misses.items() if count}
 
 
 def blocks_json(stats: TbCacheStats) -> dict[str, Any]:
@@ -143,10 +179,6 @@ def cache_json(stats: TbCacheStats, ingest: IngestSummary) -> dict[str, Any]:
         "ingest_s": round(ingest.seconds, 4),
         "blocks_new": ingest.blocks_new,
         "blocks_known": ingest.blocks_known,
+        "blocks_dead": ingest.blocks_dead,
         "blocks_damaged": ingest.damaged,
     }
-
-
-def attribution_json() -> dict[str, Any]:
-    """The ``attribution`` object; all zero while nothing looks into the guest."""
-    return {"blocks": 0, "attributed": 0, "kinds": dict.fromkeys(MODULE_KINDS, 0)}

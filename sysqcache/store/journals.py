@@ -16,6 +16,7 @@ from typing import Final
 from sysqcache import paths
 from sysqcache.errors import FormatError
 from sysqcache.mapfile import open_private, read_private
+from sysqcache.placement import Placements
 from sysqcache.store.layout import Layout, replace_file
 from sysqcache.types import RunInfo
 
@@ -44,6 +45,11 @@ def note_path(journal: Path) -> Path:
 def places_path(journal: Path) -> Path:
     """Where it is written down to which modules a journal's blocks belong."""
     return journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
+
+
+def write_places(journal: Path, found: Placements) -> None:
+    """Write down to which modules a journal's blocks belong. Raises OSError."""
+    replace_file(places_path(journal), found.encode())
 
 
 def write_note(journal: Path, note: Note) -> None:

@@ -71,7 +71,7 @@ def test_the_contract() -> None:
     stats = TbCacheStats.from_qmp(ANSWER)
     task = TaskResult("work", 0.5, 0, "out", "err")
     boot = BootReport(
-        "vm", "x86_64", "on", stats=stats, ingest=IngestSummary(5, 6, 0, 1.25), times=Times()
+        "vm", "x86_64", "on", stats=stats, ingest=IngestSummary(seconds=1.25), times=Times()
     )
     boot.times.tasks.append(task)
     value = boot.to_json()
@@ -88,3 +88,6 @@ def test_the_contract() -> None:
     assert value["cache"]["journal_bytes"] == 77
     assert value["cache"]["ingest_s"] == 1.25
     assert value["cache"]["refused_packs"] == {"/b": "truncated"}
+    kinds = {"file", "kernel", "kernel-module", "firmware", "anonymous", "unknown"}
+    assert kinds <= set(value["attribution"]["kinds"])
+    assert {"blocks", "attributed"} <= set(value["attribution"])

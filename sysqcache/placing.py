@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finds out, at a machine's checkpoints, to which modules its recorded blocks belong.
+
+Looking needs the living guest and is quick; placing can wait until QEMU has ended. The
+answer is written beside the journal, so that whoever keeps the journal has it. A fault in
+here costs the blocks their modules, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sysqcache.errors import FormatError, MachineError
+from sysqcache.placement import Placements
+from sysqcache.qmp import commands
+from sysqcache.report import AttributionSummary
+
+if TYPE_CHECKING:
+    from sysqcache.attribution.observation import Observation
+    from sysqcache.machine import Machine
+    from sysqcache.spec import MachineSpec
+
+Warn = Callable[[str], None]
+
+
+class Placer:
+    """Looks into one machine, any number of times, then places its blocks once."""
+
+    def __init__(self, journal: Path, summary: AttributionSummary, warn: Warn) -> None:
+        self.journal, self.summary = journal, summary
+        self._warn = warn
+        self._looks: list[Observation] = []
+
+    def look(self, machine: Machine) -> None:
+        """Take in what the guest holds now; a machine that has ended is left alone."""
+        from sysqcache.attribution.checkpoint import checkpoint
+
+        try:
+            commands.tb_cache_checkpoint(machine.qmp)
+        except MachineError:
+            return
+        try:
+            found = checkpoint(machine.instance, machine.process, self.journal)
+        except Exception as error:
+            self._warn(f"the guest was not looked into: {error!r}")
+            return
+        self.summary.look_s += found.took_s
+        self.summary.note = found.note
+        if found.seen is not None:
+            self._looks.append(found.seen)
+
+    def place(self, spec: MachineSpec | None = None) -> None:
+        """Write down whose the blocks are, as far as the looks and the image's files tell.
+
+        :param spec: whose image may be read for code that has left memory.
+        """
+        if not self._looks:
+            return
+        started = time.monotonic()
+        try:
+            found = self._placements(spec)
+            _write(self.journal, found)
+        except Exception as error:
+            self._warn(f"blocks are kept without their modules: {error!r}")
+            return
+        self.summary.place_s = time.monotonic() - started
+        self.summary.blocks = len(found.record)
+        self.summary.attributed = found.attributed
+        self.summary.kinds = dict(found.counts())
+
+    def _placements(self, spec: MachineSpec | None) -> Placements:
+        from sysqcache.attribution.attribute import attribute
+        from sysqcache.journal import read_journal
+        from sysqcache.store.recording import read_places
+
+        journal = read_journal(self.journal)
+        found = attribute(journal, self._looks, None)
+        return read_places(self.journal).merged(found)
+
+
+def _write(journal: Path, found: Placements) -> None:
+    from sysqcache.store.journals import write_places
+
+    write_places(journal, found)
+
+
+def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
+    """Look into a machine that another command started, right before it is ended."""
+    summary = AttributionSummary()
+    journal = Path(machine.state.journal) if machine.state.journal else None
+    if journal is not None and journal.exists():
+        with contextlib.suppress(FormatError):
+            placer = Placer(journal, summary, warn)
+            placer.look(machine)
+            placer.place()
+    return summary
