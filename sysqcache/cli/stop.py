@@ -76,12 +76,14 @@ def _stop(name: str, timeout: float | None) -> dict[str, Any]:
 
 def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
     from sysqcache.errors import MachineError
+    from sysqcache.placing import place_before_end
     from sysqcache.report import blocks_json
 
     blocks = None
     with contextlib.suppress(MachineError):
         stats = machine.stats()
         blocks = None if stats is None else blocks_json(stats)
+    place_before_end(machine, lambda text: note(f"warning: {text}"))
     limit = machine.state.poweroff_timeout if timeout is None else timeout
     ended_by = machine.power_off(limit) if limit else machine.quit()
     return {"machine": machine.state.name, "ended_by": ended_by, "blocks": blocks}
