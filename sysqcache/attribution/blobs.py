@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution import evidence
-from sysqcache.attribution.blocks import same_bytes
+from sysqcache.attribution.blocks import I64, Blocks, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.truths import Blob
 from sysqcache.guestmap.table import PAGE_BITS
@@ -26,17 +26,19 @@ _TRIES: Final = 64
 """Searches in one file."""
 
 _LOW: Final = np.uint64(1 << 32)
+_HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
 
 
 def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
-    """Place blocks that are code of a file, moved by any distance.
+    """Place blocks that ran before any kernel's and are code of a file, moved somewhere.
 
     :param deadline: of the monotonic clock; blocks beyond stay open.
     """
     content = blob.content.tobytes()
-    tried = np.zeros(len(board.blocks), bool)
+    early = np.arange(first_kernel_row(board.blocks))
+    tried = np.zeros(len(early), bool)
     for _ in range(_TRIES):
-        rows = np.flatnonzero(board.open & ~tried & (board.blocks.pc < _LOW))
+        rows = early[board.open[early] & ~tried & (board.blocks.pc[early] < _LOW)]
         if not len(rows) or board.blocks.size[rows].max() < _LONG or time.monotonic() > deadline:
             return
         row = int(rows[np.argmax(board.blocks.size[rows])])
@@ -44,18 +46,26 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
         tried[row] = True
         found = content.find(code)
         if found >= 0 and content.find(code, found + 1) < 0:
-            base = board.blocks.pc[row] - np.uint64(found)
-            _place_all(board, blob, base)
+            _place_all(board, blob, early, board.blocks.pc[row] - np.uint64(found))
 
 
-def _place_all(board: Board, blob: Blob, base: np.uint64) -> None:
-    """Place the blocks that are equal to the file as if it began at ``base``."""
-    rows = np.flatnonzero(board.open & (board.blocks.pc < _LOW))
+def first_kernel_row(blocks: Blocks) -> int:
+    """The first block at an address where no firmware runs, n when there is none."""
+    high = np.flatnonzero(blocks.pc >= _HIGH)
+    return int(high[0]) if len(high) else len(blocks)
+
+
+def _place_all(board: Board, blob: Blob, rows: I64, base: np.uint64) -> None:
+    """Place those of some blocks that are equal to the file as if it began at ``base``."""
+    rows = rows[board.open[rows]]
     offset, size = board.blocks.pc[rows] - base, board.blocks.size[rows]
     length = np.uint64(len(blob.content))
     inside = (offset < length) & (offset + size.astype(np.uint64) <= length)
     rows, offset, size = rows[inside], offset[inside], size[inside]
     start = board.blocks.start[rows]
     same = same_bytes(board.blocks.code, start, blob.content, offset.astype(np.int64), size)
-    good = evidence.runs(same, board.blocks.ram[rows] >> np.uint64(PAGE_BITS), offset, size)
-    board.place(rows[good], board.number(blob.module), offset[good])
+    page = board.blocks.ram[rows] >> np.uint64(PAGE_BITS)
+    good = evidence.runs(same, page, offset, size, evidence.TOGETHER)
+    _, first = np.unique(offset[good], return_index=True)
+    if size[good][first].sum() >= evidence.FOUND:
+        board.place(rows[good], board.number(blob.module), offset[good])

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution.address import common_rows
+from sysqcache.attribution.blobs import first_kernel_row
 from sysqcache.attribution.blocks import U64, Mask
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation, Seen
@@ -75,10 +76,8 @@ def _by_boot(board: Board, observations: tuple[Observation, ...]) -> None:
     pc = board.blocks.pc
     if not any(seen.kernel.build_id for seen in observations):
         return
-    high = np.flatnonzero(pc >= _HIGH)
-    end = int(high[0]) if len(high) else len(pc)
-    early = np.arange(len(pc)) < end
-    board.classify(early & (pc < _REAL_MODE), ModuleKind.FIRMWARE)
+    early = np.arange(first_kernel_row(board.blocks))
+    board.classify(early[pc[early] < _REAL_MODE], ModuleKind.FIRMWARE)
 
 
 def _within(pc: U64, ranges: U64) -> Mask:

@@ -89,7 +89,7 @@ class _Search:
     def settle(self, row: int) -> None:
         """Find the mapping that a block belongs to, and place all of its blocks."""
         found = [self._mapping(row, page) for page in self._pages_with(row)]
-        found = [one for one in found if one.proof >= evidence.TOGETHER]
+        found = [one for one in found if one.proof]
         if not found:
             return
         best = max(one.proof for one in found)
@@ -110,18 +110,19 @@ class _Search:
         rows: list[int] = page.tolist() if len(page) <= _CANDIDATES else []
         return rows
 
-    def _mapping(self, row: int, page: int) -> _Mapping:
+    def _mapping(self, row: int, found: int) -> _Mapping:
         """The mapping in which a block lies on a page of ``pages``."""
-        blocks, number = self._board.blocks, int(self._pages.module[page])
+        blocks, number = self._board.blocks, int(self._pages.module[found])
         base = blocks.pc[row] // np.uint64(PAGE) * np.uint64(PAGE) - np.uint64(
-            self._pages.offset[page]
+            self._pages.offset[found]
         )
         last = self._key[np.searchsorted(self._key, (number + 1) << 32) - 1] & 0xFFFF_FFFF
         offset = blocks.pc - base
         rows = np.flatnonzero(self._board.open & (offset < np.uint64(int(last) + PAGE)))
         offset, size = offset[rows], blocks.size[rows]
         same = self._equal(rows, number, offset)
-        good = evidence.runs(same, blocks.ram[rows] >> np.uint64(PAGE_BITS), offset, size)
+        page = blocks.ram[rows] >> np.uint64(PAGE_BITS)
+        good = evidence.runs(same, page, offset, size, evidence.FOUND)
         _, first = np.unique(offset[good], return_index=True)
         proof = int(size[good][first].sum()) if good[rows == row].any() else 0
         return _Mapping(number, rows[good], offset[good], proof)

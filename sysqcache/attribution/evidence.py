@@ -17,7 +17,11 @@ ALONE: Final = 8
 """Equal bytes that need no other witness."""
 
 TOGETHER: Final = 16
-"""Equal bytes of all blocks of a group that speak for each of them."""
+"""Equal bytes of all blocks of a group that speak for each of them, where an address has
+named the owner."""
+
+FOUND: Final = 64
+"""The same where nothing but content has: programs begin with like code at like places."""
 
 
 def witnesses(group: I64, place: U64, size: I64) -> I64:
@@ -87,7 +91,7 @@ def before(page: U64, place: U64, size: I64) -> I64:
     return result
 
 
-def runs(equal: Mask, page: U64, place: U64, size: I64) -> Mask:
+def runs(equal: Mask, page: U64, place: U64, size: I64, least: int) -> Mask:
     """Which equal blocks stand in a run of equal ones that together prove something.
 
     A block that is not equal ends a run: there the memory became something else. Short
@@ -97,11 +101,12 @@ def runs(equal: Mask, page: U64, place: U64, size: I64) -> Mask:
     :param equal: shape (k,), all blocks of a range of addresses in the order of recording.
     :param page: shape (k,), the guest's pages.
     :param place: shape (k,): the same code at the same place counts once a run.
+    :param least: bytes that prove a run.
     """
     breaks = np.ones(len(equal), bool)
     breaks[1:] = ~equal[1:] | ~equal[:-1]
     total = witnesses(np.cumsum(breaks), place, np.where(equal, size, 0))
-    good = equal & (total >= TOGETHER)
+    good = equal & (total >= least)
     witness = witnesses(grouped(page), place, np.where(good, size, 0)) >= TOGETHER
     result: Mask = good & ((size >= ALONE) | witness)
     return result

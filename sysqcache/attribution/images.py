@@ -32,14 +32,18 @@ def truths_of(
     """
     kernels: list[KernelText] = []
     blobs: dict[Module, Blob] = {}
-    for seen in observations:
-        module = kernel_module(seen)
+    ran = [kernel_module(seen) for seen in observations]
+    for module in dict.fromkeys((contents.kernel, *ran)):
         file = contents.kernel_file(module) if module else None
         if file is None:
             continue
-        kernels += _loaded(file, seen.kernel.kaslr_offset, kernels)
-        stub = blob(file.file, f"boot stub of {seen.kernel.release}")
+        stub = blob(file.file, f"boot stub of {file.module.name}")
         blobs.setdefault(stub.module, dataclasses.replace(stub, is_stub=True))
+        slides = {
+            seen.kernel.kaslr_offset for seen in observations if kernel_module(seen) == module
+        }
+        for slide in sorted(slides):
+            kernels += _loaded(file, slide)
     return Truths(
         kernels=tuple(kernels),
         blobs=(*blobs.values(), *firmware_blobs(firmware)),
@@ -47,9 +51,7 @@ def truths_of(
     )
 
 
-def _loaded(file: KernelFile, slide: int, known: Sequence[KernelText]) -> Iterator[KernelText]:
-    if any((one.module, one.kaslr_offset) == (file.module, slide) for one in known):
-        return
+def _loaded(file: KernelFile, slide: int) -> Iterator[KernelText]:
     try:
         yield KernelText(file.module, slide, file.loaded(slide))
     except KernelFileError:
