@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -84,6 +85,36 @@ class FileBlocks:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class BlocksStream(io.RawIOBase):
+    """Bytes as a file object, for libraries that want one."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self._place = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to another place."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._blocks.size}
+        self._place = max(0, base[whence] + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the present place on."""
+        content = self._blocks.read(self._place, len(buffer))
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
 
 
 @dataclass(frozen=True, slots=True)

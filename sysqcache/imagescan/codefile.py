@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import PurePosixPath
 from typing import Final
 
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks, BytesBlocks
+from sysqcache.imagescan.blocks import Blocks, BlocksStream, BytesBlocks
 from sysqcache.imagescan.contents import CodeFile
 from sysqcache.imagescan.elf import HEAD, MAGIC, ElfCode, find_build_id, read_code
-from sysqcache.imagescan.unpack import PackedDataError, packing, unpack, unpack_start
+from sysqcache.imagescan.unpack import PackedDataError, unpack, unpack_until
 from sysqcache.modules import Module, ModuleKind
 
 _PACKED: Final = (".ko.xz", ".ko.zst", ".ko.gz")
 _EXECUTABLE: Final = 0o111
+_READ: Final = 16 << 10
 
 
 def may_be_code(name: str, mode: int) -> bool:
@@ -74,13 +76,10 @@ class Classifier:
         return _module_file(file, path, origin, place, identity)
 
     def _packed(self, file: Blocks, path: str, origin: str, place: int) -> CodeFile | None:
-        """A packed kernel module: its build id is near its start, if it has one."""
-        head = file.read(0, HEAD)
+        """A packed kernel module: its build id is somewhere near its start, or in its middle."""
         try:
-            identity = find_build_id(unpack_start(head, HEAD)) if packing(head) else ""
-            if not identity:
-                code = read_code(unpacked_module(file, path))
-                identity = code.build_id if code else ""
+            stream = io.BufferedReader(BlocksStream(file), _READ)
+            identity = unpack_until(stream, find_build_id)
         except PackedDataError:
             return None
         return _module_file(file, path, origin, place, identity or self._hash(file))

@@ -154,10 +154,10 @@ def notes_build_id(notes: bytes, order: str = "<") -> str:
 
 
 def find_build_id(content: bytes) -> str:
-    """A build id somewhere in a little-endian file's first bytes, "" when there is none.
+    """A build id somewhere in a piece of a little-endian file, "" when there is none.
 
-    For compressed kernel modules: the linker puts the notes in front, so that a few
-    kilobytes have to be unpacked, not megabytes.
+    For compressed kernel modules: the sections that say where it is come last, the build
+    id itself long before that, so that only some of the file has to be unpacked.
     """
     found = _NOTE.search(content)
     if not found:

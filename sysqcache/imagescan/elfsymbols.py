@@ -16,7 +16,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 from numpy.typing import NDArray
 
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks
+from sysqcache.imagescan.blocks import Blocks, BlocksStream
 from sysqcache.imagescan.elf import read_code
 
 _DAMAGE: Final = (
@@ -41,32 +41,6 @@ _EXECUTED: Final = 4
 
 Functions = list[tuple[int, int, str]]
 """Offset, size, name."""
-
-
-class _Stream(io.RawIOBase):
-    """What pyelftools reads from."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        super().__init__()
-        self._blocks = blocks
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._blocks.size}
-        self._place = max(0, base[whence] + offset)
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._blocks.read(self._place, len(buffer))
-        buffer[: len(content)] = content
-        self._place += len(content)
-        return len(content)
 
 
 def file_functions(blocks: Blocks) -> Functions:
@@ -121,7 +95,7 @@ def text_layout(blocks: Blocks) -> dict[int, int]:
 
 
 def _elf(blocks: Blocks) -> Any:
-    return ELFFile(io.BufferedReader(_Stream(blocks), 1 << 16))
+    return ELFFile(io.BufferedReader(BlocksStream(blocks), 1 << 16))
 
 
 def _symbols(blocks: Blocks) -> Iterator[tuple[int, int, int, str]]:

@@ -174,9 +174,8 @@ def _relative(
 
     Kernels with absolute addresses of per-CPU symbols store the others as negative numbers.
     """
-    try:
-        row = next(row for row, name in enumerate(names) if name[1:] == b"_text")
-    except StopIteration:
+    row = next((row for row, name in enumerate(names) if name[1:] == b"_text"), None)
+    if row is None or abs(base) >= 1 << 32:
         return None
     for rows in (np.where(offsets < 0, base - 1 - offsets, -1), base + (offsets & 0xFFFFFFFF)):
         if rows[row] == 0:

@@ -7,17 +7,20 @@ All with a bound on what comes out, so that a small file can't fill the memory.
 from __future__ import annotations
 
 import bz2
+import gzip
 import lzma
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from sysqcache.imagescan import limits
 
 _LZ4_LEGACY_BLOCK: Final = 8 << 20
 """What the kernel's lz4 tool packs at a time: LEGACY_BLOCKSIZE."""
 
+_STEP: Final = 7 << 10
+_OVERLAP: Final = 1 << 10
 _ZSTD_PIECE: Final = 4 << 10
 """Read at a time: four bytes can become 128 KiB, so that this becomes 128 MiB at most."""
 
@@ -47,26 +50,47 @@ def unpack(data: bytes | memoryview, most: int = limits.ARCHIVE_BYTES) -> tuple[
         raise PackedDataError(f"damaged {name} data: {error}") from error
 
 
-def unpack_start(data: bytes, size: int) -> bytes:
-    """The first ``size`` bytes of what is packed; fewer when ``data`` does not suffice.
+def unpack_until(
+    packed: BinaryIO, wanted: Callable[[bytes], str], most: int = limits.KERNEL_MODULE_BYTES
+) -> str:
+    """Unpack no more than it takes to find something.
 
-    Raises PackedDataError.
+    :param packed: an xz, gzip or zstd file.
+    :param wanted: is asked about pieces of 8 KiB that overlap by 1 KiB; "" to go on.
+    :returns: its answer, "" when it never gave one.
+    :raises PackedDataError: unknown or damaged data.
     """
+    name = packing(packed.read(8))
+    packed.seek(0)
+    opener = _STREAMS.get(name)
+    if opener is None:
+        raise PackedDataError("not packed with anything that is known")
     try:
-        match packing(data[:8]):
-            case "xz":
-                return lzma.LZMADecompressor().decompress(data, size)
-            case "gzip":
-                return zlib.decompressobj(31).decompress(data, size)
-            case "zstd":
-                import zstandard
-
-                with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-                    return reader.read(size)
-            case other:
-                raise PackedDataError(f"{other or 'unknown'} data has no start to unpack")
+        with opener(packed) as stream:
+            tail = b""
+            for _ in range(most // _STEP):
+                piece = stream.read(_STEP)
+                found = wanted(tail + piece)
+                if found or not piece:
+                    return found
+                tail = piece[-_OVERLAP:]
     except _damage() as error:
-        raise PackedDataError(f"damaged data: {error}") from error
+        raise PackedDataError(f"damaged {name} data: {error}") from error
+    return ""
+
+
+def _zstd_stream(packed: BinaryIO) -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(packed)
+
+
+def _gzip_stream(packed: BinaryIO) -> Any:
+    return gzip.GzipFile(fileobj=packed)
+
+
+def _xz_stream(packed: BinaryIO) -> Any:
+    return lzma.LZMAFile(packed)
 
 
 def _damage() -> tuple[type[Exception], ...]:
@@ -163,4 +187,10 @@ _UNPACKERS: Final[dict[str, Callable[[bytes | memoryview, int], tuple[bytes, int
     "xz": _xz,
     "zstd": _zstd,
     "lz4": _lz4,
+}
+
+_STREAMS: Final[dict[str, Callable[[BinaryIO], Any]]] = {
+    "gzip": _gzip_stream,
+    "xz": _xz_stream,
+    "zstd": _zstd_stream,
 }
