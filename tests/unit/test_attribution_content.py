@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Places that bytes from images prove: freed kernel code, moved firmware, deleted programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from attributionhelp import KERNEL, LIBC, PAGE, SHELL, Place, World, code, module_of, open_as
+
+from sysqcache.attribution.images import blob
+from sysqcache.attribution.truths import CodePages, KernelText, Truths
+from sysqcache.guestmap.result import KernelInfo
+from sysqcache.guestmap.table import Owner, OwnerKind
+from sysqcache.modules import Module, ModuleKind
+
+P = 0x5000
+MAPPED = 0x7F00_0000_0000
+RET = b"\xc3"
+KERNEL_MODULE = Module(ModuleKind.KERNEL, KERNEL.build_id, KERNEL.release)
+
+
+def kernel_text(content: bytes, slide: int = 0, module: Module = KERNEL_MODULE) -> Truths:
+    return Truths(kernels=(KernelText(module, slide, np.frombuffer(content, np.uint8)),))
+
+
+def files(*found: tuple[Owner, int, bytes]) -> Truths:
+    """Truths of files: an owner, an offset, the bytes from there."""
+    pages = (
+        (module_of(owner), offset + place, content[place : place + PAGE].ljust(PAGE, b"\0"))
+        for owner, offset, content in found
+        for place in range(0, len(content), PAGE)
+    )
+    return Truths(files=(CodePages.of(pages),))
+
+
+def test_freed_kernel_code() -> None:
+    world = World()
+    image = code(1, 4 * PAGE)
+    at = KERNEL.physical + 0x2000
+    world.page(at, Owner(OwnerKind.FREE), 0)
+    world.run(at + 8, KERNEL.base + 0x2008, image[0x2008:0x200A])
+    world.run(at + 0x20, KERNEL.base + 0x2020, code(9, 12))
+    world.run(at + 8, KERNEL.base + 0x3008, image[0x3008:0x3028])
+    world.run(KERNEL.physical + 0x3FF0, KERNEL.base + 0x3FF0, image[-16:] + b"\0" * 4, at)
+    opened = open_as(ModuleKind.KERNEL)
+    first = Place("6.1.0-test", 0x2008, ModuleKind.KERNEL)
+    assert world.places(truths=kernel_text(image)) == [first, opened, opened, opened]
+
+
+@pytest.mark.parametrize(
+    "truths",
+    [
+        kernel_text(code(1, PAGE), slide=0x200000),
+        kernel_text(code(1, PAGE), module=Module(ModuleKind.KERNEL, "f" * 40)),
+        kernel_text(b""),
+        kernel_text(code(2, PAGE)),
+    ],
+)
+def test_bytes_of_another_kernel(truths: Truths) -> None:
+    world = World()
+    world.page(KERNEL.physical, Owner(OwnerKind.FREE), 0)
+    world.run(KERNEL.physical, KERNEL.base, code(1, PAGE)[:30])
+    assert world.places(truths=truths) == [open_as(ModuleKind.KERNEL)]
+
+
+def moved_firmware(world: World, content: bytes, base: int) -> None:
+    for offset in (0x100, 0x180, 0x200):
+        place = base + offset
+        world.run(place, place, content[offset : offset + 30])
+    world.run(base + 0x240, base + 0x240, content[0x240:0x242])
+    world.run(base + 0x280, base + 0x280, code(77, 20))
+
+
+def test_firmware_and_boot_stub_are_found_wherever_they_run() -> None:
+    """Also at distances that are not whole pages, and copied twice."""
+    world = World()
+    bios, stub = blob(code(1, 0x4000), "bios.bin"), blob(code(2, 0x8000), "boot stub")
+    moved_firmware(world, bios.content.tobytes(), 0xF0000)
+    moved_firmware(world, bios.content.tobytes(), 0x3EFF_1234)
+    moved_firmware(world, stub.content.tobytes(), 0x20_0200)
+    world.run(P, KERNEL.base + P, code(3, 20))
+    truths = Truths(blobs=(dataclasses.replace(stub, is_stub=True), bios))
+    offsets = [0x100, 0x180, 0x200, 0x240]
+    expected = [Place("bios.bin", offset, ModuleKind.FIRMWARE) for offset in offsets]
+    expected += [open_as(ModuleKind.FIRMWARE)]
+    places = world.places(truths=truths)
+    assert places[:10] == expected * 2
+    assert [place.module for place in places[10:]] == ["boot stub"] * 4 + ["", ""]
+    # what nobody knows behind the hand-over is not the firmware's
+    assert places[14].kind is ModuleKind.UNKNOWN
+
+
+def test_firmware_is_not_looked_for_once_the_kernel_runs() -> None:
+    world = World()
+    bios = blob(code(1, 0x4000), "bios.bin")
+    world.run(P, KERNEL.base + P, code(3, 20))
+    moved_firmware(world, bios.content.tobytes(), 0x400000)
+    assert {place.module for place in world.places(truths=Truths(blobs=(bios,)))} == {""}
+
+
+def test_little_firmware_proves_nothing() -> None:
+    world = World()
+    bios = blob(code(1, 0x4000), "bios.bin")
+    content = bios.content.tobytes()
+    world.run(0xF0100, 0xF0100, content[0x100:0x120])
+    world.run(0xF0200, 0xF0200, content[0x200:0x202])
+    assert [place.module for place in world.places(truths=Truths(blobs=(bios,)))] == ["", ""]
+
+
+def program(world: World, content: bytes, base: int = MAPPED, offset: int = 0x1000) -> None:
+    """A process that ran five blocks of a deleted file, two of them short ones."""
+    world.page(P, Owner(OwnerKind.FREE), 0)
+    for place, size in ((0x100, 30), (0x200, 30), (0x300, 2), (0x400, 30), (0x500, 1)):
+        world.run(P + place, base + offset + place, content[place : place + size])
+
+
+def test_a_deleted_program_is_found_by_its_bytes() -> None:
+    world = World()
+    content = code(1, 2 * PAGE)
+    program(world, content)
+    # a block on both of its pages, and one of somebody else
+    world.run(P + PAGE - 9, MAPPED + 0x2000 - 9, content[PAGE - 9 : PAGE + 9], second=P + 7 * PAGE)
+    world.run(P + 0x600, MAPPED + 0x1600, code(9, 40))
+    places = world.places(truths=files((LIBC, 0x8000, code(3, PAGE)), (SHELL, 0x1000, content)))
+    wanted = [0x1100, 0x1200, 0x1300, 0x1400, 0x1500, 0x2000 - 9]
+    assert places[:6] == [Place("/bin/sh", offset, ModuleKind.FILE) for offset in wanted]
+    assert places[6] == open_as(ModuleKind.UNKNOWN)
+
+
+def test_the_start_of_a_program_alone_is_no_proof() -> None:
+    """Programs that the same linker made begin with the same code in the same place."""
+    world = World()
+    content = code(1, PAGE)
+    world.page(P, Owner(OwnerKind.FREE), 0)
+    world.run(P, MAPPED, content[:40])
+    world.run(P + 0x100, MAPPED + 0x100, content[0x100:0x102])
+    truths = files((SHELL, 0x1000, content))
+    assert [place.module for place in world.places(truths=truths)] == ["", ""]
+
+
+def test_the_file_that_explains_more_wins() -> None:
+    world = World()
+    content = code(1, PAGE)
+    program(world, content)
+    half = content[:0x300] + code(2, PAGE - 0x300)
+    longer = files((LIBC, 0x1000, half), (SHELL, 0x1000, content))
+    assert {place.module for place in world.places(truths=longer)} == {"/bin/sh"}
+
+
+@pytest.mark.parametrize("order", [(LIBC, SHELL), (SHELL, LIBC)])
+def test_of_equal_files_the_one_used_about_then_wins(order: tuple[Owner, Owner]) -> None:
+    content = code(1, PAGE)
+    truths = files(*((owner, 0x1000, content) for owner in order))
+    world = World()
+    program(world, content)
+    assert {place.module for place in world.places(truths=truths)} == {order[0].name}
+    world.page(0x9000, SHELL, 0x7000, code(4, PAGE))
+    world.run(0x9000, MAPPED + 0x7000, code(4, 40))
+    assert {place.module for place in world.places(truths=truths)} == {"/bin/sh"}
+
+
+def test_programs_at_one_address_are_told_apart() -> None:
+    """Without randomization each program has the address of the one before."""
+    world = World()
+    first, second = code(1, PAGE), code(2, PAGE)
+    second = second[:0x300] + first[0x300:0x302] + second[0x302:]
+    program(world, first, base=0x400000)
+    world.page(0x6000, Owner(OwnerKind.FREE), 0)
+    for place, size in ((0x300, 2), (0x100, 30), (0x200, 30), (0x400, 30)):
+        world.run(0x6000 + place, 0x401000 + place, second[place : place + size])
+    program(world, first, base=0x400000)
+    truths = files((LIBC, 0x1000, first), (SHELL, 0x1000, second))
+    names = [place.module for place in world.places(truths=truths)]
+    assert names[:5] == names[9:] == ["/lib/libc.so.6"] * 5
+    # the short block is the second program's, and equal to the first one's
+    assert names[5] in ("/bin/sh", "")
+    assert names[6:9] == ["/bin/sh"] * 3
+
+
+def test_content_is_found_without_a_look_into_the_guest() -> None:
+    from sysqcache.attribution.attribute import attribute
+
+    world = World(kernel=KernelInfo())
+    content = code(1, PAGE)
+    program(world, content)
+    found = attribute(world.journal(), (), files((SHELL, 0x1000, content)))
+    assert found.attributed == 5
+
+
+def test_code_that_is_everywhere_takes_no_time() -> None:
+    world = World()
+    for number in range(400):
+        world.run(P + number * PAGE, MAPPED + number * PAGE, code(5, 60))
+    same = code(5, PAGE)
+    truths = files(*((dataclasses.replace(LIBC, build_id=f"{n:040x}"), 0, same) for n in range(99)))
+    started = time.monotonic()
+    assert {place.module for place in world.places(truths=truths)} == {""}
+    assert time.monotonic() - started < 5
+
+
+def test_searching_ends_in_time() -> None:
+    from sysqcache.attribution.attribute import attribute
+
+    world = World()
+    content = code(1, PAGE)
+    program(world, content)
+    truths = files((SHELL, 0x1000, content))
+    assert attribute(world.journal(), (), truths, seconds=-1.0).attributed == 0
+    assert attribute(world.journal(), (), truths).attributed == 5
