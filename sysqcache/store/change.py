@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.blocktable import BlockTable, Mask, Offsets
+from sysqcache.modules import ModuleKind
 from sysqcache.store import deadareas, dedupe, registry, why
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
@@ -50,7 +51,15 @@ class Change:
         for row in lost:
             self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
             self.batch.put_pack(row)
-        self.writer = GroupWriter(layout, self.batch, recording, self.warnings, reached)
+        self.writer = GroupWriter(
+            layout,
+            self.batch,
+            recording,
+            self.warnings,
+            reached,
+            run=self.run_number,
+            generated=self.registry.of_kind(ModuleKind.JIT),
+        )
 
     def _image_row(self) -> ImageRow:
         """This run's image, used now, its fingerprint in front."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache.blocktable import BlockTable
+import numpy as np
+
+from sysqcache.blocktable import BlockTable, Mask
 from sysqcache.errors import FormatError
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
@@ -28,6 +30,10 @@ MAX_LIVE: Final = 3
 """Live packs of one group and fingerprint; the next one is merged with all of them."""
 
 
+GIVE_UP_AFTER: Final = 2
+"""So many runs later, a block of generated code that none of them used is left behind."""
+
+
 class GroupWriter:
     """Writes packs of one run and notes their rows in ``batch``."""
 
@@ -38,8 +44,13 @@ class GroupWriter:
         recording: Recording,
         warnings: list[str],
         reached: Callable[[str], None],
+        *,
+        run: int,
+        generated: Sequence[int],
     ) -> None:
+        """:param run: number of this run; ``generated``: modules of code made at run time."""
         self._layout, self._batch, self._recording = layout, batch, recording
+        self._run, self._generated = run, list(generated)
         self._warnings, self._reached = warnings, reached
 
     def write(
@@ -52,7 +63,9 @@ class GroupWriter:
     ) -> Path:
         """Write new blocks alone, or merged with all live packs of their group.
 
-        Blocks in dead places are left behind by a merge. Raises OSError or FormatError.
+        A merge leaves behind what is in dead places, and code made at run time that came
+        once and not again, as most of it has other addresses each time. Raises OSError or
+        FormatError.
         """
         tables, parts = [fresh], [columns]
         superseded: list[LivePack] = []
@@ -63,6 +76,7 @@ class GroupWriter:
                 self._lose(pack, str(error))
                 continue
             alive = ~dead.cover(Places(kept.module, kept.offset))
+            alive &= ~self._given_up(kept)
             tables.insert(len(superseded), table.select(alive))
             parts.insert(len(superseded), kept.select(alive))
             superseded.append(pack)
@@ -77,6 +91,12 @@ class GroupWriter:
                 self._batch.drop_columns(row)
                 self._batch.put_pack(row)
         return written.path
+
+    def _given_up(self, kept: Columns) -> Mask:
+        """Blocks of code made at run time that no later run used."""
+        once = (kept.uses == 1) & (kept.last + GIVE_UP_AFTER <= self._run)
+        given_up: Mask = once & np.isin(kept.module, self._generated)
+        return given_up
 
     def _lose(self, pack: LivePack, why: str) -> None:
         self._warnings.append(f"pack {pack.row.sha256[:12]} is damaged, not merged: {why}")

@@ -105,6 +105,10 @@ class Registry:
         """The number of what blocks of a kind without a place are gathered under."""
         return self.number(self._around.unplaced(kind))
 
+    def of_kind(self, kind: ModuleKind) -> list[int]:
+        """Numbers of all modules of a kind."""
+        return [number for number, row in self.rows.items() if row.kind == kind]
+
     def groups(self, modules: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> list[str]:
         """The group of each of an array of module numbers."""
         return [self.rows[number].group for number in modules.tolist()]

@@ -314,6 +314,17 @@ def test_why_blocks_missed(store: Store) -> None:
     }
 
 
+def test_merge_leaves_generated_code_behind_that_came_once(store: Store) -> None:
+    generated, code = placed(range(90, 94), ModuleKind.JIT), placed(range(3), KERNEL)
+    run(store, [*generated, *code])
+    run(store, [*generated[:1], *placed(range(3, 4), KERNEL)])
+    for number in (4, 5):
+        run(store, placed(range(number, number + 1), KERNEL))
+    (pack,) = [p for p in store.packs() if p.live]
+    found = {m.kind: m.blocks for m in store.list_modules()}
+    assert (pack.blocks, found) == (7, {"kernel": 6, "jit": 1})
+
+
 def test_rebuild_keeps_modules(store: Store) -> None:
     run(store, boot(store), dead=[(0x7000, LIBC, 0x5000)])
     before = lines(store)
