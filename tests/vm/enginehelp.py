@@ -165,8 +165,8 @@ def make_pack(journal: Path, root: Path) -> Path:
     with Store.open(root) as store:
         result = store.ingest(journal, image_id="tiny", run=run_info)
     assert result.damaged == 0
-    assert result.pack is not None
-    return result.pack
+    [pack] = result.packs
+    return pack
 
 
 def record_pack(directory: Path, sets: Sequence[str] = (NOKASLR,)) -> tuple[Path, TbCacheStats]:
