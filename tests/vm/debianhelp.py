@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Booting the Debian guests, each with a store of the test's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machinehelp import TINY, sysqcache
+
+from sysqcache import paths
+from sysqcache.errors import ImageMissing
+from sysqcache.images import catalog
+
+DEBIAN = TINY.with_name("debian12-x86_64.yaml")
+OTHER = TINY.with_name("debian12-x86_64-other.yaml")
+UPGRADED = TINY.with_name("debian12-x86_64-upgraded.yaml")
+WORK = "/usr/local/bin/work"
+
+
+def require_image(name: str) -> None:
+    """Skip the test unless an image is built."""
+    try:
+        catalog.resolve(name)
+    except ImageMissing as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+
+
+def boot(store: Path, *arguments: object, config: Path = DEBIAN) -> dict[str, Any]:
+    """Boot Debian with a store; the report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_STORE, str(store))
+        done = sysqcache("boot", config, "--until", "ready", "--json", *arguments, timeout=550)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["warnings"] == []
+    return report
+
+
+def check_counters(report: dict[str, Any]) -> None:
+    """Every block has one outcome; the guest runs, so one may be on its way."""
+    blocks = report["blocks"]
+    outcomes = blocks["adopted"] + sum(blocks["misses"].values()) + blocks["verified"]
+    assert abs(blocks["requested"] - blocks["adopted"] - blocks["translated"]) <= 1
+    assert abs(blocks["requested"] - outcomes) <= 1
+    assert sum(blocks["rejected"].values()) == 0
