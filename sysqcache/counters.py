@@ -61,3 +61,12 @@ UNRECORDED: Final[tuple[str, ...]] = (
     "known",  # the same block has been recorded in this run
 )
 """Why a translated block was not written to the journal."""
+
+WRITES: Final[tuple[str, ...]] = (
+    "store",  # blocks invalidated by a store of the guest's code
+    "device",  # blocks in RAM invalidated by DMA, a loader or a debugger
+    "rom",  # blocks invalidated in ROM or a ROM device
+    "returned",  # the same code was found there again
+    "changed",  # other code was found there
+)
+"""Blocks that writes invalidated, by who wrote, and what was found there later."""

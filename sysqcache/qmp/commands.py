@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sysqcache.counters import MISSES, REJECTS, UNRECORDED
+from sysqcache.counters import MISSES, REJECTS, UNRECORDED, WRITES
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, CommandRefusedError
 
 _FSYNC_TIMEOUT: Final = 60.0
@@ -47,7 +47,7 @@ class TbCacheStats:
     """Counters of the translation cache since the start of QEMU.
 
     Cycles are totals in host TSC cycles, ``vcpu_ns`` is the CPU time of all vCPU threads,
-    ``tsc_hz`` the measured TSC frequency. The three dictionaries have every name of
+    ``tsc_hz`` the measured TSC frequency. The four dictionaries have every name of
     :mod:`sysqcache.counters`.
     """
 
@@ -75,6 +75,7 @@ class TbCacheStats:
     misses: Mapping[str, int] = dataclasses.field(default_factory=lambda: _zeros(MISSES))
     rejected: Mapping[str, int] = dataclasses.field(default_factory=lambda: _zeros(REJECTS))
     unrecorded: Mapping[str, int] = dataclasses.field(default_factory=lambda: _zeros(UNRECORDED))
+    writes: Mapping[str, int] = dataclasses.field(default_factory=lambda: _zeros(WRITES))
     packs: tuple[MappedPack, ...] = ()
     journal: str = ""
     journal_bytes: int = 0
@@ -83,7 +84,7 @@ class TbCacheStats:
     @classmethod
     def from_qmp(cls, answer: Mapping[str, Any]) -> TbCacheStats:
         """From the answer of ``query-tb-cache``; members it lacks count as zero."""
-        special = {"misses", "rejected", "unrecorded", "packs", "mismatch_log"}
+        special = {"misses", "rejected", "unrecorded", "writes", "packs", "mismatch_log"}
         plain = {
             field.name: answer[name]
             for field in dataclasses.fields(cls)
@@ -94,6 +95,7 @@ class TbCacheStats:
             misses=_zeros(MISSES) | dict(answer.get("misses", {})),
             rejected=_zeros(REJECTS) | dict(answer.get("rejected", {})),
             unrecorded=_zeros(UNRECORDED) | dict(answer.get("unrecorded", {})),
+            writes=_zeros(WRITES) | dict(answer.get("writes", {})),
             packs=tuple(_pack(pack) for pack in answer.get("packs", ())),
             mismatch_log=tuple(answer.get("mismatch-log", ())),
         )

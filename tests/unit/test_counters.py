@@ -31,6 +31,7 @@ def members(struct: str) -> list[str]:
         ("TbCacheMisses", counters.MISSES),
         ("TbCacheRejects", counters.REJECTS),
         ("TbCacheUnrecorded", counters.UNRECORDED),
+        ("TbCacheWrites", counters.WRITES),
     ],
 )
 def test_names_and_order_are_those_of_the_schema(struct: str, names: tuple[str, ...]) -> None:
@@ -38,7 +39,9 @@ def test_names_and_order_are_those_of_the_schema(struct: str, names: tuple[str, 
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("struct", ["TbCacheMisses", "TbCacheRejects", "TbCacheUnrecorded"])
+@pytest.mark.parametrize(
+    "struct", ["TbCacheMisses", "TbCacheRejects", "TbCacheUnrecorded", "TbCacheWrites"]
+)
 def test_every_member_is_documented_in_order(struct: str) -> None:
     comment = SCHEMA.read_text().partition(f"# @{struct}:\n")[2].partition("##\n")[0]
     assert re.findall(r"^# @([\w-]+):", comment, re.MULTILINE) == members(struct)

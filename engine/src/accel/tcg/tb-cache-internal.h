@@ -214,6 +214,9 @@ void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
 
 unsigned tb_cache_nb_dead(void);
 
+/** tb_cache_get_writes: counters of invalidated blocks and what came after */
+void tb_cache_get_writes(TbCacheWrites *info);
+
 /* tb-cache-prefault.c */
 
 #define TB_CACHE_PREFAULT_MARGIN (2 * MiB)

@@ -374,6 +374,7 @@ TbCacheInfo *qmp_query_tb_cache(Error **errp)
     info->misses = g_new0(TbCacheMisses, 1);
     info->rejected = g_new0(TbCacheRejects, 1);
     info->unrecorded = g_new0(TbCacheUnrecorded, 1);
+    info->writes = g_new0(TbCacheWrites, 1);
     info->id = g_strdup(object_get_canonical_path_component(OBJECT(s)));
     info->mode = s->mode;
     info->active = s->active;
@@ -383,6 +384,7 @@ TbCacheInfo *qmp_query_tb_cache(Error **errp)
     info->journal = g_strdup(s->journal_path ?: "");
     info->invalidated = qatomic_read(&tb_ctx.tb_phys_invalidate_count);
     info->dead = tb_cache_nb_dead();
+    tb_cache_get_writes(info->writes);
     info->flushes = qatomic_read(&tb_ctx.tb_flush_count);
     tb_cache_for_each_thread(add_thread, info);
     add_lists(s, info);

@@ -7,8 +7,9 @@
  *
  * Almost every block that a write invalidates lies in a page that is being
  * reused, or comes back as it was.  What tells code that rewrites itself is
- * the same place holding other code again and again.  Such a place is dead:
- * nothing is adopted or recorded there any more.
+ * the same place holding other code again and again, and soon: a page that
+ * is reused is filled, used, and given up before it is filled again.  Such
+ * a place is dead: nothing is adopted or recorded there any more.
  */
 
 #define XXH_INLINE_ALL
@@ -17,21 +18,34 @@
 #include "qemu/bitops.h"
 #include "qemu/bitmap.h"
 #include "qemu/bswap.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "exec/cpu-common.h"
+#include "exec/memory.h"
 #include "tb-cache-internal.h"
 
 #define AREAS_BITS  16
 #define PAGES_BITS  16
 
-/* So many times other code in one place: far more than page reuse makes. */
+/* An area is within so many places of where its hash points to. */
+#define PROBES      8
+
+/*
+ * So many times other code in one place, each at most so long after the one
+ * before: far more than page reuse makes.
+ */
 #define DEAD_CHANGES 16
+#define CHANGE_NS    NANOSECONDS_PER_SECOND
 
 /* Where a block began that was written to, and what was there since. */
 typedef struct Area {
     uint64_t ram;               /* ram_addr_t + 1; 0: free */
     uint64_t hash;              /* of the whole block; 0: not seen since */
     uint64_t prefix;            /* first bytes of the block */
+    int64_t when;               /* of the last change, ns */
     uint32_t size;
     uint16_t changes;
+    bool written;               /* since the content was last seen */
     bool dead;
 } Area;
 
@@ -39,6 +53,7 @@ static struct {
     QemuMutex lock;
     Area *areas;
     unsigned dead;
+    TbCacheWrites counters;
     /* Pages with areas, so that all other blocks need no lock. */
     unsigned long pages[BITS_TO_LONGS(1 << PAGES_BITS)];
 } writes;
@@ -54,30 +69,58 @@ static unsigned page_bit(ram_addr_t ram)
     return (ram >> 12) & ((1 << PAGES_BITS) - 1);
 }
 
-/* Returns the area at @ram, one that is free, or NULL if all are taken. */
-static Area *find_area_locked(ram_addr_t ram)
+/*
+ * Returns the area at @ram or, if @make, one that is free or has changed
+ * least recently; NULL if there is none.
+ */
+static Area *find_area_locked(ram_addr_t ram, bool make)
 {
     unsigned i = tb_cache_mix(ram) >> (64 - AREAS_BITS);
+    Area *oldest = NULL;
 
-    for (unsigned n = 0; n < 64; n++) {
+    for (unsigned n = 0; n < PROBES; n++) {
         Area *a = &writes.areas[(i + n) & ((1 << AREAS_BITS) - 1)];
 
-        if (a->ram == ram + 1 || a->ram == 0) {
+        if (a->ram == ram + 1) {
             return a;
         }
+        if (a->ram == 0) {
+            oldest = a;
+            break;
+        }
+        if (!a->dead && (!oldest || a->when < oldest->when)) {
+            oldest = a;
+        }
     }
-    return NULL;
+    if (!make || !oldest) {
+        return NULL;
+    }
+    *oldest = (Area) { .ram = ram + 1, .when = get_clock() };
+    set_bit_atomic(page_bit(ram), writes.pages);
+    return oldest;
 }
 
-void tb_cache_written_slow(ram_addr_t ram)
+static bool is_rom(ram_addr_t ram)
 {
+    ram_addr_t offset;
+    MemoryRegion *mr;
+
+    RCU_READ_LOCK_GUARD();
+    mr = memory_region_from_host(qemu_map_ram_ptr(NULL, ram), &offset);
+    return mr && (mr->readonly || mr->rom_device);
+}
+
+void tb_cache_written_slow(ram_addr_t ram, bool store)
+{
+    TbCacheWrites *c = &writes.counters;
+    uint64_t *counter = store ? &c->store : is_rom(ram) ? &c->rom : &c->device;
     Area *a;
 
     qemu_mutex_lock(&writes.lock);
-    a = find_area_locked(ram);
+    (*counter)++;
+    a = find_area_locked(ram, true);
     if (a) {
-        a->ram = ram + 1;
-        set_bit_atomic(page_bit(ram), writes.pages);
+        a->written = true;
     }
     qemu_mutex_unlock(&writes.lock);
 }
@@ -91,8 +134,8 @@ bool tb_cache_is_dead(ram_addr_t ram)
         return false;
     }
     qemu_mutex_lock(&writes.lock);
-    a = find_area_locked(ram);
-    if (a && a->ram) {
+    a = find_area_locked(ram, false);
+    if (a) {
         dead = a->dead;
     }
     qemu_mutex_unlock(&writes.lock);
@@ -110,6 +153,22 @@ static bool changed(const Area *a, uint64_t prefix, uint64_t hash,
                        (a->size == size && a->hash != hash));
 }
 
+/* Returns whether the place has just become dead. */
+static bool changed_locked(Area *a)
+{
+    int64_t now = get_clock();
+
+    writes.counters.changed++;
+    a->changes = now - a->when < CHANGE_NS ? a->changes + 1 : 1;
+    a->when = now;
+    if (a->dead || a->changes < DEAD_CHANGES) {
+        return false;
+    }
+    a->dead = true;
+    writes.dead++;
+    return true;
+}
+
 void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
                       uint32_t size)
 {
@@ -124,20 +183,32 @@ void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
     hash = XXH3_64bits(code, size) | 1;
 
     qemu_mutex_lock(&writes.lock);
-    a = find_area_locked(ram);
-    if (a && a->ram) {
-        a->changes += changed(a, prefix, hash, size);
-        died = !a->dead && a->changes == DEAD_CHANGES;
-        a->dead |= died;
+    a = find_area_locked(ram, false);
+    if (a) {
+        if (changed(a, prefix, hash, size)) {
+            died = changed_locked(a);
+        } else {
+            writes.counters.returned += a->written && a->hash;
+        }
         a->hash = hash;
         a->prefix = prefix;
         a->size = size;
-        writes.dead += died;
+        a->written = false;
     }
     qemu_mutex_unlock(&writes.lock);
     if (died) {
         tb_cache_journal_dead(s, ram, size, DEAD_CHANGES);
     }
+}
+
+void tb_cache_get_writes(TbCacheWrites *info)
+{
+    if (!writes.areas) {
+        return;
+    }
+    qemu_mutex_lock(&writes.lock);
+    *info = writes.counters;
+    qemu_mutex_unlock(&writes.lock);
 }
 
 unsigned tb_cache_nb_dead(void)

@@ -43,7 +43,7 @@ static inline void tb_cache_end(TbCacheThread *t)
 {
 }
 
-static inline void tb_cache_written(const TranslationBlock *tb)
+static inline void tb_cache_written(const TranslationBlock *tb, bool store)
 {
 }
 
@@ -91,17 +91,19 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
 void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
                          int search_size);
 
-void tb_cache_written_slow(ram_addr_t ram);
+void tb_cache_written_slow(ram_addr_t ram, bool store);
 
 /**
  * tb_cache_written: a write to guest memory invalidates @tb
+ * @tb: the block
+ * @store: by code of the guest, else by a device or a debugger
  *
  * Called with the pages of @tb locked.
  */
-static inline void tb_cache_written(const TranslationBlock *tb)
+static inline void tb_cache_written(const TranslationBlock *tb, bool store)
 {
     if (unlikely(tb_cache_on)) {
-        tb_cache_written_slow(tb->page_addr[0]);
+        tb_cache_written_slow(tb->page_addr[0], store);
     }
 }
 
