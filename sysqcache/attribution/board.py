@@ -60,9 +60,8 @@ class Board:
         offset of a module (4 GiB and more), stay as they are.
         """
         numbers: Any = np.broadcast_to(np.asarray(module, np.int32), rows.shape)
-        size = self.blocks.size[rows].astype(np.uint64)
         good = (self._module[rows] == NO_MODULE) & (numbers != NO_MODULE)
-        good &= (offset < np.uint64(_OFFSETS)) & (offset + size <= np.uint64(_OFFSETS))
+        good &= offset < np.uint64(_OFFSETS)
         rows, numbers = rows[good], numbers[good]
         self._module[rows], self._offset[rows] = numbers, offset[good]
         kinds = np.array([NUMBER_OF[one.kind] for one in self._modules], np.uint8)

@@ -44,10 +44,11 @@ def test_freed_kernel_code() -> None:
     world.run(at + 8, KERNEL.base + 0x2008, image[0x2008:0x200A])
     world.run(at + 0x20, KERNEL.base + 0x2020, code(9, 12))
     world.run(at + 8, KERNEL.base + 0x3008, image[0x3008:0x3028])
+    world.run(at + 8, KERNEL.base + 0x3008, image[0x2008:0x2028])
     world.run(KERNEL.physical + 0x3FF0, KERNEL.base + 0x3FF0, image[-16:] + b"\0" * 4, at)
     opened = open_as(ModuleKind.KERNEL)
     first = Place("6.1.0-test", 0x2008, ModuleKind.KERNEL)
-    assert world.places(truths=kernel_text(image)) == [first, opened, opened, opened]
+    assert world.places(truths=kernel_text(image)) == [first] + [opened] * 4
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,15 @@ def test_firmware_is_not_looked_for_once_the_kernel_runs() -> None:
     assert {place.module for place in world.places(truths=Truths(blobs=(bios,)))} == {""}
 
 
+def test_code_that_a_file_holds_twice_does_not_say_where_it_runs() -> None:
+    world = World()
+    content = code(1, 0x1000) + code(1, 0x200) + code(2, 0x1000)
+    world.run(0xF1000, 0xF1000, content[0x1000:0x1064])
+    assert world.places(truths=Truths(blobs=(blob(content, "b"),)))[0].module == ""
+    moved_firmware(world, content[0x1200:], 0xF1200)
+    assert world.places(truths=Truths(blobs=(blob(content, "b"),)))[0].offset == 0x1000
+
+
 def test_little_firmware_proves_nothing() -> None:
     world = World()
     bios = blob(code(1, 0x4000), "bios.bin")
@@ -123,11 +133,13 @@ def test_a_deleted_program_is_found_by_its_bytes() -> None:
     program(world, content)
     # a block on both of its pages, and one of somebody else
     world.run(P + PAGE - 9, MAPPED + 0x2000 - 9, content[PAGE - 9 : PAGE + 9], second=P + 7 * PAGE)
+    broken = content[PAGE - 9 : PAGE + 8] + b"?"
+    world.run(P + PAGE - 9, MAPPED + 0x2000 - 9, broken, second=P + 7 * PAGE)
     world.run(P + 0x600, MAPPED + 0x1600, code(9, 40))
     places = world.places(truths=files((LIBC, 0x8000, code(3, PAGE)), (SHELL, 0x1000, content)))
     wanted = [0x1100, 0x1200, 0x1300, 0x1400, 0x1500, 0x2000 - 9]
     assert places[:6] == [Place("/bin/sh", offset, ModuleKind.FILE) for offset in wanted]
-    assert places[6] == open_as(ModuleKind.UNKNOWN)
+    assert places[6:] == [open_as(ModuleKind.UNKNOWN)] * 2
 
 
 def test_the_start_of_a_program_alone_is_no_proof() -> None:
@@ -145,7 +157,7 @@ def test_the_file_that_explains_more_wins() -> None:
     world = World()
     content = code(1, PAGE)
     program(world, content)
-    half = content[:0x300] + code(2, PAGE - 0x300)
+    half = content[:0x450] + code(2, PAGE - 0x450)
     longer = files((LIBC, 0x1000, half), (SHELL, 0x1000, content))
     assert {place.module for place in world.places(truths=longer)} == {"/bin/sh"}
 
