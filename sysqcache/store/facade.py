@@ -17,7 +17,7 @@ from sysqcache.blockformat import HEADER_SIZE
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.mapfile import read_private
 from sysqcache.modules import Module
-from sysqcache.store import journals, lock, summary
+from sysqcache.store import inspect, journals, lock, summary
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
 from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
@@ -198,6 +198,16 @@ class Store:
     def list_modules(self) -> list[ModuleLine]:
         """What the live packs hold, by module and fingerprint. Raises StoreError."""
         return self._reading(summary.modules, [])
+
+    def module(self, asked: str) -> inspect.ModuleDetail:
+        """One module with its blocks, by any of its names, see ``store.inspect``.
+
+        Raises UsageError for no module or several of this name, StoreError.
+        """
+        found = self._reading(lambda meta: inspect.detail(meta, asked), None)
+        if found is None:
+            raise inspect.no_such_module((), asked)
+        return found
 
     def packs(self) -> list[PackRow]:
         """Every pack that the metadata know. Raises StoreError."""

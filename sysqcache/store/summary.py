@@ -66,30 +66,41 @@ NOBODY: Final = ModuleRow(0, "unknown", "unknown", "unknown", "", 0.0, 0.0)
 
 def modules(meta: Meta) -> list[ModuleLine]:
     """One line for each module and fingerprint, the largest first."""
+    lines = [line for found in lines_of(meta).values() for line in found]
+    return sorted(lines, key=lambda m: (-m.blocks, m.kind, m.id, m.fingerprint))
+
+
+def lines_of(meta: Meta) -> dict[int, list[ModuleLine]]:
+    """The lines of each module that has blocks, one a fingerprint, by the module's number."""
     rows = {0: NOBODY} | meta.modules()
     dead = Counter(area.module for area in meta.dead())
-    shares: dict[tuple[int, str, str], list[ModuleShare]] = {}
-    for pack in meta.packs().values():
-        of_pack = pack.shares or {0: ModuleShare(pack.blocks, pack.bytes)}
-        for number, share in of_pack.items() if pack.live else ():
-            shares.setdefault((number, pack.fingerprint, pack.arch), []).append(share)
-    lines = [
-        ModuleLine(
+    found: dict[int, list[ModuleLine]] = {}
+    for (number, fingerprint, arch), shares in _shares(meta.packs().values()).items():
+        row = rows.get(number, NOBODY)
+        line = ModuleLine(
             id=row.id,
             kind=row.kind,
             name=row.name,
             arch=arch,
             fingerprint=fingerprint,
-            blocks=sum(s.blocks for s in found),
+            blocks=sum(s.blocks for s in shares),
             dead=dead[number] + row.dead_unplaced,
-            bytes=sum(s.bytes for s in found),
+            bytes=sum(s.bytes for s in shares),
             last_used=iso_time(row.last_used),
             images=len(row.images),
         )
-        for (number, fingerprint, arch), found in shares.items()
-        for row in [rows.get(number, NOBODY)]
-    ]
-    return sorted(lines, key=lambda m: (-m.blocks, m.kind, m.id, m.fingerprint))
+        found.setdefault(row.number, []).append(line)
+    return found
+
+
+def _shares(packs: Iterable[PackRow]) -> dict[tuple[int, str, str], list[ModuleShare]]:
+    """What live packs hold of each module, by its number, fingerprint and architecture."""
+    shares: dict[tuple[int, str, str], list[ModuleShare]] = {}
+    for pack in packs:
+        of_pack = pack.shares or {0: ModuleShare(pack.blocks, pack.bytes)}
+        for number, share in of_pack.items() if pack.live else ():
+            shares.setdefault((number, pack.fingerprint, pack.arch), []).append(share)
+    return shares
 
 
 def iso_time(moment: float) -> str:

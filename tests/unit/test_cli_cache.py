@@ -48,7 +48,7 @@ def test_list(store: Store) -> None:
     ingest(store, make_blocks(*range(12)), image="debian")
     out = run("list").stdout
     assert "debian" in out
-    assert "12 blocks in 1 packs" in out
+    assert "12 blocks in 1 pack," in out
     listed = values("list")
     assert set(listed["modules"][0]) == MODULE_KEYS
     assert listed["bytes"] > 4096

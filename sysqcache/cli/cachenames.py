@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Names of functions for `cache show`, from the image of a machine that ran the module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sysqcache.errors import SysqcacheError
+
+if TYPE_CHECKING:
+    from sysqcache.imagescan.symbols import SymbolTable
+    from sysqcache.modules import Module
+    from sysqcache.spec import MachineSpec
+
+NO_PLACE = "code without a place in a module has no names"
+
+
+def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable | None, str]:
+    """The functions of a module, and why there are none ("" when there are).
+
+    :param images: ids of the images that have the module; the first that a machine of
+        this host still has is read, unless the names were kept from an earlier time.
+    """
+    from sysqcache.imagescan.scan import scan
+    from sysqcache.imagescan.symbols import symbols_of
+
+    if module is None:
+        return None, NO_PLACE
+    found = symbols_of(module, None)
+    if found is not None:
+        return found, ""
+    note = "no machine of this host has the image any more, so functions have no names"
+    for spec in _machines(images):
+        with scan(spec) as contents:
+            if module not in contents.found.modules():
+                continue
+            found = symbols_of(module, contents)
+            if found is not None:
+                return found, ""
+            note = "the module has no symbol table, so functions have no names"
+    return None, note
+
+
+def _machines(images: tuple[str, ...]) -> Iterator[MachineSpec]:
+    """Machines that start one of the images, as far as their files are still there."""
+    from sysqcache import resolve
+    from sysqcache.instances import list_instances
+
+    for state in list_instances():
+        if state.image_id not in images or not state.source:
+            continue
+        try:
+            spec = resolve.load(Path(state.source))
+        except (SysqcacheError, OSError):
+            continue
+        if spec.image_id == state.image_id:
+            yield spec
