@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks
+from sysqcache.imagescan.blocks import Blocks, BytesBlocks
 
 ROOT: Final = 2
 """Number of the root directory's inode."""
@@ -36,6 +36,9 @@ _EXTENT_HEADER: Final = struct.Struct("<HHHHI")
 _EXTENT_MAGIC: Final = 0xF30A
 _EXTENT: Final = struct.Struct("<IHHI")
 _EXTENT_INDEX: Final = struct.Struct("<IIHH")
+_ATTRIBUTES: Final = b"\x00\x00\x02\xea"
+_ATTRIBUTE: Final = struct.Struct("<BBHIII")
+_SYSTEM: Final = 7
 _DIRENT: Final = struct.Struct("<IHBB")
 _PIECE: Final = 16 << 10
 
@@ -46,13 +49,18 @@ class DamagedFileSystem(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inode:
-    """A file or directory; ``size`` in bytes, ``block`` the 60 bytes of its block map."""
+    """A file or directory; ``size`` in bytes.
+
+    :param block: the 60 bytes of its block map.
+    :param inline: the bytes of a small file that lie in the inode, else None.
+    """
 
     number: int
     mode: int
     size: int
     flags: int
     block: bytes
+    inline: bytes | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -118,8 +126,8 @@ class ExtFileSystem:
         groups = -(-self._inodes // self._per_group)
         if groups > limits.BLOCK_GROUPS:
             raise DamagedFileSystem(f"{groups} block groups")
-        (first,) = struct.unpack_from("<I", raw, 20)
-        content = self._bytes((first + 1) * self.block_size, groups * size)
+        first = _SUPER // self.block_size + 1  # the block behind the super block's
+        content = self._bytes(first * self.block_size, groups * size)
         tables = []
         for place in range(0, len(content) - size + 1, size):
             (table,) = struct.unpack_from("<I", content, place + 8)
@@ -145,7 +153,7 @@ class ExtFileSystem:
             raise DamagedFileSystem(f"there is no inode {number}")
         offset = self._tables[group] * self.block_size + place * self._inode_size
         piece, inside = divmod(offset, _PIECE)
-        raw = self._piece(piece)[inside : inside + 128]
+        raw = self._piece(piece)[inside : inside + self._inode_size]
         if len(raw) < 128:
             raise DamagedFileSystem(f"inode {number} lies outside of the disk")
         mode, low = struct.unpack_from("<H2xI", raw)
@@ -153,12 +161,11 @@ class ExtFileSystem:
         (high,) = struct.unpack_from("<I", raw, 108)
         # in directories of ext2 the high half of the size means something else
         size = low | high << 32 if mode & 0xF000 == 0x8000 else low
-        return Inode(number, mode, size, flags, raw[40:100])
+        inline = raw[40:100] + _inline_rest(raw) if flags & _INLINE_FLAG else None
+        return Inode(number, mode, size, flags, raw[40:100], inline)
 
     def runs(self, inode: Inode) -> list[Run]:
         """Where a file's bytes lie, in ascending order. Raises DamagedFileSystem."""
-        if inode.flags & _INLINE_FLAG:
-            raise DamagedFileSystem(f"inode {inode.number} holds its bytes itself")
         if inode.flags & _ENCRYPT_FLAG:
             raise DamagedFileSystem(f"inode {inode.number} is encrypted")
         extents = inode.flags & _EXTENTS_FLAG
@@ -225,8 +232,10 @@ class ExtFileSystem:
                 return
             self._follow(entry, level - 1, blocks, wanted, budget)
 
-    def open(self, inode: Inode) -> FileReader:
+    def open(self, inode: Inode) -> Blocks:
         """Random access to a file's bytes. Raises DamagedFileSystem."""
+        if inode.inline is not None:
+            return BytesBlocks(inode.inline[: inode.size])
         return FileReader(self._disk, self._start, self.block_size, inode.size, self.runs(inode))
 
     def find(self, path: str) -> Inode | None:
@@ -252,6 +261,11 @@ class ExtFileSystem:
         if inode.size > limits.DIRECTORY_BYTES:
             raise DamagedFileSystem(f"the directory of inode {inode.number} is too large")
         # a tree of hashes is hidden in entries that look deleted, so plain reading is enough
+        if inode.inline is not None:
+            # the parent's number comes first; what is in the attribute is a part of its own
+            yield from self._block_entries(inode.inline[4:60])
+            yield from self._block_entries(inode.inline[60:])
+            return
         content = self.open(inode).read(0, inode.size)
         for start in range(0, len(content), self.block_size):
             yield from self._block_entries(content[start : start + self.block_size])
@@ -315,6 +329,21 @@ class FileReader:
         if not run.physical:
             return bytes(size)
         return self._disk.read(self._start + run.physical * self._block + skip, size)
+
+
+def _inline_rest(raw: bytes) -> bytes:
+    """The rest of a small file's bytes, in the attribute "system.data" behind the inode."""
+    start = 128 + int.from_bytes(raw[128:130], "little")
+    if raw[start : start + 4] != _ATTRIBUTES:
+        return b""
+    place = first = start + 4
+    while place + _ATTRIBUTE.size <= len(raw) and raw[place]:
+        length, kind, offset, _, size, _ = _ATTRIBUTE.unpack_from(raw, place)
+        name = raw[place + _ATTRIBUTE.size : place + _ATTRIBUTE.size + length]
+        if (kind, name) == (_SYSTEM, b"data"):
+            return raw[first + offset : first + offset + size]
+        place += (_ATTRIBUTE.size + length + 3) & ~3
+    return b""
 
 
 def _extent(node: bytes, place: int) -> Run:

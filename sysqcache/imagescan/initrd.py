@@ -96,7 +96,7 @@ def _archive_end(view: memoryview, place: int) -> int:
 
 def _entries(view: memoryview, start: int) -> Iterator[Entry]:
     for name, mode, place, size in _headers(view, 0):
-        if mode & 0xF000 == 0x8000:
+        if mode & 0xF000 == 0x8000 and name != _TRAILER:
             path = name.decode("utf-8", "surrogateescape").removeprefix("./").lstrip("/")
             yield Entry("/" + path, mode, start + place, size)
 
