@@ -88,6 +88,7 @@ class _Boot:
         from sysqcache.enginebuild.info import find_engine
 
         engine = find_engine(str(self.spec.arch))
+        self.firmware = engine.firmware_dir
         with self.instance.locked() as lock:
             try:
                 self._prepare(engine)
@@ -187,7 +188,7 @@ class _Boot:
                 self.spec, self.options, machine, process, self.report, self.listener, placer
             ).live()
             if placer is not None and self.report.detached:
-                placer.place(self.spec)
+                placer.place(self.spec, self.firmware)
         if not self.report.detached:
             self.instance.update(state=MachineState.STOPPED)
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
@@ -230,7 +231,7 @@ class _Boot:
         if self.start_set.journal is not None and self.start_set.journal.exists():
             self.listener(PhaseBegan("keeping blocks"))
             if self.placer is not None:
-                self.placer.place(self.spec)
+                self.placer.place(self.spec, self.firmware)
         rejected = self.report.stats.rejected
         damaged = any(rejected[reason] for reason in DAMAGE)
         self.report.ingest = self.keeper.keep(

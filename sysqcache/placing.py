@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import FormatError, MachineError
+from sysqcache.errors import FormatError, MachineError, SysqcacheError
 from sysqcache.placement import Placements
 from sysqcache.qmp import commands
 from sysqcache.report import AttributionSummary
@@ -53,16 +53,17 @@ class Placer:
         if found.seen is not None:
             self._looks.append(found.seen)
 
-    def place(self, spec: MachineSpec | None = None) -> None:
+    def place(self, spec: MachineSpec | None, firmware: Path | None) -> None:
         """Write down whose the blocks are, as far as the looks and the image's files tell.
 
         :param spec: whose image may be read for code that has left memory.
+        :param firmware: the engine's directory of firmware files.
         """
         if not self._looks:
             return
         started = time.monotonic()
         try:
-            found = self._placements(spec)
+            found = self._placements(spec, firmware)
             _write(self.journal, found)
         except Exception as error:
             self._warn(f"blocks are kept without their modules: {error!r}")
@@ -72,13 +73,19 @@ class Placer:
         self.summary.attributed = found.attributed
         self.summary.kinds = dict(found.counts())
 
-    def _placements(self, spec: MachineSpec | None) -> Placements:
+    def _placements(self, spec: MachineSpec | None, firmware: Path | None) -> Placements:
         from sysqcache.attribution.attribute import attribute
+        from sysqcache.attribution.images import truths_of
+        from sysqcache.imagescan.scan import scan
         from sysqcache.journal import read_journal
         from sysqcache.store.recording import read_places
 
         journal = read_journal(self.journal)
-        found = attribute(journal, self._looks, None)
+        truths = None
+        if spec is not None:
+            with scan(spec) as contents:
+                truths = truths_of(contents, self._looks, firmware)
+        found = attribute(journal, self._looks, truths)
         return read_places(self.journal).merged(found)
 
 
@@ -96,5 +103,14 @@ def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
         with contextlib.suppress(FormatError):
             placer = Placer(journal, summary, warn)
             placer.look(machine)
-            placer.place()
+            placer.place(_spec_of(machine), None)
     return summary
+
+
+def _spec_of(machine: Machine) -> MachineSpec | None:
+    """What a machine was started from, if that can still be read."""
+    from sysqcache import resolve
+
+    with contextlib.suppress(SysqcacheError):
+        return resolve.load(Path(machine.state.source), [])
+    return None
