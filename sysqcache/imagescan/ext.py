@@ -256,7 +256,7 @@ class ExtFileSystem:
     def entries(self, inode: Inode) -> Iterator[tuple[str, int]]:
         """Names and inode numbers in a directory, without "." and "..".
 
-        Raises DamagedFileSystem when it can't be read; damaged blocks of it are skipped.
+        Raises DamagedFileSystem at the end of what can be read; damaged blocks are skipped.
         """
         if inode.size > limits.DIRECTORY_BYTES:
             raise DamagedFileSystem(f"the directory of inode {inode.number} is too large")
@@ -269,6 +269,8 @@ class ExtFileSystem:
         content = self.open(inode).read(0, inode.size)
         for start in range(0, len(content), self.block_size):
             yield from self._block_entries(content[start : start + self.block_size])
+        if len(content) < inode.size:
+            raise DamagedFileSystem(f"the directory of inode {inode.number} can't be read")
 
     def _block_entries(self, block: bytes) -> Iterator[tuple[str, int]]:
         place = 0

@@ -82,6 +82,7 @@ class _Scan:
         self._notes: list[str] = []
         self._classifier = Classifier()
         self._full = False
+        self._unreadable = 0
 
     def found(self) -> Found:
         """Everything that can be found."""
@@ -108,6 +109,8 @@ class _Scan:
         yield from self._sources.notes
         yield from self._sources.initrd.notes
         yield from self._notes
+        if self._unreadable:
+            yield f"{self._unreadable} files can't be read"
         if self._classifier.skipped:
             yield f"{self._classifier.skipped} files without a build id are too large"
 
@@ -150,6 +153,7 @@ class _Scan:
         try:
             file = volume.files.open(inode)
         except DamagedFileSystem:
+            self._unreadable += 1
             return
         self._add(self._classifier.code_file(file, path, volume.origin, inode.number))
 

@@ -43,12 +43,14 @@ class TreeWalk:
                     waiting.append((below, child))
 
     def _entries(self, number: int) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
         try:
             inode = self._files.inode(number)
-            return list(self._files.entries(inode)) if inode.is_directory else []
+            if inode.is_directory:
+                found.extend(self._files.entries(inode))
         except DamagedFileSystem as error:
             self._damage(str(error))
-            return []
+        return found
 
     def _inode(self, number: int) -> Inode | None:
         try:

@@ -122,7 +122,7 @@ def cpio(files: Mapping[str, bytes], mode: int = 0o100755) -> bytes:
 def machine(tmp_path: Path, **fields: str) -> MachineSpec:
     """A machine by the real reader of vm.yaml; values are YAML."""
     file = tmp_path / "vm.yaml"
-    lines = ["name: scanned", "arch: x86_64", "network: false", "memory: 256MiB"]
+    lines = ["name: scanned", "arch: x86_64", "memory: 256MiB"]
     lines += [f"{key}: {value}" for key, value in fields.items()]
     file.write_text("\n".join(lines))
     return load(file)
