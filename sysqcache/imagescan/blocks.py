@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sysqcache.imagescan import limits
+from sysqcache.imagescan.qcow2 import CompressedClusters
 from sysqcache.types import DiskFormat
 
 
@@ -119,7 +120,11 @@ class BlocksStream(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Guest bytes that lie together; ``file`` None: zeros, ``offset`` -1: unreadable."""
+    """Guest bytes that lie together.
+
+    :param file: of the files of the image; None for zeros.
+    :param offset: place in that file; -1 for compressed clusters.
+    """
 
     start: int
     length: int
@@ -134,6 +139,7 @@ class MappedBlocks:
         self._extents = sorted(extents, key=lambda extent: extent.start)
         self._starts = [extent.start for extent in self._extents]
         self._files = files
+        self._clusters = [CompressedClusters(file) for file in files]
         last = self._extents[-1] if self._extents else Extent(0, 0, None, 0)
         self._size = last.start + last.length
 
@@ -162,7 +168,7 @@ class MappedBlocks:
         if extent.file is None:
             return bytes(size)
         if extent.offset < 0:
-            return b""
+            return self._clusters[extent.file].read(extent.start + skip, size)
         part = self._files[extent.file].read(extent.offset + skip, size)
         return part + bytes(size - len(part))  # QEMU reads zeros behind a file's end
 
@@ -177,12 +183,10 @@ class Image:
     """An opened disk image.
 
     :param files: what its bytes come from, the top of the chain first.
-    :param notes: in words, what of it can't be read.
     """
 
     blocks: FileBlocks | MappedBlocks
     files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
 
 
 _READABLE: Final = {"qcow2", "raw"}
@@ -204,9 +208,9 @@ def open_image(path: Path, kind: DiskFormat, qemu_img: Path | None) -> Image:
         for file in chain:
             files.append(FileBlocks(file))
             stack.callback(files[-1].close)
-        extents, notes = _extents(path, entries, len(files))
+        extents = _extents(path, entries, len(files))
         stack.pop_all()
-    return Image(MappedBlocks(extents, files), tuple(chain), notes)
+    return Image(MappedBlocks(extents, files), tuple(chain))
 
 
 def _chain(path: Path, qemu_img: Path) -> list[Path]:
@@ -229,27 +233,21 @@ def _chain(path: Path, qemu_img: Path) -> list[Path]:
     return chain
 
 
-def _extents(path: Path, entries: list[Any], files: int) -> tuple[list[Extent], tuple[str, ...]]:
+def _extents(path: Path, entries: list[Any], files: int) -> list[Extent]:
     extents: list[Extent] = []
-    compressed = 0
     try:
         for entry in entries:
             start, length = int(entry["start"]), int(entry["length"])
             if entry["zero"] or not entry["data"]:
                 extents.append(Extent(start, length, None, 0))
                 continue
-            if entry.get("compressed"):
-                compressed += length
             depth = int(entry["depth"])
             if not 0 <= depth < files:
                 raise UnreadableImage(f"qemu-img names a file that {path} does not have")
             extents.append(Extent(start, length, depth, int(entry.get("offset", -1))))
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableImage(f"qemu-img's map of {path} can't be read") from error
-    if not compressed:
-        return extents, ()
-    note = f"{path} has {compressed >> 20} MiB of compressed clusters, which are not read"
-    return extents, (note,)
+    return extents
 
 
 def _ask(qemu_img: Path, what: str, path: Path, kind: DiskFormat, *more: str) -> list[Any]:

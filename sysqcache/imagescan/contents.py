@@ -7,10 +7,11 @@ import dataclasses
 from typing import Any, Final, Self
 
 from sysqcache.imagescan.elf import Segment
-from sysqcache.modules import Module
+from sysqcache.modules import Module, ModuleKind
 
 INITRD: Final = "initrd"
-KERNEL: Final = "kernel"
+
+_KINDS: Final = {str(kind): kind for kind in ModuleKind}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class CodeFile:
     :param path: its name in the guest, absolute; in the initrd, the one in the archive.
     :param size: bytes of the file as the guest sees it; of a packed kernel module, packed.
     :param origin: ``disk0:1`` for the first partition of the first disk, ``disk0:0`` for
-        a disk without partitions, ``initrd``, ``kernel`` for the machine's kernel file.
+        a disk without partitions, ``initrd``.
     :param place: inode number, or where the file begins in the unpacked initrd.
     :param segments: executable parts; none for kernels and kernel modules, whose code
         lies elsewhere in memory than in the file.
@@ -36,17 +37,16 @@ class CodeFile:
 
     def to_json(self) -> list[Any]:
         """The fields as JSON values, short: there are thousands."""
-        segments = [dataclasses.astuple(segment) for segment in self.segments]
+        segments = [(part.offset, part.size, part.address) for part in self.segments]
         where = [self.path, self.size, self.origin, self.place]
         return [str(self.module.kind), self.module.id, self.module.name, *where, segments]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Self:
-        """The inverse; raises KeyError, TypeError or ValueError."""
+        """The inverse, for files of ours; raises KeyError, TypeError or ValueError."""
         kind, identity, name, path, size, origin, place, segments = value
-        module = Module.from_json({"kind": kind, "id": identity, "name": name})
-        code = tuple(Segment(*map(int, segment)) for segment in segments)
-        return cls(module, str(path), int(size), str(origin), int(place), code)
+        code = tuple([Segment(*segment) for segment in segments])
+        return cls(Module(_KINDS[kind], identity, name), path, size, origin, place, code)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -74,7 +74,6 @@ class Sources:
         self._images.append(image)
         for path in image.files:
             self._note_identity(path)
-        self.notes += image.notes
         return self._volumes(image, f"disk{number}")
 
     def _note_identity(self, path: Path | None) -> None:

@@ -308,6 +308,26 @@ def test_qcow2_with_backing_files(tmp_path: Path) -> None:
     assert image.blocks.read(MIB, 4096) != truth[MIB : MIB + 4096]
 
 
+@pytest.mark.parametrize("options", ["compat=0.10", "cluster_size=4k"])
+def test_compressed_clusters(tmp_path: Path, tree: Path, options: str) -> None:
+    raw = make_ext(tmp_path / "raw", tree)
+    truth = raw.read_bytes()
+    packed, over = tmp_path / "packed", tmp_path / "over"
+    tool = qemu_img("convert", "-c", "-O", "qcow2", "-o", options, raw, packed)
+    qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", packed, over)
+    image = open_image(over, DiskFormat.QCOW2, tool)
+    assert image.blocks.read(0, len(truth)) == truth
+    chance = random.Random(13)
+    for _ in range(50):
+        offset, size = chance.randrange(len(truth)), chance.randrange(200_000)
+        assert image.blocks.read(offset, size) == truth[offset : offset + size]
+    content = bytearray(packed.read_bytes())
+    for _ in range(300):  # in clusters, as qemu-img itself reads the tables
+        content[chance.randrange(len(content) // 3, len(content) // 2)] ^= 1
+    packed.write_bytes(content)
+    assert len(image.blocks.read(0, len(truth))) <= len(truth)
+
+
 def test_a_shorter_base_reads_as_zeros_behind_its_end(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"x" * 5000)
     top = tmp_path / "top"
