@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a scan has to know of an ELF file: its code, its build id, and nothing more.
 
-pyelftools reads the section names of each file that it opens, ten times as slow as
-these few headers; it reads the symbols (:mod:`symbols`), where its knowledge is needed.
+pyelftools reads the section names of each file that it opens and makes objects of all
+it finds, forty times as slow as these few headers; it reads the symbols (:mod:`symbols`), where its knowledge is needed.
 """
 
 from __future__ import annotations
