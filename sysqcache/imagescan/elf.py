@@ -2,7 +2,8 @@
 """What a scan has to know of an ELF file: its code, its build id, and nothing more.
 
 pyelftools reads the section names of each file that it opens and makes objects of all
-it finds, forty times as slow as these few headers; it reads the symbols (:mod:`symbols`), where its knowledge is needed.
+it finds, forty times as slow as these few headers; it reads the symbols
+(:mod:`elfsymbols`), where its knowledge is needed.
 """
 
 from __future__ import annotations
