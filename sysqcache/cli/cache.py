@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli import cachelist, cacheshow
+from sysqcache.cli import cachebundle, cachelist, cacheshow, cachewhy
 from sysqcache.cli import cacheview as view
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ app = typer.Typer(help="Look at the block store, check it, repair it.", no_args_
 
 app.command("list")(cachelist.list_)
 app.command("show")(cacheshow.show)
+app.command("why")(cachewhy.why)
+app.command("export")(cachebundle.export)
+app.command("import")(cachebundle.import_)
 
 
 @app.command()

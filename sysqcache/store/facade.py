@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -18,11 +18,15 @@ from sysqcache.errors import FormatError, StoreError
 from sysqcache.mapfile import read_private
 from sysqcache.modules import Module
 from sysqcache.store import inspect, journals, lock, summary
+from sysqcache.store.bundleread import read_bundle
+from sysqcache.store.bundlewrite import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
 from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
 from sysqcache.store.manifest import read_manifest
+from sysqcache.store.merge import ImportResult, Merge
 from sysqcache.store.meta import Meta, MetaDamaged
+from sysqcache.store.misses import RunMisses, misses
 from sysqcache.store.opening import open_meta
 from sysqcache.store.pack import parse_header
 from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
@@ -209,6 +213,10 @@ class Store:
             raise inspect.no_such_module((), asked)
         return found
 
+    def misses(self, name: str) -> RunMisses | None:
+        """Why blocks of a run, or of a machine's last kept run, missed. Raises StoreError."""
+        return self._reading(lambda meta: misses(meta, name), None)
+
     def packs(self) -> list[PackRow]:
         """Every pack that the metadata know. Raises StoreError."""
         return self._reading(lambda meta: list(meta.packs().values()), [])
@@ -244,6 +252,49 @@ class Store:
             report, warnings = self._writing(lambda meta: compact(self.layout, meta, max_bytes))
         self.warnings += warnings
         return report
+
+    def export(
+        self,
+        path: Path,
+        modules: Sequence[str] = (),
+        fingerprint: str = "",
+        progress: Progress = silent,
+    ) -> ExportReport:
+        """Write kept blocks into a bundle for other stores, see ``store.bundlewrite``.
+
+        Raises UsageError for unknown modules or fingerprints, SysqcacheError when
+        ``path`` can't be written, StoreError.
+        """
+        with _as_store_errors(self.layout):
+            held = lock.open_shared(self.layout.in_use)
+        try:
+            what = self._reading(lambda meta: Export(self.layout, meta, modules, fingerprint), None)
+            if what is None or not what.packs:
+                raise StoreError("the store holds nothing that could be exported")
+            self.warnings += what.warnings
+            return what.write(path, progress)
+        finally:
+            os.close(held)
+
+    def import_bundle(
+        self,
+        path: Path,
+        progress: Progress = silent,
+        reached: Callable[[str], None] = nothing,
+    ) -> ImportResult:
+        """Take in the blocks of a bundle; machines will run this code.
+
+        Raises UsageError, FormatError for a bundle that is not what it says or that other
+        users could have written, StoreBusy, StoreError; then the store is as before.
+        """
+        with _as_store_errors(self.layout):
+            found = read_bundle(path, self.layout.packs, progress)
+            reached("bundle-read")
+            result, warnings = self._writing(
+                lambda meta: Merge(self.layout, meta, found, reached).apply()
+            )
+        self.warnings += [*warnings, *result.warnings]
+        return result
 
     def _writing(self, action: Callable[[Meta], _T]) -> tuple[_T, list[str]]:
         """Do ``action`` with the metadata open for writing, repaired if they must be."""

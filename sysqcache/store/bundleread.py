@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads a bundle and believes nothing of it: names, sizes, hashes, every block.
+
+What is unpacked goes into one file without a name, so that nothing remains however this
+process ends, and nothing of a bundle ever becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from sysqcache import blockformat as bf
+from sysqcache.blocktable import BlockTable
+from sysqcache.errors import FormatError, UsageError
+from sysqcache.mapfile import open_private
+from sysqcache.store import bundle
+from sysqcache.store.pack import Pack, PackHeader
+from sysqcache.store.writer import TEMPORARY
+
+_CHUNK: Final = 4 << 20
+_HEADER: Final = 512
+_END: Final = 1024
+_WINDOW: Final = 128 << 20
+"""Bytes of memory that unpacking may ask for."""
+
+Progress = Callable[[int, int], None]
+
+
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class BundlePack:
+    """A checked pack of a bundle; all tables share one buffer.
+
+    :param columns: shape (n,), of ``bundle.COLUMNS``, of the n blocks of ``table``.
+    """
+
+    entry: bundle.PackEntry
+    header: PackHeader
+    table: BlockTable
+    columns: NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. ``digest``: SHA-256 of its list of contents, which names all else."""
+
+    contents: bundle.Contents
+    digest: bytes
+    packs: tuple[BundlePack, ...]
+
+
+def read_bundle(path: Path, scratch: Path, progress: Progress) -> Bundle:
+    """Read and check all of a bundle.
+
+    Raises FormatError for a file that other users could have written, or that is not
+    what it says; UsageError when there is none; OSError when ``scratch`` is full.
+
+    :param scratch: directory on whose disk it is unpacked; nothing remains there.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no file {path}")
+    try:
+        fd = open_private(path)
+    except FormatError as error:
+        if error.reason == "writable":
+            error.hint = f"chmod go-w {path}, if you trust what is in it: it becomes host code"
+        raise
+    with os.fdopen(fd, "rb") as file, tempfile.TemporaryFile(prefix=TEMPORARY, dir=scratch) as out:
+        members = _Members(file, os.fstat(fd).st_size, progress)
+        listed, digest = members.contents()
+        contents = bundle.Contents.decode(listed)
+        bases, columns = [], []
+        for entry in contents.packs:
+            bases.append(_align(out))
+            members.copy(bundle.pack_name(entry), entry.bytes, entry.sha256, out)
+            columns.append(members.columns(entry))
+        members.end()
+        out.flush()
+        buffer = memoryview(mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ) if bases else b"")
+    names = _Names.of(contents)
+    packs = [
+        _check(entry, buffer, base, rows, names)
+        for entry, base, rows in zip(contents.packs, bases, columns, strict=True)
+    ]
+    return Bundle(contents, digest, tuple(packs))
+
+
+def _align(out: IO[bytes]) -> int:
+    """Go to the next multiple of 4096."""
+    out.write(bytes(-out.tell() % bf.HEADER_SIZE))
+    return out.tell()
+
+
+class _Members:
+    """The members of the tar, one after another."""
+
+    def __init__(self, file: IO[bytes], size: int, progress: Progress) -> None:
+        self._file, self._size, self._progress = file, size, progress
+        magic = file.read(4)
+        file.seek(0)
+        self._source: _Reader = file
+        if magic == zstandard.FRAME_HEADER:
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            self._source = unpacker.stream_reader(file, closefd=False)
+
+    def _exactly(self, size: int) -> bytes:
+        parts, left = [], size
+        while left:
+            try:
+                part = self._source.read(left)
+            except zstandard.ZstdError as error:
+                raise FormatError(f"the bundle can't be unpacked: {error}") from error
+            if not part:
+                raise FormatError("the bundle ends too early", reason="truncated")
+            parts.append(part)
+            left -= len(part)
+        self._progress(self._file.tell(), self._size)
+        return b"".join(parts)
+
+    def _begin(self, name: str, size: int) -> None:
+        """Read a header, which must be that of this member."""
+        found = bundle.read_header(self._exactly(_HEADER))
+        if found != (name, size):
+            raise FormatError(
+                f"the bundle holds {found[0][:80]!r} of {found[1]} bytes where "
+                f"{name!r} of {size} bytes should be",
+                reason="bounds",
+            )
+
+    def contents(self) -> tuple[bytes, bytes]:
+        """The first member and its SHA-256."""
+        name, size = bundle.read_header(self._exactly(_HEADER))
+        if size > bundle.MAX_CONTENTS:
+            raise FormatError("the bundle's list of contents is too long", reason="bounds")
+        content = self._exactly(size)
+        self._exactly(bundle.padding(size))
+        digest = hashlib.sha256(content)
+        if name != bundle.contents_name(digest.hexdigest()):
+            raise FormatError(
+                "the bundle's list of contents is not what its name says", reason="checksum"
+            )
+        return content, digest.digest()
+
+    def copy(self, name: str, size: int, sha256: str, out: IO[bytes]) -> None:
+        """Copy a member, which must have this name, size and hash, to the end of ``out``."""
+        self._begin(name, size)
+        digest, left = hashlib.sha256(), size
+        while left:
+            part = self._exactly(min(left, _CHUNK))
+            digest.update(part)
+            out.write(part)
+            left -= len(part)
+        self._exactly(bundle.padding(size))
+        if digest.hexdigest() != sha256:
+            raise FormatError(f"{name} is not what its name says", reason="checksum")
+
+    def columns(self, entry: bundle.PackEntry) -> NDArray[np.void]:
+        """The columns of a pack."""
+        name, size = bundle.columns_name(entry), entry.blocks * bundle.COLUMNS.itemsize
+        # a block has 64 bytes or more, so a pack's size limits this too
+        if size > entry.bytes:
+            raise FormatError(f"{name}: more blocks than the pack can hold", reason="bounds")
+        self._begin(name, size)
+        content = self._exactly(size)
+        self._exactly(bundle.padding(size))
+        if hashlib.sha256(content).hexdigest() != entry.columns:
+            raise FormatError(f"{name} is not what its name says", reason="checksum")
+        return np.frombuffer(content, bundle.COLUMNS)
+
+    def end(self) -> None:
+        """The end of the tar must come now."""
+        if any(self._exactly(_END)):
+            raise FormatError("the bundle holds more than it lists", reason="bounds")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Numbers that columns may hold; 0 is nobody's."""
+
+    images: frozenset[int]
+    modules: frozenset[int]
+
+    @classmethod
+    def of(cls, contents: bundle.Contents) -> _Names:
+        images = {0, *(image.number for image in contents.images)}
+        return cls(frozenset(images), frozenset({0, *(m.number for m in contents.modules)}))
+
+
+def _check(
+    entry: bundle.PackEntry,
+    buffer: memoryview,
+    base: int,
+    columns: NDArray[np.void],
+    names: _Names,
+) -> BundlePack:
+    """Check a pack: header, sizes, the checksum of every block, its columns."""
+    pack = Pack(buffer[base : base + entry.bytes], name=bundle.pack_name(entry))
+    head, table = pack.header, pack.blocks()
+    whole = head.block_count == len(table) == entry.blocks
+    if not whole or int(table.padded_sizes().sum()) != head.blocks_size:
+        raise FormatError(f"{pack.name}: blocks are missing", reason="bounds")
+    if not table.good_checksums().all():
+        raise FormatError(f"{pack.name}: a block is damaged", reason="checksum")
+    if head.fingerprint.hex() != entry.fingerprint:
+        raise FormatError(f"{pack.name} is of another fingerprint", reason="fingerprint")
+    for name, known in (("image", names.images), ("module", names.modules)):
+        if not set(np.unique(columns[name]).tolist()) <= known:
+            raise FormatError(f"{pack.name}: a block has no {name}", reason="bounds")
+    there = BlockTable(buffer, table.offsets + base, table.headers)
+    return BundlePack(entry, head, there, columns)
