@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from enginehelp import Guest, Start, guest, record_pack
+from machinehelp import NOKASLR
 from numpy.typing import NDArray
 from packhelp import damaged, positions, put
 
@@ -113,6 +114,31 @@ def test_a_frozen_run_names_nothing(pack: Path, tmp_path: Path) -> None:
         stats = _finish(machine)
         assert commands.tb_cache_checkpoint(machine.qmp) == before
     assert stats.adopted > 10_000
+
+
+def test_a_full_journal_stays_whole(pack: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "small.journal"
+    limit = 128 << 10  # a few thousand uses
+    with guest(Start(packs=[pack], journal=journal, journal_max=limit), tmp_path / "a") as machine:
+        stats = _finish(machine)
+    assert stats.adopted > 10_000
+    assert journal.stat().st_size <= limit
+    kept = read_journal(journal)
+    assert (kept.damaged, kept.skipped, kept.tail_bytes) == (0, 0, 0)
+    assert 1000 < len(kept.adopted) < 10_000
+
+
+@pytest.mark.slow
+def test_two_vcpus_name_each_block_once(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path
+) -> None:
+    sets = (NOKASLR, "vcpus=2")
+    pack, _ = record_pack(tmp_path / "two", sets)
+    start = Start(packs=[pack], journal=tmp_path / "a.journal", sets=sets)
+    journal, stats = ran(start, tmp_path / "a")
+    assert len(np.unique(journal.adopted["position"])) == len(journal.adopted)
+    assert 0.5 * stats.adopted < len(journal.adopted) <= stats.adopted
+    assert set(journal.adopted["vcpu"].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(
