@@ -16,6 +16,13 @@ from typing import Final
 
 from sysqcache.imagescan import limits
 from sysqcache.imagescan.blocks import Blocks, BytesBlocks
+from sysqcache.imagescan.extmap import (
+    BlockMap,
+    DamagedFileSystem,
+    FileReader,
+    Run,
+    extent_runs,
+)
 
 ROOT: Final = 2
 """Number of the root directory's inode."""
@@ -32,19 +39,11 @@ _INCOMPAT_KNOWN: Final = 0x3E7C6
 """All but compression (1), a journal device (8), meta_bg (0x10), whose table lies elsewhere,
 and Lustre's dirdata (0x1000)."""
 
-_EXTENT_HEADER: Final = struct.Struct("<HHHHI")
-_EXTENT_MAGIC: Final = 0xF30A
-_EXTENT: Final = struct.Struct("<IHHI")
-_EXTENT_INDEX: Final = struct.Struct("<IIHH")
 _ATTRIBUTES: Final = b"\x00\x00\x02\xea"
 _ATTRIBUTE: Final = struct.Struct("<BBHIII")
 _SYSTEM: Final = 7
 _DIRENT: Final = struct.Struct("<IHBB")
 _PIECE: Final = 16 << 10
-
-
-class DamagedFileSystem(Exception):
-    """A file system, or a part of it, that can't be read, with the reason in words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,15 +70,6 @@ class Inode:
     def is_file(self) -> bool:
         """A regular file."""
         return self.mode & 0xF000 == 0x8000
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Run:
-    """``count`` blocks of a file from block ``logical`` on; ``physical`` 0: zeros."""
-
-    logical: int
-    count: int
-    physical: int
 
 
 class ExtFileSystem:
@@ -168,69 +158,18 @@ class ExtFileSystem:
         """Where a file's bytes lie, in ascending order. Raises DamagedFileSystem."""
         if inode.flags & _ENCRYPT_FLAG:
             raise DamagedFileSystem(f"inode {inode.number} is encrypted")
-        extents = inode.flags & _EXTENTS_FLAG
-        runs = self._extents(inode) if extents else self._mapped(inode)
+        if inode.flags & _EXTENTS_FLAG:
+            runs = extent_runs(inode.block, self._block)
+        else:
+            wanted = -(-inode.size // self.block_size)
+            runs = BlockMap(self._block, self.block_size, wanted).runs(inode.block)
         return sorted(runs, key=lambda run: run.logical)
-
-    def _extents(self, inode: Inode) -> list[Run]:
-        runs: list[Run] = []
-        nodes = [(inode.block, limits.EXTENT_DEPTH + 1)]
-        read = 0
-        while nodes:
-            node, above = nodes.pop()
-            magic, entries, _, depth, _ = _EXTENT_HEADER.unpack_from(node)
-            # a child is less deep than its parent: a tree that holds itself ends here
-            if magic != _EXTENT_MAGIC or depth >= above or 12 + 12 * entries > len(node):
-                raise DamagedFileSystem(f"inode {inode.number} has a damaged extent tree")
-            read += entries
-            if read > limits.EXTENTS:
-                raise DamagedFileSystem(f"inode {inode.number} has too many extents")
-            for place in range(12, 12 + 12 * entries, 12):
-                if depth:
-                    _, low, high, _ = _EXTENT_INDEX.unpack_from(node, place)
-                    nodes.append((self._block(low | high << 32), depth))
-                else:
-                    runs.append(_extent(node, place))
-        return runs
 
     def _block(self, number: int) -> bytes:
         content = self._bytes(number * self.block_size, self.block_size)
         if len(content) < self.block_size:
             raise DamagedFileSystem(f"block {number} lies outside of the disk")
         return content
-
-    def _mapped(self, inode: Inode) -> list[Run]:
-        """The block map of ext2 and ext3: 12 blocks, then maps of one to three levels."""
-        wanted = -(-inode.size // self.block_size)
-        if wanted > limits.EXTENTS * 16:
-            raise DamagedFileSystem(f"inode {inode.number} is too large for a block map")
-        numbers = list(struct.unpack("<15I", inode.block))
-        blocks = numbers[:12]
-        budget = [limits.EXTENTS]
-        for level, number in enumerate(numbers[12:], 1):
-            if len(blocks) < wanted:
-                self._follow(number, level, blocks, wanted, budget)
-        return _joined(blocks[:wanted])
-
-    def _follow(
-        self, number: int, level: int, blocks: list[int], wanted: int, budget: list[int]
-    ) -> None:
-        """Append the blocks below one map; ``budget`` counts the maps that may be read."""
-        per_map = self.block_size // 4
-        if not number:
-            blocks += [0] * min(per_map**level, max(0, wanted - len(blocks)))
-            return
-        budget[0] -= 1
-        if budget[0] < 0:
-            raise DamagedFileSystem("a block map is too large")
-        entries = struct.unpack(f"<{per_map}I", self._block(number))
-        if level == 1:
-            blocks += entries
-            return
-        for entry in entries:
-            if len(blocks) >= wanted:
-                return
-            self._follow(entry, level - 1, blocks, wanted, budget)
 
     def open(self, inode: Inode) -> Blocks:
         """Random access to a file's bytes. Raises DamagedFileSystem."""
@@ -288,51 +227,6 @@ class ExtFileSystem:
             place += length
 
 
-class FileReader:
-    """Bytes of one file, read when they are asked for."""
-
-    def __init__(self, disk: Blocks, start: int, block: int, size: int, runs: list[Run]) -> None:
-        self._disk = disk
-        self._start = start
-        self._block = block
-        self._size = size
-        self._runs = runs
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self._size
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes from ``offset``; fewer at the file's end and where the disk ends."""
-        end = min(offset + size, self._size)
-        if offset < 0 or end <= offset:
-            return b""
-        parts: list[bytes] = []
-        for run in self._runs:
-            begin = run.logical * self._block
-            stop = min(begin + run.count * self._block, end)
-            if stop <= offset:
-                continue
-            if begin >= end:
-                break
-            if begin > offset:
-                parts.append(bytes(begin - offset))
-                offset = begin
-            part = self._from(run, offset - begin, stop - offset)
-            parts.append(part)
-            offset += len(part)
-            if offset < stop:
-                return b"".join(parts)
-        parts.append(bytes(end - offset))  # a hole
-        return b"".join(parts)
-
-    def _from(self, run: Run, skip: int, size: int) -> bytes:
-        if not run.physical:
-            return bytes(size)
-        return self._disk.read(self._start + run.physical * self._block + skip, size)
-
-
 def _inline_rest(raw: bytes) -> bytes:
     """The rest of a small file's bytes, in the attribute "system.data" behind the inode."""
     start = 128 + int.from_bytes(raw[128:130], "little")
@@ -346,24 +240,3 @@ def _inline_rest(raw: bytes) -> bytes:
             return raw[first + offset : first + offset + size]
         place += (_ATTRIBUTE.size + length + 3) & ~3
     return b""
-
-
-def _extent(node: bytes, place: int) -> Run:
-    logical, count, high, low = _EXTENT.unpack_from(node, place)
-    if count > 32768:  # allocated, but not written yet
-        return Run(logical, count - 32768, 0)
-    return Run(logical, count, low | high << 32)
-
-
-def _joined(blocks: list[int]) -> list[Run]:
-    """Runs of blocks that follow one another in the file and on the disk."""
-    runs: list[Run] = []
-    for logical, physical in enumerate(blocks):
-        if not physical:
-            continue
-        last = runs[-1] if runs else Run(0, 0, 0)
-        if (logical, physical) == (last.logical + last.count, last.physical + last.count):
-            runs[-1] = Run(last.logical, last.count + 1, last.physical)
-        else:
-            runs.append(Run(logical, 1, physical))
-    return runs

@@ -11,7 +11,7 @@ from typing import Final, Self
 from sysqcache.imagescan.blocks import Blocks, BytesBlocks
 from sysqcache.imagescan.codefile import is_kernel, unpacked_module
 from sysqcache.imagescan.contents import INITRD, CodeFile, Found
-from sysqcache.imagescan.ext import DamagedFileSystem
+from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.imagescan.sources import Sources
 from sysqcache.imagescan.unpack import PackedDataError

@@ -16,7 +16,8 @@ from sysqcache.imagescan import keep, limits
 from sysqcache.imagescan.blocks import BytesBlocks
 from sysqcache.imagescan.codefile import Classifier, is_kernel, may_be_code
 from sysqcache.imagescan.contents import INITRD, CodeFile, Found
-from sysqcache.imagescan.ext import DamagedFileSystem, Inode
+from sysqcache.imagescan.ext import Inode
+from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.initrd import Archive
 from sysqcache.imagescan.kernelfile import read_kernel
 from sysqcache.imagescan.reader import ImageContents

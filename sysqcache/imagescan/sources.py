@@ -12,8 +12,10 @@ from typing import Final, Self
 from sysqcache.enginebuild.info import any_qemu_img
 from sysqcache.errors import SetupError
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Image, UnreadableImage, open_image
-from sysqcache.imagescan.ext import DamagedFileSystem, ExtFileSystem
+from sysqcache.imagescan.blocks import UnreadableImage
+from sysqcache.imagescan.diskimage import Image, open_image
+from sysqcache.imagescan.ext import ExtFileSystem
+from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.initrd import Archive, read_archive
 from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.imagescan.partitions import HOLD_NO_CODE, identify, partitions

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.ext import ROOT, DamagedFileSystem, ExtFileSystem, Inode
+from sysqcache.imagescan.ext import ROOT, ExtFileSystem, Inode
+from sysqcache.imagescan.extmap import DamagedFileSystem
 
 
 class TreeWalk:

@@ -13,8 +13,10 @@ import pytest
 from imagescanhelp import MIB, debugfs, make_ext, qemu_img, with_gpt
 
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks, UnreadableImage, open_image
-from sysqcache.imagescan.ext import ROOT, DamagedFileSystem, ExtFileSystem
+from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks, UnreadableImage
+from sysqcache.imagescan.diskimage import open_image
+from sysqcache.imagescan.ext import ROOT, ExtFileSystem
+from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.partitions import Partition, identify, partitions
 from sysqcache.imagescan.walk import TreeWalk
 from sysqcache.types import DiskFormat
