@@ -34,7 +34,7 @@ def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False
     """What code a machine's image holds. Never raises for what is in the image.
 
     The answer is kept, and used again as long as size, times and inode numbers of all
-    files are the same. Close the result when its bytes are not needed any more.
+    files are the same; one that lacks something for want of time or of a tool is not. Close the result when its bytes are not needed any more.
 
     :param qemu_img: the tool for qcow2 images; by default the one of any built engine.
     :param fresh: do not believe what was kept.
@@ -44,7 +44,8 @@ def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False
     found = None if fresh else _load(name)
     if found is None:
         found = _Scan(sources).found()
-        _save(name, found, sources.identities)
+        if sources.complete:
+            _save(name, found, sources.identities)
     return ImageContents(found, sources)
 
 
@@ -123,6 +124,7 @@ class _Scan:
         """Whether to stop here; says so once."""
         if not self._full and time.monotonic() > self._end:
             self._full = True
+            self._sources.complete = False
             self._notes.append(f"{origin}: reading took too long, the rest is left out")
         if not self._full and len(self._files) >= limits.CODE_FILES:
             self._full = True

@@ -56,6 +56,8 @@ class Sources:
         self.notes: list[str] = []
         self.identities: list[Identity] = []
         """Of all files that were read, those behind an overlay included."""
+        self.complete = True
+        """Whether all files could be opened; what could not may work the next time."""
         for path in (spec.kernel, spec.initrd):
             self._note_identity(path)
 
@@ -72,6 +74,7 @@ class Sources:
             image = open_image(disk.file, disk.format, self._tool(disk.format))
         except UnreadableImage as error:
             self.notes.append(str(error))
+            self.complete = False
             return []
         self._images.append(image)
         for path in image.files:
@@ -132,6 +135,7 @@ class Sources:
                 content = file.read(most + 1)
         except OSError as error:
             self.notes.append(f"{path} can't be read: {error.strerror}")
+            self.complete = False
             return b""
         if len(content) > most:
             self.notes.append(f"{path} is too large")

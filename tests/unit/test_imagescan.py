@@ -247,15 +247,17 @@ def test_files_that_are_gone(tmp_path: Path, image: Path) -> None:
 
 
 def test_a_scan_has_an_end(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = machine(tmp_path, disks=f"[{{file: {image}}}]")
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "SCAN_SECONDS", -1.0)
+        contents = scan(spec)
+        assert contents.files == ()
+        assert "too long" in contents.notes[-1]
+    assert len(scan(spec).files) == 3  # nothing was kept of the first
     monkeypatch.setattr(limits, "CODE_FILES", 1)
-    contents = scanned(tmp_path, disks=f"[{{file: {image}}}]")
+    contents = scan(spec, fresh=True)
     assert len(contents.files) == 1
     assert "too many" in contents.notes[-1]
-    monkeypatch.setattr(limits, "SCAN_SECONDS", -1.0)
-    spec = machine(tmp_path, disks=f"[{{file: {image}}}]")
-    contents = scan(spec, fresh=True)
-    assert contents.files == ()
-    assert "too long" in contents.notes[-1]
 
 
 def test_symbols_are_kept(tmp_path: Path, image: Path, own_cache: Path) -> None:
