@@ -34,7 +34,8 @@ def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False
     """What code a machine's image holds. Never raises for what is in the image.
 
     The answer is kept, and used again as long as size, times and inode numbers of all
-    files are the same; one that lacks something for want of time or of a tool is not. Close the result when its bytes are not needed any more.
+    files are the same; one that lacks something for want of time or of a tool is not.
+    Close the result when its bytes are not needed any more.
 
     :param qemu_img: the tool for qcow2 images; by default the one of any built engine.
     :param fresh: do not believe what was kept.
