@@ -131,6 +131,10 @@ class _Members:
         self._progress(self._file.tell(), self._size)
         return b"".join(parts)
 
+    def _padding(self, size: int) -> None:
+        if any(self._exactly(bundle.padding(size))):
+            raise FormatError("the bundle holds more than it lists", reason="bounds")
+
     def _begin(self, name: str, size: int) -> None:
         """Read a header, which must be that of this member."""
         found = bundle.read_header(self._exactly(_HEADER))
@@ -147,7 +151,7 @@ class _Members:
         if size > bundle.MAX_CONTENTS:
             raise FormatError("the bundle's list of contents is too long", reason="bounds")
         content = self._exactly(size)
-        self._exactly(bundle.padding(size))
+        self._padding(size)
         digest = hashlib.sha256(content)
         if name != bundle.contents_name(digest.hexdigest()):
             raise FormatError(
@@ -164,7 +168,7 @@ class _Members:
             digest.update(part)
             out.write(part)
             left -= len(part)
-        self._exactly(bundle.padding(size))
+        self._padding(size)
         if digest.hexdigest() != sha256:
             raise FormatError(f"{name} is not what its name says", reason="checksum")
 
@@ -176,7 +180,7 @@ class _Members:
             raise FormatError(f"{name}: more blocks than the pack can hold", reason="bounds")
         self._begin(name, size)
         content = self._exactly(size)
-        self._exactly(bundle.padding(size))
+        self._padding(size)
         if hashlib.sha256(content).hexdigest() != entry.columns:
             raise FormatError(f"{name} is not what its name says", reason="checksum")
         return np.frombuffer(content, bundle.COLUMNS)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import tempfile
@@ -25,6 +24,7 @@ from sysqcache.store.layout import Layout
 from sysqcache.store.live import LivePack, load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ImageRow, ModuleRow
+from sysqcache.store.references import known_dead, only_known
 from sysqcache.store.summary import NOBODY, lines_of
 from sysqcache.store.writer import TEMPORARY, PackPieces, sync_directory
 
@@ -96,7 +96,7 @@ class Export:
         self.warnings: list[str] = []
         self._rows = meta.modules()
         self._images = {row.number: row for row in meta.images().values()}
-        self._dead = meta.dead()
+        self._dead = known_dead(meta.dead(), self._rows)
         self._wanted = _wanted(meta, modules)
         self.packs: list[_Pack] = []
         for one in _fingerprints(meta, fingerprint):
@@ -119,19 +119,13 @@ class Export:
             if self._wanted is not None:
                 chosen &= np.isin(columns.module, sorted(self._wanted))
             tables.append(table.select(chosen))
-            parts.append(self._known(columns.select(chosen)))
+            parts.append(only_known(columns.select(chosen), self._rows, self._images))
         if not sum(map(len, tables)):
             return
         row, head = live[0].row, live[0].pack.header
         pieces = PackPieces.plan(head.fingerprint, head.text, tables)
         columns = Columns.concatenate(parts)
         self.packs.append(_Pack(row.fingerprint, row.arch, self._group(row.group), pieces, columns))
-
-    def _known(self, columns: Columns) -> Columns:
-        """The columns without numbers that stand for nothing."""
-        module = np.where(np.isin(columns.module, list(self._rows)), columns.module, 0)
-        image = np.where(np.isin(columns.image, list(self._images)), columns.image, 0)
-        return dataclasses.replace(columns, module=module.astype("<u4"), image=image.astype("<u4"))
 
     def contents(self, progress: Callable[[int], None]) -> bundle.Contents:
         """The list of contents; reads every block."""
@@ -286,5 +280,6 @@ def _packing(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
     if path.suffix != ZSTD_SUFFIX:
         yield file
         return
-    with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file, closefd=False) as packed:
+    packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    with packer.stream_writer(file, closefd=False) as packed:
         yield packed

@@ -191,6 +191,10 @@ class Merge:
         )
         if self._packs or names.changed_modules or names.changed_images or names.changed_dead:
             self._commit(result)
+            self._reached("committed")
+        # also what an import that was killed after its commit left undone
+        publish(self._layout, self._meta)
+        self._reached("boot-sets-written")
         return result
 
     def _take(self, fingerprint: str, packs: list[BundlePack]) -> None:
@@ -290,9 +294,6 @@ class Merge:
             modules=names.highest_module,
         )
         self._meta.commit(self._batch, counters)
-        self._reached("committed")
-        publish(self._layout, self._meta)
-        self._reached("boot-sets-written")
 
     def _run_row(self, result: ImportResult) -> RunRow:
         """The run that stands for the import: `first` and `last` of its blocks name it."""

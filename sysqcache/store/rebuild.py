@@ -19,7 +19,7 @@ from typing import Final
 
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError, StoreError
-from sysqcache.store import dedupe, key
+from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout, move_aside
@@ -132,6 +132,7 @@ class _Rebuilder:
             group=old.group if old and old.group else UNKNOWN,
             shares=_shares(columns, old),
         )
+        row = references.mended_shares(row, self.old.modules)
         self.kept[sha256] = (row, columns)
         known = self.old.fingerprints.get(fingerprint)
         self.fingerprints[fingerprint] = known or FingerprintRow(
@@ -145,7 +146,11 @@ class _Rebuilder:
         before = self.old.columns(old)
         if before is None:
             return fresh
-        return fresh.remembering(before, dedupe.split([before.key], keys).kept)
+        told = fresh.remembering(before, dedupe.split([before.key], keys).kept)
+        return references.only_known(told, self.old.modules, self._image_numbers())
+
+    def _image_numbers(self) -> set[int]:
+        return {image.number for image in self.images.values()}
 
     def _image(self, image_id: str, old: PackRow | None) -> ImageRow:
         if image_id not in self.images:
@@ -166,10 +171,11 @@ class _Rebuilder:
         for fingerprint in self.fingerprints.values():
             self.batch.put_fingerprint(fingerprint)
         for image in self.images.values():
-            self.batch.put_image(image)
+            self.batch.put_image(references.mended_image(image, self.old.modules))
         for module in self.old.modules.values():
-            self.batch.put_module(module)
-        for area in self.old.dead:
+            packs = [row for row, _ in self.kept.values()]
+            self.batch.put_module(references.mended_module(module, self._image_numbers(), packs))
+        for area in references.known_dead(self.old.dead, self.old.modules):
             self.batch.put_dead(area)
         generation = 1 + self.old.generation
         images = max((i.number for i in self.images.values()), default=0)

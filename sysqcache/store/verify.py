@@ -14,6 +14,7 @@ import numpy as np
 from sysqcache import blockformat as bf
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError, StoreError
+from sysqcache.store import references
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.pack import Pack, Query
@@ -97,9 +98,7 @@ def _rows(layout: Layout, report: VerifyReport) -> dict[str, PackRow]:
     try:
         with Meta(layout.meta, read_only=True) as meta:
             rows = meta.packs()
-            for row in rows.values():
-                if row.live:
-                    meta.columns(row)
+            report.problems += references.problems(meta)
             return rows
     except MetaDamaged as error:
         report.problems.append(f"the metadata are damaged: {error}")
