@@ -20,6 +20,7 @@
     |   +-- QmpError           16
     |   +-- GuestCommandError  17   a command could not be run in the guest
     |   +-- DiskError          18   an image is missing, unreadable or locked
+    |   +-- SavedStateError    19   a saved machine can't be used, or could not be made
     +-- StoreError             20
     |   +-- StoreVersionError  21   made by a newer version
     |   +-- StoreBusy          22
@@ -145,6 +146,12 @@ class DiskError(MachineError):
     """A disk image is missing, unreadable or locked."""
 
     exit_code = 18
+
+
+class SavedStateError(MachineError):
+    """A saved machine can't be resumed as it is, or a machine could not be saved."""
+
+    exit_code = 19
 
 
 class StoreError(SysqcacheError):

@@ -33,7 +33,8 @@ _LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPI
 @dataclasses.dataclass(frozen=True, slots=True)
 class InstanceState:
     """What the state file holds. ``started`` is Unix time in seconds, ``ready_s`` seconds
-    from the start of QEMU, ``journal`` an absolute path or "".
+    from the start of QEMU, ``journal`` an absolute path or "". ``start``: boot, or how it
+    was resumed; ``saved_from``: directory of the saved machine that it was resumed from.
     """
 
     name: str
@@ -55,6 +56,8 @@ class InstanceState:
     forwards: tuple[dict[str, Any], ...] = ()
     argv: tuple[str, ...] = ()
     error: str = ""
+    start: str = "boot"
+    saved_from: str = ""
 
     @property
     def process(self) -> ProcessId:

@@ -59,6 +59,7 @@ class Life:
     report: BootReport
     listener: Listener
     placer: Placer | None = None
+    awake: Callable[[Machine], None] | None = None
 
     def live(self) -> None:
         """From a running QEMU to its end, or to letting go of it (``report.detached``).
@@ -69,6 +70,8 @@ class Life:
         with StatsMonitor(self.machine, self.listener) as monitor:
             try:
                 self._wait_ready()
+                if self.awake is not None:
+                    self.awake(self.machine)
                 if self._leaves_sight():
                     self._look("looking into the guest")
                 self._run_tasks()
@@ -90,7 +93,7 @@ class Life:
         self.process.wait(10.0)
 
     def _wait_ready(self) -> None:
-        self.listener(PhaseBegan("booting"))
+        self.listener(PhaseBegan("booting" if self.awake is None else "waking up"))
         ready = self.spec.ready
         deadline = self.process.started_at + ready.timeout
         with contextlib.closing(self._probe()) as probe:

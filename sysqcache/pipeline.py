@@ -13,7 +13,8 @@ import dataclasses
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache import paths, progress
 from sysqcache.counters import DAMAGE
@@ -21,7 +22,7 @@ from sysqcache.errors import LaunchError, MachineDied, MachineError
 from sysqcache.instances import Instance, InstanceState
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.launch import argv as qemu_argv
-from sysqcache.launch.argv import Launch, TbCache
+from sysqcache.launch.argv import Incoming, Launch, TbCache
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
 from sysqcache.launch.process import QemuProcess
 from sysqcache.life import BootOptions, Life, Until
@@ -30,7 +31,9 @@ from sysqcache.placing import Placer
 from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
 from sysqcache.report import BootReport, counters
-from sysqcache.spec import Forward, MachineSpec
+from sysqcache.saved.slots import is_saved
+from sysqcache.spec import Disk, Forward, MachineSpec
+from sysqcache.specjson import write_spec
 from sysqcache.types import CacheMode, MachineState, OnPoweroff
 
 if TYPE_CHECKING:
@@ -45,7 +48,32 @@ _UNKNOWN_OBJECT: Final = "does not accept value 'tb-cache'"
 
 _DEFAULTS: Final = BootOptions()
 
-__all__ = ["BootOptions", "Until", "boot"]
+__all__ = ["BootOptions", "Origin", "Until", "boot", "start_saved"]
+
+
+class Origin(Protocol):
+    """Where a machine comes from that does not boot."""
+
+    @property
+    def start(self) -> str:
+        """How it starts, as in the JSON of ``resume``."""
+
+    @property
+    def directory(self) -> Path:
+        """Of the saved machine."""
+
+    @property
+    def incoming(self) -> Incoming:
+        """What QEMU has to be started with."""
+
+    def prepare_disks(self, overlays: Path, qemu_img: Path) -> tuple[Disk, ...]:
+        """The disks to give to QEMU. Raises :class:`MachineError`."""
+
+    def load(self, machine: Machine) -> None:
+        """Make the paused machine what it was. Raises :class:`MachineError`."""
+
+    def awake(self, machine: Machine) -> None:
+        """The guest runs and is ready: tell it what is different now."""
 
 
 def boot(
@@ -57,15 +85,37 @@ def boot(
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
     with ``interrupted``; a second one kills QEMU.
     """
-    return _Boot(spec, options, listener).run()
+    return _Start(spec, options, listener).run()
 
 
-class _Boot:
-    """One boot. Attributes are set in the order of :meth:`run`."""
+def start_saved(
+    spec: MachineSpec,
+    origin: Origin,
+    options: BootOptions = _DEFAULTS,
+    listener: Listener = progress.ignore,
+    engine: Engine | None = None,
+) -> BootReport:
+    """As :func:`boot`, for a machine that goes on where it was saved.
 
-    def __init__(self, spec: MachineSpec, options: BootOptions, listener: Listener) -> None:
+    :param engine: by default the one that a boot would use.
+    """
+    return _Start(spec, options, listener, origin).run(engine)
+
+
+class _Start:
+    """One start of a machine. Attributes are set in the order of :meth:`run`."""
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        options: BootOptions,
+        listener: Listener,
+        origin: Origin | None = None,
+    ) -> None:
         if options.detach and options.until is not Until.READY:
             raise MachineError("a detached machine is left running when it is ready")
+        self.origin = origin
+        self.original = spec
         self.spec = _concrete_ports(spec)
         if options.until is Until.EXIT:
             # QEMU waits after the guest's end, so that the counters are complete
@@ -73,7 +123,8 @@ class _Boot:
         self.options = options
         self.listener = listener
         self.instance = Instance(spec.name)
-        self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode))
+        start = origin.start if origin is not None else "boot"
+        self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode), start)
         self.keeper = Keeper(self.warn, progress=lambda phase: self.listener(PhaseBegan(phase)))
         self.start_set: StartSet | None = None
         self.placer: Placer | None = None
@@ -83,11 +134,11 @@ class _Boot:
         self.report.warnings.append(text)
         self.listener(Warned(text))
 
-    def run(self) -> BootReport:
+    def run(self, engine: Engine | None = None) -> BootReport:
         """See :func:`boot`."""
         from sysqcache.enginebuild.info import find_engine
 
-        engine = find_engine(str(self.spec.arch))
+        engine = engine or find_engine(str(self.spec.arch))
         self.firmware = engine.firmware_dir
         with self.instance.locked() as lock:
             try:
@@ -110,14 +161,19 @@ class _Boot:
             image_id=self.spec.image_id,
             controller=os.getpid(),
             started=time.time(),
+            start=self.report.start,
+            saved_from=str(self.origin.directory) if self.origin is not None else "",
         )
         self.instance.write(state)
+        write_spec(self.instance, self.original)
         if self.spec.cache.mode is not CacheMode.OFF:
             self.keeper.sweep()
         self.listener(PhaseBegan("preparing"))
-        self.disks = prepare_disks(
-            self.spec.disks, self.instance.file(paths.INSTANCE_OVERLAYS), engine.qemu_img
-        )
+        overlays = self.instance.file(paths.INSTANCE_OVERLAYS)
+        if self.origin is not None:
+            self.disks = self.origin.prepare_disks(overlays, engine.qemu_img)
+        else:
+            self.disks = prepare_disks(self.spec.disks, overlays, engine.qemu_img)
 
     def _cache_off(self, why: str) -> None:
         self.warn(f"running with the cache off: {why}")
@@ -144,6 +200,7 @@ class _Boot:
             self.instance.directory,
             self.disks,
             self._tb_cache(),
+            None if self.origin is None else self.origin.incoming,
         )
         for name in (
             paths.INSTANCE_QMP,
@@ -183,14 +240,25 @@ class _Boot:
             self.listener(Launched(process.pid, process.command))
             state = self._write_running(process)
             machine = Machine(self.instance, state, process, qmp)
+            if self.origin is not None:
+                self.listener(PhaseBegan("resuming"))
+                self.origin.load(machine)
             placer = self._placer()
             Life(
-                self.spec, self.options, machine, process, self.report, self.listener, placer
+                self.spec,
+                self.options,
+                machine,
+                process,
+                self.report,
+                self.listener,
+                placer,
+                self.origin.awake if self.origin is not None else None,
             ).live()
             if placer is not None and self.report.detached:
                 placer.place(self.spec, self.firmware)
         if not self.report.detached:
-            self.instance.update(state=MachineState.STOPPED)
+            ended = MachineState.SAVED if is_saved(self.instance) else MachineState.STOPPED
+            self.instance.update(state=ended)
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
     def _placer(self) -> Placer | None:

@@ -77,6 +77,7 @@ class MachineState(enum.StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    SAVED = "saved"
     DEAD = "dead"
     BROKEN = "broken"
 

@@ -70,7 +70,7 @@ def boot(
         task_timeout=timeout,
         console=lambda serial, log: _console(view, serial, log),
     )
-    _handle_signals()
+    handle_signals()
     with view:
         report = pipeline.boot(spec, options, view)
     if as_json:
@@ -107,7 +107,8 @@ def _console(view: BootView, serial: Path, log: Path) -> None:
     view.pause(False)
 
 
-def _handle_signals() -> None:
+def handle_signals() -> None:
+    """Let signals ask the guest to power off."""
     # SIGINT too: a shell's background job starts with it ignored
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:

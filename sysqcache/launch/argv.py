@@ -29,6 +29,22 @@ class TbCache:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Incoming:
+    """A machine that does not boot: it waits, paused, for a saved state.
+
+    :param migration: the state comes by a QMP command from a file; else it is loaded from
+        a snapshot inside the disks.
+    :param memory: a file whose bytes from ``memory_offset`` on are the guest's memory, to
+        be mapped privately; ``memory_id`` is what QEMU calls this memory.
+    """
+
+    migration: bool
+    memory: Path | None = None
+    memory_offset: int = 0
+    memory_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
     """All that decides the command line.
 
@@ -43,6 +59,7 @@ class Launch:
     directory: Path
     disks: tuple[Disk, ...] = ()
     tb_cache: TbCache | None = None
+    incoming: Incoming | None = None
 
 
 def escape(value: object) -> str:
@@ -63,12 +80,32 @@ def base_args(launch: Launch) -> list[str]:
 def machine_args(launch: Launch) -> list[str]:
     """Machine type, CPU model, vCPUs and memory."""
     spec, arch = launch.spec, get_arch(launch.spec.arch)
+    machine = arch.machine_argument(spec.machine)
+    incoming = launch.incoming
+    if incoming is not None and incoming.memory is not None:
+        machine += f",memory-backend={incoming.memory_id}"
     return [
-        *("-machine", arch.machine_argument(spec.machine)),
+        *("-machine", machine),
         *("-cpu", arch.cpu_argument(spec.cpu)),
         *("-smp", str(spec.vcpus)),
         *("-m", f"{spec.memory >> 20}M"),
     ]
+
+
+def incoming_args(launch: Launch) -> list[str]:
+    """How a saved machine comes in."""
+    incoming = launch.incoming
+    if incoming is None:
+        return []
+    if not incoming.migration:
+        return ["-S"]
+    if incoming.memory is None:
+        return ["-incoming", "defer"]
+    # the name of the block of memory in the stream is that of the object alone
+    memory = f"memory-backend-file,id={incoming.memory_id},size={launch.spec.memory}"
+    memory += f",mem-path={escape(incoming.memory)},offset={incoming.memory_offset}"
+    memory += ",share=off,readonly=on,rom=off,x-use-canonical-path-for-ramblock-id=off"
+    return ["-object", memory, "-incoming", "defer"]
 
 
 def accelerator_args(launch: Launch) -> list[str]:
@@ -194,6 +231,7 @@ def user_args(launch: Launch) -> list[str]:
 PARTS: Final[tuple[Callable[[Launch], list[str]], ...]] = (
     base_args,
     machine_args,
+    incoming_args,
     accelerator_args,
     tb_cache_args,
     firmware_args,

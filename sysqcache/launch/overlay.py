@@ -27,7 +27,7 @@ def prepare_disks(disks: Sequence[Disk], directory: Path, qemu_img: Path) -> tup
     if ephemeral:
         directory.mkdir(mode=0o700)
     return tuple(
-        overlay_disk(disk, _create(disk, directory / f"disk{index}.qcow2", qemu_img))
+        overlay_disk(disk, create_overlay(disk, directory / f"disk{index}.qcow2", qemu_img))
         if disk.mode is DiskMode.EPHEMERAL
         else disk
         for index, disk in enumerate(disks)
@@ -49,7 +49,8 @@ def check_disk(disk: Disk) -> None:
         raise DiskError(f"the disk image can't be {verb}: {disk.file}", hint="check its owner")
 
 
-def _create(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
+def create_overlay(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
+    """Make an empty overlay over a disk; its path. Raises :class:`DiskError`."""
     command = [str(qemu_img), "create", "-q", "-f", "qcow2", "-F", str(disk.format)]
     command += ["-b", str(disk.file), str(overlay)]
     try:

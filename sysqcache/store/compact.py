@@ -10,6 +10,7 @@ from sysqcache.store.batch import Batch
 from sysqcache.store.layout import Layout
 from sysqcache.store.lock import unused
 from sysqcache.store.meta import Meta
+from sysqcache.store.pins import pinned
 from sysqcache.store.publish import publish
 from sysqcache.store.records import PackRow, PackStatus
 
@@ -33,16 +34,20 @@ def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> Compact
 
     Under the store's lock. Metadata are committed first, so that a kill leaves
     files that nobody refers to, which the next run removes. Damaged files stay for
-    ``rebuild``. Raises MetaDamaged, StoreError or OSError.
+    ``rebuild``, and what saved machines rely on stays for them. Raises MetaDamaged,
+    StoreError or OSError.
     """
     files = layout.pack_files()
     with unused(layout.in_use) as free:
         if not free:
             return CompactReport(bytes_left=_bytes(layout), in_use=True)
         before = _bytes(layout)
-        rows = meta.packs()
-        gone = [r for r in rows.values() if not r.live and r.status != PackStatus.DAMAGED]
-        gone += _least_used([r for r in rows.values() if r.live], max_bytes)
+        rows, kept = meta.packs(), pinned(layout)
+        free_rows = [r for r in rows.values() if r.sha256 not in kept]
+        gone = [r for r in free_rows if not r.live and r.status != PackStatus.DAMAGED]
+        bytes_kept = sum(r.bytes for r in rows.values() if r.live and r.sha256 in kept)
+        room = None if max_bytes is None else max(0, max_bytes - bytes_kept)
+        gone += _least_used([r for r in free_rows if r.live], room)
         if gone:
             _forget(layout, meta, gone)
         names = {r.sha256 for r in gone} | (files.keys() - rows.keys())

@@ -17,7 +17,7 @@ from sysqcache.blockformat import HEADER_SIZE
 from sysqcache.errors import FormatError, StoreError
 from sysqcache.mapfile import read_private
 from sysqcache.modules import Module
-from sysqcache.store import inspect, journals, lock, summary
+from sysqcache.store import inspect, journals, lock, pins, summary
 from sysqcache.store.bundleread import read_bundle
 from sysqcache.store.bundlewrite import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
@@ -295,6 +295,16 @@ class Store:
             )
         self.warnings += [*warnings, *result.warnings]
         return result
+
+    def pin(self, machine: str, packs: Iterable[str]) -> None:
+        """Keep ``compact`` away from packs that a saved machine relies on. Raises StoreError."""
+        with _as_store_errors(self.layout):
+            pins.pin(self.layout, machine, packs)
+
+    def unpin(self, machine: str) -> None:
+        """A saved machine is gone. Raises StoreError."""
+        with _as_store_errors(self.layout):
+            pins.unpin(self.layout, machine)
 
     def _writing(self, action: Callable[[Meta], _T]) -> tuple[_T, list[str]]:
         """Do ``action`` with the metadata open for writing, repaired if they must be."""

@@ -52,6 +52,11 @@ class Layout:
         return self.root / paths.STORE_JOURNALS
 
     @property
+    def pins(self) -> Path:
+        """Names of packs that saved machines rely on, a file a machine."""
+        return self.root / paths.STORE_PINS
+
+    @property
     def meta(self) -> Path:
         """RocksDB."""
         return self.root / paths.STORE_META

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache resume`: let a saved machine go on, or many copies of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sysqcache.cli.options import Json, MachineName, TaskTimeout, note, print_json
+from sysqcache.types import CacheMode
+
+if TYPE_CHECKING:
+    from sysqcache.report import BootReport
+
+app = typer.Typer()
+
+
+@app.command()
+def resume(
+    name: MachineName,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="CMD", help="Run this in the guest as soon as it answers."),
+    ] = None,
+    copies: Annotated[
+        int, typer.Option("--copies", metavar="N", help="Start N machines NAME-1, NAME-2, ...")
+    ] = 0,
+    cache: Annotated[
+        CacheMode | None, typer.Option("--cache", help="What to do with the cache.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it running even after tasks.")
+    ] = False,
+    timeout: TaskTimeout = 3600.0,
+    as_json: Json = False,
+) -> None:
+    """Let a saved machine go on where it was; it stays saved and can be resumed again.
+
+    Without --task the machine is left running; with it, it ends when the tasks are done,
+    unless --detach is given. --copies starts several machines from one template, each with
+    its own overlays, host ports, MAC address and host name.
+    """
+    from sysqcache import resuming
+    from sysqcache.cli.boot import handle_signals
+    from sysqcache.cli.bootview import BootView
+
+    tasks = tuple(task or ())
+    options = resuming.ResumeOptions(tasks, detach or not tasks, cache, timeout)
+    handle_signals()
+    if copies:
+        reports = resuming.resume_copies(name, copies, options)
+    else:
+        with BootView() as view:
+            reports = [resuming.resume(name, options, view)]
+    if as_json:
+        values = [report.to_json() for report in reports]
+        print_json(values if copies else values[0])
+    else:
+        for report in reports:
+            _show(report)
+    if any(report.interrupted for report in reports):
+        raise typer.Exit(130)
+
+
+def _show(report: BootReport) -> None:
+    for result in report.times.tasks:
+        sys.stdout.write(result.stdout)
+        sys.stderr.write(result.stderr)
+    sys.stdout.flush()
+    ready = report.times.ready_s or 0.0
+    note(f"{report.machine} went on after {ready:.3f} s ({report.start})")
+    if report.detached:
+        note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")

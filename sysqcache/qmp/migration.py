@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migration of a machine into a file and out of it; internal snapshots of its disks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sysqcache.errors import QmpError
+from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.jobs import run_job
+
+_POLL: Final = 0.005
+_SLOWEST_POLL: Final = 0.1
+TIMEOUT: Final = 600.0
+
+
+def save_to_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> None:
+    """Write a stopped machine into ``file``, guest memory at fixed places.
+
+    QEMU is in the state ``postmigrate`` then. Raises :class:`QmpError`; the machine can go
+    on after that.
+    """
+    _prepare(qmp)
+    qmp.execute("migrate", {"uri": f"file:{file}"})
+    _await(qmp, timeout)
+
+
+def load_from_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> None:
+    """Read a machine that was started with ``-incoming defer``. Raises :class:`QmpError`."""
+    _prepare(qmp)
+    qmp.execute("migrate-incoming", {"uri": f"file:{file}"})
+    _await(qmp, timeout)
+
+
+def _prepare(qmp: QmpClient) -> None:
+    capabilities = [{"capability": "mapped-ram", "state": True}]
+    qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
+
+
+def _await(qmp: QmpClient, timeout: float) -> None:
+    deadline, pause = time.monotonic() + timeout, _POLL
+    while True:
+        answer: Mapping[str, Any] = qmp.execute("query-migrate")
+        match answer.get("status"):
+            case "completed":
+                return
+            case "failed" | "cancelled":
+                reason = answer.get("error-desc", "QEMU gave no reason")
+                raise QmpError(f"the machine's state could not be moved: {reason}")
+        if time.monotonic() > deadline:
+            raise QmpError(f"moving the machine's state took longer than {timeout:g} s")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _SLOWEST_POLL)
+
+
+def cancel(qmp: QmpClient) -> None:
+    """Give up a migration that runs. Raises :class:`QmpError`."""
+    qmp.execute("migrate_cancel")
+
+
+def snapshot_save(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
+    """Save a machine inside its disks, its memory in the first of ``nodes``.
+
+    Raises :class:`QmpError`; no snapshot is left then.
+    """
+    arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
+    run_job(qmp, "snapshot-save", f"save-{tag}", arguments, timeout=TIMEOUT)
+
+
+def snapshot_load(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
+    """Go back to a snapshot. Raises :class:`QmpError`."""
+    arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
+    run_job(qmp, "snapshot-load", f"load-{tag}", arguments, timeout=TIMEOUT)
+
+
+def snapshot_delete(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
+    """Remove a snapshot from all ``nodes``. Raises :class:`QmpError`."""
+    run_job(qmp, "snapshot-delete", f"delete-{tag}", {"tag": tag, "devices": list(nodes)})
+
+
+def snapshots(qmp: QmpClient, node: str) -> list[dict[str, Any]]:
+    """Internal snapshots of a disk, as QEMU describes them."""
+    for one in qmp.execute("query-named-block-nodes", {"flat": True}):
+        if one.get("node-name") == node:
+            found: list[dict[str, Any]] = one.get("image", {}).get("snapshots", [])
+            return found
+    return []

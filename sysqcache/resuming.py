@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Resumes saved machines: one that goes on, or many copies of a template at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sysqcache import pipeline, progress
+from sysqcache.errors import (
+    EngineMissing,
+    MachineBusy,
+    MachineError,
+    SavedStateError,
+    UsageError,
+)
+from sysqcache.instances import Instance
+from sysqcache.life import BootOptions
+from sysqcache.progress import Listener
+from sysqcache.report import BootReport
+from sysqcache.saved import disks, ramfile, slots
+from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
+from sysqcache.saved.origin import SavedOrigin
+from sysqcache.saved.record import FileIdentity, Method, SavedMachine
+from sysqcache.spec import MachineSpec, Ready
+from sysqcache.types import CacheMode, GuestAccess, Probe
+
+if TYPE_CHECKING:
+    from sysqcache.enginebuild.info import Engine
+
+MAX_COPIES: Final = 256
+_AWAKE_TIMEOUT: Final = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """A saved machine that may be resumed."""
+
+    record: SavedMachine
+    directory: Path
+    engine: Engine
+
+
+def check(name: str) -> Checked:
+    """Look whether the saved machine ``name`` can be resumed.
+
+    Disks, engine and state file must be those of the moment it was saved. Raises
+    :class:`SavedStateError` that says what differs and the way out.
+    """
+    record, directory = slots.current(name)
+    engine = _engine(record)
+    for disk in record.disks:
+        disks.check(name, disk, directory, may_have_run=record.method is Method.INTERNAL)
+    if record.method is Method.INTERNAL:
+        _check_snapshot(record, directory, engine.qemu_img)
+    else:
+        _check_state(record, directory / slots.STATE)
+    return Checked(record, directory, engine)
+
+
+def _engine(record: SavedMachine) -> Engine:
+    """The very engine that saved the machine."""
+    from sysqcache.enginebuild.info import find_engine, list_engines
+
+    arch = str(record.spec.arch)
+    engines = list_engines(arch)
+    with contextlib.suppress(EngineMissing):
+        engines.insert(0, find_engine(arch))
+    for engine in engines:
+        if engine.key == record.engine and engine.build_id == record.build_id:
+            return engine
+    raise SavedStateError(
+        f"the saved machine {record.name} can't be resumed: the engine {record.engine} that "
+        "saved it is gone",
+        hint="a state fits the engine that made it; sysqcache boot starts the machine afresh, "
+        f"sysqcache snapshot delete {record.name} forgets it",
+    )
+
+
+def _check_snapshot(record: SavedMachine, directory: Path, qemu_img: Path) -> None:
+    for disk in record.disks:
+        if disk.mode == "read-only":
+            continue
+        file = directory / disk.own if disk.own else Path(disk.file)
+        if record.tag not in disks.snapshot_tags(file, qemu_img):
+            raise SavedStateError(
+                f"the saved machine {record.name} can't be resumed: {file} does not hold its "
+                "snapshot any more",
+                hint=f"sysqcache snapshot delete {record.name} forgets it",
+            )
+
+
+def _check_state(record: SavedMachine, file: Path) -> None:
+    """A file that nobody touched is believed but for its devices; any other is read in full."""
+    try:
+        now = FileIdentity.of(file)
+        sums, saved = record.checksums, record.state
+        if sums is None or saved is None:
+            raise SavedStateError(f"{record.name} has no checksums of its state")
+        if now.size != saved.size:
+            good = False
+        elif now == saved:
+            good = ramfile.state_checksum(file) == sums.state
+        else:
+            good = ramfile.checksums(file) == sums
+    except (OSError, SavedStateError) as error:
+        good, why = False, getattr(error, "strerror", "") or str(error)
+    else:
+        why = "it is not what was saved"
+    if not good:
+        raise SavedStateError(
+            f"the saved machine {record.name} can't be resumed: its state {file} is damaged "
+            f"({why})",
+            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
+            "forgets it",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResumeOptions:
+    """How to resume. ``cache`` None: as the machine was saved with."""
+
+    tasks: tuple[str, ...] = ()
+    detach: bool = False
+    cache: CacheMode | None = None
+    task_timeout: float = 3600.0
+
+
+def resume(
+    name: str, options: ResumeOptions = ResumeOptions(), listener: Listener = progress.ignore
+) -> BootReport:
+    """Let the saved machine ``name`` go on; it stays saved.
+
+    Raises :class:`SavedStateError`, :class:`MachineBusy` and what ``pipeline.boot`` raises.
+    """
+    checked = _checked_idle(name)
+    origin = SavedOrigin(checked.record, checked.directory)
+    spec = _spec(checked.record, options)
+    return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+
+
+def resume_copies(
+    name: str,
+    count: int,
+    options: ResumeOptions = ResumeOptions(),
+    listener: Callable[[str], Listener] = lambda _: progress.ignore,
+) -> list[BootReport]:
+    """Start ``count`` machines NAME-1, NAME-2, ... from one template, all at once.
+
+    Each has its own overlays, host ports, MAC address and host name; memory and packs are
+    shared until they are written to. Raises as :func:`resume`, when all have ended or run;
+    the others are not ended then.
+    """
+    if not 1 <= count <= MAX_COPIES:
+        raise UsageError(f"--copies takes 1 to {MAX_COPIES}; found {count}")
+    checked = check(name)
+    if checked.record.method is not Method.TEMPLATE:
+        raise SavedStateError(
+            f"{name} is saved by the method {checked.record.method}: one machine can go on, no "
+            "copies",
+            hint=f"resume it, then sysqcache suspend {name} --method template",
+        )
+    copies = [Copy.number(checked.record, n + 1) for n in range(count)]
+    for copy in copies:
+        if Instance(copy.name).is_held():
+            raise MachineBusy(
+                f"the machine {copy.name} is running already", hint=f"sysqcache stop {copy.name}"
+            )
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        waiting = [
+            pool.submit(_resume_copy, checked, copy, options, listener(copy.name))
+            for copy in copies
+        ]
+        return [future.result() for future in waiting]
+
+
+def _resume_copy(
+    checked: Checked, copy: Copy, options: ResumeOptions, listener: Listener
+) -> BootReport:
+    spec = copy_spec(_spec(checked.record, options), copy)
+    origin = CopyOrigin(checked.record, checked.directory, copy)
+    return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+
+
+def _checked_idle(name: str) -> Checked:
+    if Instance(name).is_held():
+        raise MachineBusy(f"the machine {name} is running already", hint=f"sysqcache stop {name}")
+    return check(name)
+
+
+def _boot_options(options: ResumeOptions) -> BootOptions:
+    return BootOptions(
+        tasks=options.tasks, detach=options.detach, task_timeout=options.task_timeout
+    )
+
+
+def _spec(record: SavedMachine, options: ResumeOptions) -> MachineSpec:
+    """What was saved, ready as soon as the guest answers."""
+    spec = record.spec
+    if options.cache is not None:
+        spec = spec.with_cache(options.cache)
+    answers = spec.agent is GuestAccess.GUEST_AGENT
+    ready = Ready(
+        Probe.GUEST_AGENT if answers else Probe.NONE,
+        timeout=_AWAKE_TIMEOUT,
+        hint="the guest runs, but its agent does not answer; was it there when it was saved?",
+    )
+    return dataclasses.replace(spec, ready=ready)
+
+
+def running_copies(name: str) -> Sequence[str]:
+    """Names of machines that run from the saved machine ``name``."""
+    try:
+        _, directory = slots.current(name)
+    except MachineError:
+        return ()
+    return slots.users(directory)

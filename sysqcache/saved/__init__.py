@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Saved machines: what lies on the disk while a suspended machine does not run."""

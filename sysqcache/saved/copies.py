@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Copies of a template: alike in memory, told apart before anyone uses them.
+
+The guest's memory holds the host name, the MAC address and the state of the random
+number generator that all copies start with. The generation id (device vmgenid) makes the
+guest's kernel reseed; the rest is set through the guest's command channel, where there is
+one, and lies in fw_cfg (opt/sysqcache/...) for guests that look themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+from typing import Final, Self
+
+from sysqcache.errors import MachineError
+from sysqcache.machine import Machine
+from sysqcache.saved.origin import SavedOrigin
+from sysqcache.saved.record import SavedMachine
+from sysqcache.spec import MachineSpec
+from sysqcache.types import GuestAccess
+
+_TIMEOUT: Final = 20.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """One of several machines from one template; ``mac`` is locally administered."""
+
+    index: int
+    name: str
+    hostname: str
+    mac: str
+
+    @classmethod
+    def number(cls, record: SavedMachine, index: int) -> Self:
+        """The copy number ``index``, from 1; the same number has the same address."""
+        name = f"{record.name}-{index}"
+        digest = hashlib.sha256(f"{record.id}/{index}".encode()).digest()
+        mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
+        return cls(index, name, name.replace("_", "-").replace(".", "-").lower()[:63], mac)
+
+
+def copy_spec(spec: MachineSpec, copy: Copy) -> MachineSpec:
+    """The specification of a copy: a name and host ports of its own."""
+    forwards = tuple(dataclasses.replace(one, host=0) for one in spec.network.forwards)
+    told = {"name": copy.name, "hostname": copy.hostname, "mac": copy.mac}
+    seeds = [
+        argument
+        for key, value in told.items()
+        for argument in ("-fw_cfg", f"name=opt/sysqcache/{key},string={value}")
+    ]
+    return dataclasses.replace(
+        spec,
+        name=copy.name,
+        serial_log=None,
+        network=dataclasses.replace(spec.network, forwards=forwards),
+        qemu_args=(*spec.qemu_args, *seeds),
+    )
+
+
+def wake_script(copy: Copy) -> str:
+    """Shell commands that make a running guest the copy that it is."""
+    host, mac = shlex.quote(copy.hostname), shlex.quote(copy.mac)
+    return (
+        f"echo {host} > /proc/sys/kernel/hostname; "
+        "for card in /sys/class/net/*; do "
+        '[ -e "$card/device" ] || continue; card=${card##*/}; '
+        f"ip link set dev $card address {mac} 2> /dev/null || "
+        f"{{ ip link set dev $card down && ip link set dev $card address {mac}; "
+        "ip link set dev $card up; }; break; done"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyOrigin(SavedOrigin):
+    """The template as the origin of one copy."""
+
+    copy: Copy
+
+    def awake(self, machine: Machine) -> None:
+        """Tell the guest who it is, if it can be told."""
+        if machine.state.agent == GuestAccess.NONE:
+            return
+        try:
+            machine.run(wake_script(self.copy), _TIMEOUT)
+        except MachineError as error:
+            raise MachineError(
+                f"{self.copy.name} runs, but can't be told its name: {error.message}"
+            ) from error

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where saved machines lie, and how a new one takes the place of the one before.
+
+::
+
+    machines/NAME/saved/
+      current            symbolic link to the directory of the saved machine
+      <id>/saved.json    the record
+      <id>/state         memory and devices (file, template), mode 0400
+      <id>/disk0.qcow2   the machine's own disks
+
+A directory is complete before the link names it, and the link is replaced atomically: a
+kill leaves the saved machine before, or the new one. Directories that nothing needs any
+more are removed by the next command that saves or deletes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from sysqcache import paths
+from sysqcache.errors import NoSuchMachine, SavedStateError
+from sysqcache.instances import Instance, list_instances
+from sysqcache.saved.record import SavedMachine
+
+RECORD: Final = "saved.json"
+STATE: Final = "state"
+CURRENT: Final = "current"
+UNFINISHED: Final = ".new-"
+
+
+def new_slot(instance: Instance) -> tuple[str, Path]:
+    """The id of a machine that is about to be saved, and its empty directory."""
+    directory = instance.file(paths.INSTANCE_SAVED)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for path in directory.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    one = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    slot = directory / f"{UNFINISHED}{one}"
+    slot.mkdir(mode=0o700)
+    return one, slot
+
+
+def publish(instance: Instance, slot: Path, record: SavedMachine) -> Path:
+    """Make a filled directory the saved machine; its directory. Raises OSError."""
+    _write_synced(slot / RECORD, record.encode())
+    final = slot.with_name(record.id)
+    slot.rename(final)
+    link = final.with_name(f"{UNFINISHED}{CURRENT}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(record.id, target_is_directory=True)
+    link.replace(final.with_name(CURRENT))
+    _sync(final.parent)
+    return final
+
+
+def rewrite(directory: Path, record: SavedMachine) -> None:
+    """Replace the record of a saved machine atomically. Raises OSError."""
+    temporary = directory / f"{UNFINISHED}{RECORD}"
+    _write_synced(temporary, record.encode())
+    temporary.replace(directory / RECORD)
+    _sync(directory)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def current(name: str) -> tuple[SavedMachine, Path]:
+    """The saved machine of a name, and its directory.
+
+    Raises :class:`SavedStateError` when there is none or its record is damaged,
+    :class:`NoSuchMachine` when there is no such machine.
+    """
+    instance = Instance(name)
+    link = instance.file(paths.INSTANCE_SAVED) / CURRENT
+    try:
+        directory = link.resolve(strict=True)
+        content = (directory / RECORD).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        instance.read()  # an unknown name is another error
+        raise SavedStateError(
+            f"{name} is not saved", hint=f"sysqcache suspend {name} saves it while it runs"
+        ) from None
+    except OSError as error:
+        raise SavedStateError(f"the saved machine {name} can't be read: {error}") from None
+    try:
+        return SavedMachine.decode(content), directory
+    except SavedStateError as error:
+        error.message = f"the saved machine {name} can't be used: {error.message}"
+        raise
+
+
+def is_saved(instance: Instance) -> bool:
+    """Whether a machine is saved, in whatever condition."""
+    return (instance.file(paths.INSTANCE_SAVED) / CURRENT).is_symlink()
+
+
+def users(directory: Path) -> list[str]:
+    """Names of the running machines that were resumed from a saved machine's directory."""
+    found = []
+    for state in list_instances():
+        if state.saved_from == str(directory) and Instance(state.name).is_held():
+            found.append(state.name)
+    return found
+
+
+def forget(name: str) -> None:
+    """Delete the saved machine of a name.
+
+    Raises :class:`SavedStateError` while machines run from it.
+    """
+    instance = Instance(name)
+    link = instance.file(paths.INSTANCE_SAVED) / CURRENT
+    if not link.is_symlink():
+        instance.read()
+        raise SavedStateError(f"{name} is not saved")
+    directory = link.parent / link.readlink()
+    if running := users(directory):
+        raise SavedStateError(
+            f"{', '.join(running)} runs from the saved machine {name}",
+            hint="stop these machines first",
+        )
+    link.unlink()
+    sweep(instance)
+
+
+def sweep(instance: Instance) -> None:
+    """Remove directories that are neither the saved machine nor below one, nor in use."""
+    directory = instance.file(paths.INSTANCE_SAVED)
+    with contextlib.suppress(FileNotFoundError):
+        needed = _needed(directory)
+        for path in directory.iterdir():
+            if path.is_dir() and not path.is_symlink() and path.name not in needed:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _needed(directory: Path) -> set[str]:
+    """Names of directories that hold disks which something lies over."""
+    link = directory / CURRENT
+    waiting = [link.readlink().name] if link.is_symlink() else []
+    waiting += [path.name for path in directory.iterdir() if path.is_dir() and users(path)]
+    needed: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        with contextlib.suppress(OSError, SavedStateError):
+            record = SavedMachine.decode((directory / name / RECORD).read_bytes())
+            below = {Path(file).parent for disk in record.disks for file in disk.chain}
+            waiting += [path.name for path in below if path.parent == directory]
+    return needed
+
+
+def names() -> list[str]:
+    """Names of all saved machines."""
+    found = []
+    for folder in sorted(paths.instances_dir().glob(f"*/{paths.INSTANCE_SAVED}/{CURRENT}")):
+        with contextlib.suppress(NoSuchMachine):
+            found.append(folder.parent.parent.name)
+    return found
