@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Maps of real guests whose memory was changed to lie, that are no Linux, or have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from gdbhelp import Gdb
+from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
+
+from sysqcache import paths
+from sysqcache.guestmap.guest import Guest, open_guest
+from sysqcache.guestmap.kernel import ModuleWalk
+from sysqcache.guestmap.session import Session
+from sysqcache.instances import Instance
+from sysqcache.qmp.client import QmpClient
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
+
+NOWHERE = 0x4141_4141_4141_4140
+SECONDS = 20.0
+"""The limit of a whole map; what a lie costs is far below it."""
+
+
+class Memory:
+    """Guest memory that a debugger writes to, by the kernel's virtual addresses.
+
+    The guest is stopped from here on. ``undo`` puts back what was there.
+    """
+
+    def __init__(self, gdb: Gdb, guest: Guest) -> None:
+        self._gdb = gdb
+        self.guest = guest
+        self._before: list[tuple[int, bytes]] = []
+        # the processor may run a user's page tables, which do not have the kernel
+        assert gdb.ask("Qqemu.PhyMemMode:1") == b"OK"
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change memory; ``data`` lies in one page."""
+        physical = self.guest.memory.translate(address)
+        self._before.append((physical, self._gdb.read(physical, len(data))))
+        self._gdb.write(physical, data)
+
+    def pointer(self, address: int, value: int) -> None:
+        """Change a 64-bit word."""
+        self.write(address, struct.pack("<Q", value))
+
+    def undo(self) -> None:
+        """Put everything back, the last change first."""
+        while self._before:
+            physical, data = self._before.pop()
+            self._gdb.write(physical, data)
+
+
+@contextlib.contextmanager
+def debugged(name: str = "tiny") -> Iterator[Memory]:
+    """The memory of a machine that runs without a controller; it goes on afterwards."""
+    instance = Instance(name)
+    path, qmp = instance.file("gdb"), instance.file(paths.INSTANCE_QMP)
+    with QmpClient.connect(qmp) as client:
+        command = f"gdbserver unix:{path},server=on,wait=off"
+        client.execute("human-monitor-command", {"command-line": command})
+    # the main socket is free, and the spare one is for the maps that are tested
+    with Gdb(path) as gdb, Session.open(qmp) as session:
+        try:
+            yield Memory(gdb, open_guest(session))
+        finally:
+            gdb.detach()
+
+
+def no_types(memory: Memory) -> None:
+    memory.write(memory.guest.symbols["__start_BTF"], bytes(24))
+
+
+def wild_types(memory: Memory) -> None:
+    # a string section that begins beyond the end
+    memory.write(memory.guest.symbols["__start_BTF"] + 16, struct.pack("<II", 1 << 30, 1 << 30))
+
+
+def endless_modules(memory: Memory) -> None:
+    first = memory.guest.memory.u64(memory.guest.symbols["modules"])
+    memory.pointer(first, first)
+
+
+def modules_nowhere(memory: Memory) -> None:
+    first = memory.guest.memory.u64(memory.guest.symbols["modules"])
+    memory.pointer(first, NOWHERE)
+
+
+def huge_module(memory: Memory) -> None:
+    guest = memory.guest
+    first = guest.memory.u64(guest.symbols["modules"]) - guest.layout.at("module.list")
+    memory.write(first + guest.layout.at("module.core_layout.size"), b"\xff" * 4)
+
+
+def endless_tasks(memory: Memory) -> None:
+    guest = memory.guest
+    link = guest.layout.at("task_struct.tasks")
+    first = guest.memory.u64(guest.symbols["init_task"] + link)
+    second = guest.memory.u64(first)
+    memory.pointer(second, first)
+
+
+def tasks_nowhere(memory: Memory) -> None:
+    guest = memory.guest
+    memory.pointer(guest.symbols["init_task"] + guest.layout.at("task_struct.tasks"), NOWHERE)
+
+
+def first_process(guest: Guest) -> int:
+    link = guest.layout.at("task_struct.tasks")
+    return guest.memory.u64(guest.symbols["init_task"] + link) - link
+
+
+def tree_in_itself(memory: Memory) -> None:
+    guest = memory.guest
+    mm = guest.pointer(first_process(guest), "task_struct.mm")
+    root = guest.pointer(mm, "mm_struct.mm_mt.ma_root")
+    # the node says that it is an inner one, and all its slots lead to it
+    inner = root & ~0x78 | 2 << 3
+    memory.pointer(mm + guest.layout.at("mm_struct.mm_mt.ma_root"), inner)
+    slots = (root & ~0xFF) + guest.layout.at("maple_range_64.slot")
+    memory.write(slots, struct.pack("<Q", inner) * 16)
+
+
+def memory_without_an_end(memory: Memory) -> None:
+    memory.pointer(memory.guest.symbols["max_pfn"], 1 << 60)
+
+
+def pages_nowhere(memory: Memory) -> None:
+    memory.pointer(memory.guest.symbols["vmemmap_base"], NOWHERE)
+
+
+def too_many_symbols(memory: Memory) -> None:
+    memory.write(memory.guest.info.symbols["kallsyms_num_syms"], b"\xff" * 4)
+
+
+def no_page_tables(memory: Memory) -> None:
+    root = memory.guest.info.symbols["swapper_pg_dir"]
+    for place in range(0, 4096, 1024):
+        memory.write(root + place, bytes(1024))
+
+
+LIES: list[tuple[Callable[[Memory], None], str]] = [
+    (no_types, "type information"),
+    (wild_types, "type information"),
+    (endless_modules, "modules: a list with more than"),
+    (modules_nowhere, "modules: the list of modules ends early"),
+    (huge_module, "modules: 1 could not be read"),
+    (endless_tasks, "processes: a list with more than"),
+    (tasks_nowhere, "processes: "),
+    (tree_in_itself, "processes: 1 could not be read"),
+    (memory_without_an_end, "pages: only the first"),
+    (pages_nowhere, "pages: "),
+    (too_many_symbols, "symbol table has no sensible size"),
+    (no_page_tables, ""),
+]
+
+
+def test_structures_that_lie() -> None:
+    """Each lie costs what it is about and a note, and the map is whole again without it."""
+    boot("--detach")
+    try:
+        clean = report("map", "tiny")
+        assert clean["note"] == ""
+        with debugged() as memory:
+            modules = len(ModuleWalk(memory.guest).modules())
+            for lie, words in LIES:
+                lie(memory)
+                start = time.monotonic()
+                found = report("map", "tiny")
+                assert time.monotonic() - start < SECONDS, lie
+                assert words in found["note"], (lie, found["note"])
+                assert found["note"], lie
+                assert sum(found["pages"].values()) == sum(clean["pages"].values()), lie
+                memory.undo()
+                if lie is tree_in_itself:
+                    assert len(found["kernel_modules"]) == modules
+                    assert found["pages"]["file"] > 0
+            assert report("map", "tiny")["note"] == ""
+        assert sysqcache("exec", "tiny", "--", "echo", "alive").stdout == "alive\n"
+    finally:
+        sysqcache("stop", "tiny", "--force", code=None)
+
+
+def test_blocks_of_a_kernel_without_types_are_kept() -> None:
+    """Nothing is attributed, nothing is lost, and the next boot finds the blocks."""
+    boot("--detach")
+    with debugged() as memory:
+        no_types(memory)
+    assert "type information" in report("map", "tiny")["note"]
+    stopped = report("stop", "tiny")
+    assert stopped["ended_by"] == "guest"
+    assert stored_blocks() > 10_000
+    assert boot()["blocks"]["hit_rate"] > 0.5
+
+
+SERIAL = 0x3F8
+HELLO = b"no kernel here\n\0"
+
+
+def boot_sector() -> bytes:
+    """A whole system: a line on the serial port, then sleep for ever."""
+    start = 0x7C00
+    code = bytearray()
+    code += b"\xfa\x31\xc0\x8e\xd8"  # cli; xor %ax,%ax; mov %ax,%ds
+    code += b"\xbe" + bytes(2)  # mov $text,%si
+    code += b"\xba" + SERIAL.to_bytes(2, "little")  # mov $SERIAL,%dx
+    code += b"\xac\x84\xc0\x74\x03\xee\xeb\xf8"  # 1: lodsb; test %al,%al; jz 2f; out; jmp 1b
+    code += b"\xf4\xeb\xfd"  # 2: hlt; jmp 2b
+    code[6:8] = (start + len(code)).to_bytes(2, "little")
+    return bytes(code + HELLO).ljust(510, b"\0") + b"\x55\xaa"
+
+
+def test_a_guest_that_is_not_linux(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
+    sets = [
+        *("--set", "kernel=null", "--set", "initrd=null", "--set", 'cmdline=""'),
+        *("--set", f"disks=[{{file: {disk}, format: raw, mode: read-only}}]"),
+        *("--set", "ready.pattern=no kernel here", "--set", "agent=none"),
+    ]
+    first = boot(*sets, "--detach")
+    assert first["blocks"]["adopted"] == 0
+    found = report("map", "tiny")
+    assert "no running Linux kernel" in found["note"]
+    assert found["pages"]["firmware"] > 0
+    assert report("stop", "tiny", "--timeout", "1")["ended_by"] == "quit"
+    kept = stored_blocks()
+    assert kept > 500
+    second = boot(*sets)
+    assert second["blocks"]["hit_rate"] > 0.9
+    assert stored_blocks() >= kept
+
+
+def test_a_kernel_that_still_unpacks_itself() -> None:
+    """Stopped in its first tenths of a second: no map, but blocks."""
+    with Background("--until", "exit", "--json") as first:
+        socket = Instance("tiny").file(paths.INSTANCE_QMP_INTROSPECT)
+        eventually(socket.exists)
+        time.sleep(0.7)
+        assert report("map", "tiny")["note"]
+        stopped = sysqcache("stop", "tiny", "--force", "--json")
+        code, _, err = first.finish()
+    assert '"ended_by": "quit"' in stopped.stdout
+    assert code in (0, 14), err
+    assert stored_blocks() > 500
+
+
+def test_a_guest_that_has_powered_off() -> None:
+    """With on_poweroff: hold, its memory is still there to be looked at."""
+    sysqcache("boot", TINY, "--detach", "--set", "on_poweroff=hold")
+    before = report("map", "tiny")
+    # a shell that is gone would never answer
+    sysqcache("exec", "tiny", "--", "(sleep 1; poweroff -f) > /dev/null 2>&1 &")
+    eventually(lambda: report("status", "tiny")["qemu_state"] == "shutdown")
+    after = report("map", "tiny")
+    assert after["note"] == ""
+    assert after["kernel"] == before["kernel"]
+    assert after["kernel_modules"] == before["kernel_modules"]
+    assert after["pages"]["file"] >= before["pages"]["file"] * 0.9
+    assert "/bin/busybox" in str(after["processes"])
+    stopped = report("stop", "tiny")
+    assert stopped["ended_by"] == "guest"
+    assert stored_blocks() > 10_000
