@@ -82,8 +82,8 @@ def _values(detail: ModuleDetail, table: SymbolTable | None, note: str) -> dict[
         "id": row.id,
         "kind": row.kind,
         "name": row.name,
-        "first_seen": iso_time(row.first_seen),
-        "last_seen": iso_time(row.last_used),
+        "first_seen": iso_time(row.first_seen) if row.first_seen else None,
+        "last_seen": iso_time(row.last_used) if row.last_used else None,
         "seen_in": list(detail.images),
         "runs": [
             {
@@ -151,7 +151,8 @@ def _print_head(detail: ModuleDetail) -> None:
     view.add(grid, row.kind, row.name or "(no name)", style="bold")
     view.add(grid, "id", row.id)
     first, last = (view.moment(iso_time(t)) for t in (row.first_seen, row.last_used))
-    view.add(grid, "used", first if first == last else f"{first} to {last} UTC")
+    used = f"{first} UTC" if first == last else f"{first} to {last} UTC"
+    view.add(grid, "used", used if row.last_used else "not known any more")
     shown = list(detail.images[:_IMAGES])
     if len(detail.images) > len(shown):
         shown.append(f"and {len(detail.images) - len(shown)} more")

@@ -92,8 +92,8 @@ def shorten(name: str, width: int) -> str:
     name = plain(name)
     if len(name) <= width:
         return name
-    tail = name.rpartition("/")[2]
-    keep = max(min(len(tail) + 1, width - 2), width // 2)
+    tail = len(name.rpartition("/")[2]) + 1
+    keep = width // 2 if tail > width - 2 else max(tail, width // 2)
     return f"{name[: width - 1 - keep]}\N{HORIZONTAL ELLIPSIS}{name[-keep:]}"
 
 
