@@ -180,6 +180,7 @@ class _Saving:
     def run(self) -> tuple[SavedMachine, Path]:
         """Save; on any failure the guest goes on, and what was saved before stays."""
         stats = self._stats()
+        migration.settle(self.machine.qmp)
         one, slot = slots.new_slot(self.instance)
         try:
             self.stopped_at = time.monotonic()

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from sysqcache.errors import QmpError
 from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.commands import cont, query_status
 from sysqcache.qmp.jobs import run_job
 
 _POLL: Final = 0.005
 _SLOWEST_POLL: Final = 0.1
 TIMEOUT: Final = 600.0
+_AT_REST: Final = ("none", "completed", "failed", "cancelled")
 
 
 def save_to_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> None:
@@ -56,9 +58,22 @@ def _await(qmp: QmpClient, timeout: float) -> None:
         pause = min(pause * 1.5, _SLOWEST_POLL)
 
 
-def cancel(qmp: QmpClient) -> None:
-    """Give up a migration that runs. Raises :class:`QmpError`."""
-    qmp.execute("migrate_cancel")
+def settle(qmp: QmpClient, *, timeout: float = 30.0) -> None:
+    """Clear away what a command that was killed left: a migration that runs, a paused machine.
+
+    Raises :class:`QmpError` when the migration can't be ended.
+    """
+    deadline = time.monotonic() + timeout
+    asked = False
+    while (status := qmp.execute("query-migrate").get("status", "none")) not in _AT_REST:
+        if not asked:
+            qmp.execute("migrate_cancel")
+            asked = True
+        if time.monotonic() > deadline:
+            raise QmpError(f"a migration that another command began does not end: {status}")
+        time.sleep(_POLL)
+    if query_status(qmp).state in ("postmigrate", "finish-migrate"):
+        cont(qmp)
 
 
 def snapshot_save(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
