@@ -200,8 +200,15 @@ def channel_args(launch: Launch) -> list[str]:
 
 
 def helper_device_args(launch: Launch) -> list[str]:
-    """Entropy for the guest, vmcoreinfo for introspection."""
-    return ["-device", "virtio-rng-pci,id=rng0", "-device", "vmcoreinfo"]
+    """Entropy for the guest, vmcoreinfo for introspection, an id for each life of a guest.
+
+    A guest that is resumed twice would use the same random numbers twice; the generation
+    id tells its kernel. It needs ACPI as the PC machines have it.
+    """
+    args = ["-device", "virtio-rng-pci,id=rng0", "-device", "vmcoreinfo"]
+    if launch.spec.machine.partition("-")[0] in ("pc", "q35"):
+        args += ["-device", "vmgenid,guid=auto"]
+    return args
 
 
 def qmp_args(launch: Launch) -> list[str]:

@@ -2,15 +2,17 @@
 """Copies of a template: alike in memory, told apart before anyone uses them.
 
 The guest's memory holds the host name, the MAC address and the state of the random
-number generator that all copies start with. The generation id (device vmgenid) makes the
-guest's kernel reseed; the rest is set through the guest's command channel, where there is
-one, and lies in fw_cfg (opt/sysqcache/...) for guests that look themselves.
+number generator that all copies start with. The generation id (device vmgenid) makes a
+guest's kernel reseed that has a driver for it; the rest is set through the guest's command
+channel, where there is one, fresh entropy included, and lies in fw_cfg (opt/sysqcache/...)
+for guests that look themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import secrets
 import shlex
 from typing import Final, Self
 
@@ -64,6 +66,7 @@ def wake_script(copy: Copy) -> str:
     """Shell commands that make a running guest the copy that it is."""
     host, mac = shlex.quote(copy.hostname), shlex.quote(copy.mac)
     return (
+        f"echo {secrets.token_hex(64)} > /dev/urandom; "
         f"echo {host} > /proc/sys/kernel/hostname; "
         "for card in /sys/class/net/*; do "
         '[ -e "$card/device" ] || continue; card=${card##*/}; '
