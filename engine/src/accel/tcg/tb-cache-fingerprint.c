@@ -24,10 +24,10 @@
 #include "tb-cache-internal.h"
 
 /* Targets that can be keyed have their own. */
-bool __attribute__((weak)) tb_cache_fingerprint_cpu(CPUState *cpu,
-                                                    GString *text)
+__attribute__((weak))
+const char *tb_cache_fingerprint_cpu(CPUState *cpu, GString *text)
 {
-    return false;
+    return "this target's CPU features can't be keyed yet";
 }
 
 static bool find_build_id(const uint8_t *p, size_t size, GString *text)
@@ -72,6 +72,7 @@ static int first_object(struct dl_phdr_info *info, size_t size, void *opaque)
 
 const char *tb_cache_fingerprint(GString *text)
 {
+    const char *reason;
     CPUState *cpu;
 
     if (!tcg_enabled()) {
@@ -100,8 +101,9 @@ const char *tb_cache_fingerprint(GString *text)
 
         g_string_append_printf(one, "cpu=%s\n",
                                object_get_typename(OBJECT(cpu)));
-        if (!tb_cache_fingerprint_cpu(cpu, one)) {
-            return "this target's CPU features can't be keyed yet";
+        reason = tb_cache_fingerprint_cpu(cpu, one);
+        if (reason) {
+            return reason;
         }
         if (cpu == first_cpu) {
             g_string_append(text, one->str);

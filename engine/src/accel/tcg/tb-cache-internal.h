@@ -31,6 +31,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 /* First uses of blocks that a thread buffers, before the header's room. */
 #define TB_CACHE_MAX_USES       2048
 #define TB_CACHE_USES_HEADER    (sizeof(TbCacheRecord) / sizeof(TbCacheUse))
+QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) % sizeof(TbCacheUse));
 
 /* How many recorded blocks are remembered, to record each only once. */
 #define TB_CACHE_SEEN_BITS      18
@@ -171,9 +172,9 @@ const char *tb_cache_fingerprint(GString *text);
 /**
  * tb_cache_fingerprint_cpu: the part that only the target knows
  *
- * Returns false if the target does not know it.
+ * Returns NULL, or why blocks of this vCPU can't be keyed.
  */
-bool tb_cache_fingerprint_cpu(CPUState *cpu, GString *text);
+const char *tb_cache_fingerprint_cpu(CPUState *cpu, GString *text);
 
 /* tb-cache-pack.c */
 

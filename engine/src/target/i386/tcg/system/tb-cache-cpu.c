@@ -14,7 +14,7 @@
  * i386_tr_init_disas_context() copies feature words, and the decoder asks
  * for the vendor; all else comes from the flags.
  */
-bool tb_cache_fingerprint_cpu(CPUState *cs, GString *text)
+const char *tb_cache_fingerprint_cpu(CPUState *cs, GString *text)
 {
     CPUX86State *env = cpu_env(cs);
 
@@ -24,5 +24,5 @@ bool tb_cache_fingerprint_cpu(CPUState *cs, GString *text)
         g_string_append_printf(text, "%" PRIx64 ",", env->features[i]);
     }
     g_string_append_c(text, '\n');
-    return true;
+    return NULL;
 }
