@@ -3,22 +3,36 @@
 
 from __future__ import annotations
 
+import base64
+import collections
 import dataclasses
+import hashlib
 import json
 import lzma
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from machinehelp import sysqcache
 
 from sysqcache import paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.errors import ImageBuildError
+from sysqcache.guestmap.elfid import notes_build_id
+from sysqcache.guestmap.guest import open_guest
+from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.result import GuestMap, Mapping
+from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.images import tiny
+from sysqcache.images.cpio import CpioWriter
 from sysqcache.work import Work, published, scratch
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
+_ONE_IN = 60
+"""Of the kernel's functions, so many are compared: each is a line over a slow console."""
+
 _SYMBOLS = "_text|_stext|_etext|_sinittext|_einittext|modules|init_task"
 
 
@@ -96,18 +110,136 @@ def agree(found: GuestMap, before: Truth, after: Truth) -> int:
     return compared
 
 
-def trixie_guest() -> Path:
-    """Directory with ``kernel`` and ``initrd`` of the tiny guest with Debian 13's kernel.
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """An executable part of a mapped file: its place in bytes, and what the guest says of it."""
 
-    Built once; raises :class:`ImageBuildError` when there is no such archive.
+    path: str
+    inode: int
+    offset: int
+    size: int
+    sha256: str
+
+
+def segments(name: str, told: Truth) -> list[Segment]:
+    """Executable file mappings of all processes, each read and summed by the guest."""
+    wanted = {
+        (one.path, one.inode, one.offset, one.end - one.start)
+        for maps in told.maps.values()
+        for one in maps
+        if "x" in one.perms and one.inode and "(deleted)" not in one.path
+    }
+    calls = [
+        f"h '{path}' {offset >> 12} {size >> 12}; " for path, _, offset, size in sorted(wanted)
+    ]
+    lines = [line for part in _chunks(calls) for line in in_guest(name, part).splitlines()]
+    found = []
+    for (path, inode, offset, size), line in zip(sorted(wanted), lines, strict=True):
+        length, digest = line.split()[:2]
+        found.append(Segment(path, inode, offset, min(size, int(length) - offset), digest))
+    return found
+
+
+def _chunks(calls: list[str]) -> Iterator[str]:
+    """Commands of less than a serial line's 4095 bytes."""
+    head = 'h() { echo $(stat -c %s "$1") $(dd if="$1" bs=4096 skip=$2 count=$3 | sha256sum); }; '
+    text = head
+    for call in calls:
+        if len(text) + len(call) > 3500:
+            yield f"{{ {text} }} 2>/dev/null"
+            text = head
+        text += call
+    yield f"{{ {text} }} 2>/dev/null"
+
+
+def segment_sha256(session: Session, table: OwnerTable, segment: Segment) -> str:
+    """The same sum over the pages of guest memory that the map gives to the file.
+
+    Asserts that there is a page for each part: the guest has just read all of them.
     """
-    target = paths.downloads_dir() / "test-tiny-trixie"
+    data = bytearray((segment.size + 4095) & -4096)
+    seen = np.zeros(len(data) >> 12, bool)
+    owners = {
+        number
+        for number, one in enumerate(table.owners)
+        if one.kind == OwnerKind.FILE and (one.name, one.inode) == (segment.path, segment.inode)
+    }
+    for row in np.flatnonzero(np.isin(table.owner, list(owners))).tolist():
+        start, end = int(table.start[row]) << 12, int(table.end[row]) << 12
+        place = int(table.offset[row]) - segment.offset
+        # the part of the interval that lies in the segment
+        skip, length = max(0, -place), min(end - start, len(data) - place)
+        if skip < length:
+            data[place + skip : place + length] = session.read_physical(start + skip, length - skip)
+            seen[(place + skip) >> 12 : (place + length) >> 12] = True
+    assert seen.all(), f"{segment.path} at {segment.offset:#x}: {(~seen).sum()} pages lack"
+    return hashlib.sha256(data[: segment.size]).hexdigest()
+
+
+def functions(name: str) -> dict[str, int]:
+    """Addresses of some of the kernel's own functions, as /proc/kallsyms has them."""
+    script = f"""awk '($2 == "t" || $2 == "T") && NF == 3 && NR % {_ONE_IN} == 0' /proc/kallsyms"""
+    rows = [line.split() for line in in_guest(name, script).splitlines()]
+    return {symbol: int(address, 16) for address, _, symbol in rows}
+
+
+def functions_agree(session: Session, told: dict[str, int]) -> int:
+    """Assert that the kernel's symbols, read from outside, are where the guest says; how many.
+
+    Names that several functions have are left out.
+    """
+    guest = open_guest(session)
+    table = SymbolTable(guest.memory, guest.info)
+    times = collections.Counter(name[1:].decode() for name in table._names())
+    wanted = {name: address for name, address in told.items() if times[name] == 1}
+    assert table.find(wanted) == wanted | {"_stext": table.find(())["_stext"]}
+    text = guest.symbols["_text"], guest.symbols["_end"]
+    assert all(text[0] <= address < text[1] for address in wanted.values())
+    return len(wanted)
+
+
+def build_ids(name: str, modules: list[str]) -> dict[str, str]:
+    """Build ids by the guest's own ELF notes: of its kernel (as "") and of modules."""
+    files = {"": "/sys/kernel/notes"}
+    files |= {one: f"/sys/module/{one}/notes/.note.gnu.build-id" for one in modules}
+    script = "".join(f"echo $(base64 {file} | tr -d '\\n'); " for file in files.values())
+    lines = in_guest(name, script).splitlines()
+    return {
+        one: notes_build_id(base64.b64decode(line)) for one, line in zip(files, lines, strict=True)
+    }
+
+
+_SWITCH = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "/lib/modules/$module"; done < /lib/modules/order
+while [ ! -b /dev/vda ]; do sleep 0.1; done
+mount -t ext4 /dev/vda /root
+umount /proc /sys
+mount -o move /dev /root/dev
+exec switch_root /root /sbin/init
+"""
+_DEBIAN_MODULES = (
+    *tiny.MODULES, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
+)  # fmt: skip
+
+
+def trixie_guest() -> Path:
+    """Directory with Debian 13's kernel, and ``initrd`` of the tiny guest with its modules.
+
+    ``initrd-debian`` boots the root file system on /dev/vda instead. Built once; raises
+    :class:`ImageBuildError` when there is no such archive.
+    """
+    target = paths.downloads_dir() / "test-trixie"
     if target.exists():
         return target
     archives = sources.for_release(sources.read_sources(), "trixie")
     if not archives:
         raise ImageBuildError("no archive of Debian 13 is configured")
-    work = Work(paths.logs_dir() / "test-tiny-trixie.log", ImageBuildError)
+    work = Work(paths.logs_dir() / "test-trixie.log", ImageBuildError)
     with scratch(paths.downloads_dir(), "trixie") as directory, published(target) as output:
         apt = PrivateApt(directory / "apt", archives, work)
         apt.update()
@@ -123,4 +255,21 @@ def trixie_guest() -> Path:
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
         (output / "initrd").write_bytes(tiny._initrd(unpacked, modules))
+        (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target
+
+
+def _switch_root(unpacked: Path, modules: Path) -> bytes:
+    """An initial RAM disk that only finds the root file system."""
+    cpio = CpioWriter()
+    for name in ("proc", "sys", "dev", "root"):
+        cpio.directory(name)
+    cpio.device("dev/console", 5, 1)
+    cpio.file("bin/busybox", next(unpacked.glob("**/bin/busybox")).read_bytes(), 0o755)
+    files = {path.stem.replace("-", "_"): path for path in modules.rglob("*.ko")}
+    order = tiny.load_order(_DEBIAN_MODULES, files)
+    for name in order:
+        cpio.file(f"lib/modules/{name}.ko", files[name].read_bytes())
+    cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
+    cpio.file("init", _SWITCH.encode(), 0o755)
+    return cpio.getvalue()

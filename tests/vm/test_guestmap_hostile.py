@@ -22,6 +22,14 @@ from sysqcache.qmp.client import QmpClient
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No machine outlives its test."""
+    yield
+    sysqcache("stop", "tiny", "--force", code=None)
+
+
 NOWHERE = 0x4141_4141_4141_4140
 SECONDS = 20.0
 """The limit of a whole map; what a lie costs is far below it."""
