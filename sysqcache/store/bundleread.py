@@ -31,6 +31,7 @@ from sysqcache.store.writer import TEMPORARY
 _CHUNK: Final = 4 << 20
 _HEADER: Final = 512
 _END: Final = 1024
+_STAGES: Final = 3
 _WINDOW: Final = 128 << 20
 """Bytes of memory that unpacking may ask for."""
 
@@ -56,11 +57,15 @@ class BundlePack:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. ``digest``: SHA-256 of its list of contents, which names all else."""
+    """A checked bundle. ``digest``: SHA-256 of its list of contents, which names all else.
+
+    ``size``: bytes of the file.
+    """
 
     contents: bundle.Contents
     digest: bytes
     packs: tuple[BundlePack, ...]
+    size: int
 
 
 def read_bundle(path: Path, scratch: Path, progress: Progress) -> Bundle:
@@ -79,8 +84,9 @@ def read_bundle(path: Path, scratch: Path, progress: Progress) -> Bundle:
         if error.reason == "writable":
             error.hint = f"chmod go-w {path}, if you trust what is in it: it becomes host code"
         raise
+    file_size = os.fstat(fd).st_size
     with os.fdopen(fd, "rb") as file, tempfile.TemporaryFile(prefix=TEMPORARY, dir=scratch) as out:
-        members = _Members(file, os.fstat(fd).st_size, progress)
+        members = _Members(file, file_size, stage(progress, 0, file_size))
         listed, digest = members.contents()
         contents = bundle.Contents.decode(listed)
         bases, columns = [], []
@@ -92,11 +98,24 @@ def read_bundle(path: Path, scratch: Path, progress: Progress) -> Bundle:
         out.flush()
         buffer = memoryview(mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ) if bases else b"")
     names = _Names.of(contents)
-    packs = [
-        _check(entry, buffer, base, rows, names)
-        for entry, base, rows in zip(contents.packs, bases, columns, strict=True)
-    ]
-    return Bundle(contents, digest, tuple(packs))
+    checked = stage(progress, 1, file_size)
+    packs: list[BundlePack] = []
+    for entry, base, rows in zip(contents.packs, bases, columns, strict=True):
+        packs.append(_check(entry, buffer, base, rows, names))
+        checked(base, len(buffer))
+    return Bundle(contents, digest, tuple(packs), file_size)
+
+
+def stage(progress: Progress, number: int, size: int) -> Progress:
+    """The progress of one of the three stages of an import: reading, checking, keeping.
+
+    :param size: bytes of the bundle, which all stages together count up to.
+    """
+
+    def step(done: int, total: int) -> None:
+        progress(int(size * (number + done / max(total, 1)) / _STAGES), size)
+
+    return step
 
 
 def _align(out: IO[bytes]) -> int:

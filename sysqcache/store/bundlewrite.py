@@ -188,12 +188,13 @@ class Export:
 
     def write(self, path: Path, progress: Progress) -> ExportReport:
         """Write the file, all of it or nothing. Raises SysqcacheError."""
-        done, total = 0, 2 * sum(pack.pieces.file_size for pack in self.packs)
+        done, total = 0, sum(pack.pieces.file_size for pack in self.packs)
 
         def step(count: int) -> None:
             nonlocal done
             done += count
-            progress(done, total)
+            # each block is read twice: once for the names of the packs
+            progress(min(done // 2, total), total)
 
         contents = self.contents(step)
         with _replacing(path) as file:

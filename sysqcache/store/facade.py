@@ -291,7 +291,7 @@ class Store:
             found = read_bundle(path, self.layout.packs, progress)
             reached("bundle-read")
             result, warnings = self._writing(
-                lambda meta: Merge(self.layout, meta, found, reached).apply()
+                lambda meta: Merge(self.layout, meta, found, reached, progress).apply()
             )
         self.warnings += [*warnings, *result.warnings]
         return result

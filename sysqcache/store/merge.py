@@ -23,9 +23,9 @@ from sysqcache.journal import parse_journal
 from sysqcache.journalwriter import journal_header
 from sysqcache.modules import ModuleKind
 from sysqcache.placement import Placements
-from sysqcache.store import bundle, dedupe, key
+from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
-from sysqcache.store.bundleread import Bundle, BundlePack
+from sysqcache.store.bundleread import Bundle, BundlePack, Progress, stage
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
@@ -34,22 +34,14 @@ from sysqcache.store.live import load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.publish import publish
 from sysqcache.store.recording import Recording
-from sysqcache.store.records import (
-    DeadRow,
-    FingerprintRow,
-    GlobalRow,
-    ImageRow,
-    ModuleRow,
-    RunRow,
-)
+from sysqcache.store.records import FingerprintRow, GlobalRow, RunRow
+from sysqcache.store.renumber import Renumbering
 from sysqcache.types import RunInfo
 
 IMPORT: Final = "import"
 """Mode and start of the run that stands for an import."""
 
-_MAX_IMAGE_FINGERPRINTS: Final = 8
 _MAX_USES: Final = 1 << 30
-_FILES: Final = "files:"
 
 
 @dataclass(frozen=True)
@@ -70,106 +62,21 @@ class ImportResult:
     warnings: tuple[str, ...] = ()
 
 
-class _Renumbering:
-    """Images, modules and dead places of a bundle under this store's numbers.
-
-    ``changed_*`` are the rows to be written.
-    """
-
-    def __init__(self, meta: Meta, contents: bundle.Contents, now: float, run: int) -> None:
-        self._now, self._run = now, run
-        images, rows = meta.images(), meta.modules()
-        self.highest_image = meta.counters.images
-        self.highest_module = max(meta.counters.modules, *rows, 0)
-        self.image = {0: 0} | {e.number: self._image(images, e) for e in contents.images}
-        self.rows = dict(rows)
-        numbers = {row.module: number for number, row in rows.items()}
-        self.module = {0: 0}
-        for entry in contents.modules:
-            if entry.module not in numbers:
-                self.highest_module += 1
-                numbers[entry.module] = self.highest_module
-            self.module[entry.number] = numbers[entry.module]
-            self.rows[numbers[entry.module]] = self._module_row(numbers[entry.module], entry)
-        self.changed_modules = [r for n, r in self.rows.items() if rows.get(n) != r]
-        self.new_modules = len(self.rows) - len(rows)
-        updated = [self._image_row(images.get(e.image_id), e) for e in contents.images]
-        self.changed_images = [row for row in updated if images.get(row.image_id) != row]
-        self.new_images = sum(row.image_id not in images for row in updated)
-        self.dead_rows = meta.dead()
-        known = {(row.module, row.offset) for row in self.dead_rows}
-        found = [self._dead_row(entry) for entry in contents.dead]
-        self.changed_dead = [row for row in found if (row.module, row.offset) not in known]
-
-    def _image(self, images: Mapping[str, ImageRow], entry: bundle.ImageEntry) -> int:
-        if entry.image_id in images:
-            return images[entry.image_id].number
-        self.highest_image += 1
-        return self.highest_image
-
-    def group(self, group: str) -> str:
-        """The group of packs here; groups of files are named by images."""
-        if group.startswith(_FILES):
-            return f"{_FILES}{self.image[int(group.removeprefix(_FILES))]}"
-        return group
-
-    def _module_row(self, number: int, entry: bundle.ModuleEntry) -> ModuleRow:
-        old = self.rows.get(number)
-        images = {self.image[one] for one in entry.images}
-        if old is not None:
-            seen = tuple(sorted({*old.images, *images}))
-            # a row that was made from the boot sets has no group
-            return dataclasses.replace(old, images=seen, group=old.group or self.group(entry.group))
-        return ModuleRow(
-            number=number,
-            id=entry.id,
-            kind=str(entry.kind),
-            name=entry.name,
-            group=self.group(entry.group),
-            first_seen=entry.first_seen,
-            last_used=entry.last_used,
-            images=tuple(sorted(images)),
-            dead_unplaced=entry.dead_unplaced,
-        )
-
-    def _image_row(self, old: ImageRow | None, entry: bundle.ImageEntry) -> ImageRow:
-        if old is None:
-            return ImageRow(
-                image_id=entry.image_id,
-                number=self.image[entry.number],
-                first_seen=self._now,
-                last_used=self._now,
-                fingerprints=entry.fingerprints[:_MAX_IMAGE_FINGERPRINTS],
-                runs=entry.runs,
-                modules={self.module[number]: run for number, run in entry.modules},
-            )
-        others = [f for f in entry.fingerprints if f not in old.fingerprints]
-        found = (*old.fingerprints, *others)[:_MAX_IMAGE_FINGERPRINTS]
-        # as if its last run had used them, so that its next start maps them
-        modules = {self.module[number]: old.runs for number, _ in entry.modules} | old.modules
-        return dataclasses.replace(old, fingerprints=found, modules=modules)
-
-    def _dead_row(self, entry: bundle.DeadEntry) -> DeadRow:
-        return DeadRow(
-            module=self.module[entry.module],
-            offset=entry.offset,
-            size=entry.size,
-            changes=entry.changes,
-            reason=entry.reason,
-            first_run=self._run,
-            last_run=self._run,
-        )
-
-
 class Merge:
     """One import: collects what is to be written, writes the packs, commits."""
 
     def __init__(
-        self, layout: Layout, meta: Meta, found: Bundle, reached: Callable[[str], None]
+        self,
+        layout: Layout,
+        meta: Meta,
+        found: Bundle,
+        reached: Callable[[str], None],
+        progress: Progress,
     ) -> None:
+        self._progress = stage(progress, 2, found.size)
         self._layout, self._meta, self._bundle, self._reached = layout, meta, found, reached
         self._now, self._run = time.time(), meta.counters.runs + 1
-        self._names = _Renumbering(meta, found.contents, self._now, self._run)
+        self._names = Renumbering(meta, found.contents, self._now, self._run)
         self._dead = DeadAreas([*self._names.dead_rows, *self._names.changed_dead])
         self._batch = Batch()
         self._warnings: list[str] = []
@@ -179,9 +86,12 @@ class Merge:
     def apply(self) -> ImportResult:
         """Write what is new and commit; nothing is written when nothing is new."""
         names = self._names
-        for fingerprint in sorted({pack.entry.fingerprint for pack in self._bundle.packs}):
+        fingerprints = sorted({pack.entry.fingerprint for pack in self._bundle.packs})
+        for done, fingerprint in enumerate(fingerprints):
+            self._progress(done, len(fingerprints))
             of_one = [p for p in self._bundle.packs if p.entry.fingerprint == fingerprint]
             self._take(fingerprint, of_one)
+        self._progress(1, 1)
         result = ImportResult(
             packs=tuple(self._packs),
             modules_new=names.new_modules,
