@@ -31,10 +31,9 @@ from sysqcache.store.pack import Pack
 Edit = Callable[[dict[str, Any]], object]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
+def filled(path: Path) -> Store:
     """What is exported: two images, two fingerprints, a dead place."""
-    store = Store.open(tmp_path / "store")
+    store = Store.open(path)
     run(store, placed(range(900, 901), SHELL), image="first of this store alone")
     run(store, boot(store), image="one", dead=[(0x7000, LIBC, 0x5000)])
     run(store, placed(range(40, 44), SHELL), image="two")
@@ -43,14 +42,28 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bundle of such a store; made once, as committing takes time."""
+    folder = tmp_path_factory.mktemp("exported")
+    filled(folder / "store").export(folder / "bundle.tar")
+    return (folder / "bundle.tar").read_bytes()
+
+
+@pytest.fixture
 def other(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "other")
 
 
 @pytest.fixture
-def file(store: Store, tmp_path: Path) -> Path:
+def file(exported: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "bundle.tar"
-    store.export(path)
+    path.write_bytes(exported)
+    path.chmod(0o600)
     return path
 
 
