@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,13 +14,22 @@ from sysqcache.cli import cacheview as view
 if TYPE_CHECKING:
     from sysqcache.store.verify import VerifyReport
 
-app = typer.Typer(help="Look at the block store, check it, repair it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at the block store, check it, repair it, carry it elsewhere.", no_args_is_help=True
+)
 
-app.command("list")(cachelist.list_)
-app.command("show")(cacheshow.show)
-app.command("why")(cachewhy.why)
-app.command("export")(cachebundle.export)
-app.command("import")(cachebundle.import_)
+
+def _register(name: str, command: Callable[..., None]) -> None:
+    """A command of another module; line breaks of its docstring mean nothing."""
+    paragraphs = (command.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(part.split()) for part in paragraphs))(command)
+
+
+_register("list", cachelist.list_)
+_register("show", cacheshow.show)
+_register("why", cachewhy.why)
+_register("export", cachebundle.export)
+_register("import", cachebundle.import_)
 
 
 @app.command()

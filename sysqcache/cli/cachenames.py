@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sysqcache.errors import SysqcacheError
+from sysqcache.modules import Module, ModuleKind
 
 if TYPE_CHECKING:
     from sysqcache.imagescan.symbols import SymbolTable
-    from sysqcache.modules import Module
     from sysqcache.spec import MachineSpec
 
 NO_PLACE = "code without a place in a module has no names"
@@ -28,6 +28,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
 
     if module is None:
         return None, NO_PLACE
+    if module.kind is ModuleKind.FIRMWARE:
+        return None, "firmware has no symbol table, so functions have no names"
     found = symbols_of(module, None)
     if found is not None:
         return found, ""
@@ -35,6 +37,7 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
     for spec in _machines(images):
         with scan(spec) as contents:
             if module not in contents.found.modules():
+                note = "the image does not hold this module any more, so functions have no names"
                 continue
             found = symbols_of(module, contents)
             if found is not None:

@@ -159,8 +159,9 @@ def _print_head(detail: ModuleDetail) -> None:
     view.add(grid, "in images", ", ".join(shown) or "none that are known")
     runs = detail.runs
     if runs:
-        view.add(grid, "first run", f"{runs[0].run_id} of {runs[0].machine}")
-        view.add(grid, "last run", f"{runs[-1].run_id} of {runs[-1].machine}")
+        for title, run in (("first run", runs[0]), ("last run", runs[-1])):
+            # an import is a run of no machine
+            view.add(grid, title, f"{run.run_id} of {run.machine}" if run.machine else run.run_id)
     for area in detail.dead[:_IMAGES]:
         place = f"{area.offset:#x}, {area.size} bytes: {area.reason}, {area.changes} times"
         view.add(grid, "dead place", place)

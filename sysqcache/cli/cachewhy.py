@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sysqcache.store.misses import ModuleMisses, RunMisses
 
 _MODULES: Final = 20
+_REASONS: Final = 3
 
 REASONS: Final[dict[str, tuple[str, str]]] = {
     "dead": (
@@ -21,7 +22,7 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     ),
     "unmapped": (
         "kept, in a pack that this run did not map",
-        "nothing: the next start of this image maps the packs of these modules",
+        "nothing to do: the next start of this image maps the packs of these modules",
     ),
     "refused": (
         "kept in a pack that was mapped: too late for this run, or refused by a check",
@@ -29,7 +30,7 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     ),
     "fingerprint": (
         "kept for another engine, CPU model or set of options alone",
-        "nothing, if the change was meant; `sysqcache engine info` shows this host's engine",
+        "nothing to do, if the change was meant; `sysqcache engine info` shows this host's engine",
     ),
     "bytes": ("the module has other code at this place: patched while it ran, or changed", ""),
     "flags": ("the place is kept for another state of the CPU, such as another mode", ""),
@@ -233,10 +234,10 @@ def _print_modules(found: RunMisses) -> None:
     table = view.grid(2, 1, "module", "id", "blocks")
     table.add_column("because", no_wrap=True)
     for one in found.modules[:_MODULES]:
-        reasons = sorted(one.reasons.items(), key=lambda r: -r[1])
-        row = one.row
-        name = view.label(row.name, row.id, 40)
-        because = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+        row, reasons = one.row, sorted(one.reasons.items(), key=lambda r: -r[1])
+        name = view.label(row.name, row.id, 32)
+        because = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:_REASONS])
+        because += ", …" if len(reasons) > _REASONS else ""
         view.add(table, name, view.short_id(row.id), f"{one.blocks:,}", because)
     view.console().print(table)
     rest = found.modules[_MODULES:]
