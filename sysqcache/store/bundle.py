@@ -26,6 +26,8 @@ MAX_BYTES: Final = 32 << 30
 """Bytes of all packs of a bundle; a boot of a whole system is a tenth of one GiB."""
 
 MAX_PACKS: Final = 4096
+MAX_TEXT: Final = 4096
+"""Characters of a module's name."""
 
 COLUMNS: Final = np.dtype([("uses", "<u4"), ("image", "<u4"), ("module", "<u4"), ("offset", "<u4")])
 """What is carried of each block besides the block; the rest is read from the pack."""
@@ -34,7 +36,7 @@ _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Number = Annotated[int, Field(ge=0, lt=1 << 32)]
 _Positive = Annotated[int, Field(ge=1, lt=1 << 32)]
 _Size = Annotated[int, Field(ge=1, le=MAX_BYTES)]
-_Text = Annotated[str, Field(max_length=4096)]
+_Text = Annotated[str, Field(max_length=MAX_TEXT)]
 _Name = Annotated[str, Field(min_length=1, max_length=512)]
 _Group = Annotated[
     str, Field(pattern=r"^(firmware|unknown|kernel:[^\x00]{1,512}|files:[0-9]{1,9})$")

@@ -173,7 +173,7 @@ class Export:
             number=row.number,
             kind=row.module.kind,
             id=row.id,
-            name=row.name,
+            name=row.name[: bundle.MAX_TEXT],
             group=self._group(row.group),
             first_seen=row.first_seen,
             last_used=row.last_used,
