@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import host
 from bench.figures import Figure, Run, figures
 from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
 from sysqcache import resolve
+from sysqcache.compare import host
 from sysqcache.enginebuild.info import find_engine
 from sysqcache.errors import SysqcacheError
 

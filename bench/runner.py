@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Run
-from bench.host import Noise
 from bench.plan import Kind, Step
 from sysqcache import paths
+from sysqcache.compare.host import Noise
 from sysqcache.enginebuild.info import ENV_ENGINE
 from sysqcache.types import CacheMode
 

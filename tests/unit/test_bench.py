@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from bench import figures as fig
-from bench import host, table
+from bench import table
 from bench.figures import Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import ROOT, Session, parse
 from bench.runner import StepFailed, values_of
+from sysqcache.compare import host
 from sysqcache.report import BootReport
 
 

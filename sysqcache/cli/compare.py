@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`sysqcache compare`: every way to start a machine, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sysqcache.cli.options import Json, TaskTimeout, note, print_json
+from sysqcache.errors import UsageError
+
+app = typer.Typer()
+
+_INTERRUPTED = 130
+_FAILED = 1
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="VM.yaml", help="What the machine is.")],
+    task: Annotated[
+        str, typer.Option("--task", metavar="CMD", help="What runs twice in each guest.")
+    ] = "true",
+    runs: Annotated[int, typer.Option("--runs", metavar="N", help="Rounds of all ways.")] = 5,
+    ways: Annotated[
+        str,
+        typer.Option("--ways", metavar="A,B,...", help="Some of the ways; default: all."),
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a field, as in memory=2GiB."),
+    ] = None,
+    timeout: TaskTimeout = 3600.0,
+    as_json: Json = False,
+) -> None:
+    """Measure every way to start a machine: cold and warm boots, resumes by each method.
+
+    Ways: cold, warm, internal, internal+warm, file, file+warm, template, template+warm.
+    cold and the resumes without +warm run with the cache off; the others use the blocks of
+    one boot that is done first. Every round runs all ways, in another order each time.
+    Nothing of the user's machines, disks, saved states and blocks is used or changed.
+    """
+    from sysqcache import resolve
+    from sysqcache.cli.boot import handle_signals
+    from sysqcache.cli.compareview import CompareView, print_result
+    from sysqcache.compare import runner
+    from sysqcache.compare import ways as known
+
+    if not task.strip():
+        raise UsageError("--task takes a command")
+    if html is not None:
+        _check_writable(html)
+    request = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)
+    handle_signals()
+    with CompareView() as view:
+        result = runner.compare(request, view)
+    if html is not None:
+        from sysqcache.compare.page import page
+
+        html.write_text(page(result), encoding="utf-8")
+        note(f"charts and figures: {html}")
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_result(result)
+    if result.interrupted:
+        raise typer.Exit(_INTERRUPTED)
+    if result.failed:
+        raise typer.Exit(_FAILED)
+
+
+def _check_writable(file: Path) -> None:
+    """Better now than after an hour. Raises :class:`UsageError`."""
+    try:
+        with file.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UsageError(f"--html can't be written: {error.strerror}: {file}") from None

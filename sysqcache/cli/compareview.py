@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a comparison looks in a terminal: a live line and ended runs on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sysqcache.compare.events import Event, Noted, StepBegan, StepEnded
+from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
+from sysqcache.compare.result import Result, Summary
+from sysqcache.compare.texts import advice, percent, seconds, size, span
+from sysqcache.progress import PhaseBegan
+
+_REFRESH_PER_S: Final = 4
+_PLAIN_WIDTH: Final = 132
+
+
+class CompareView:
+    """A listener of a comparison; the live line is for terminals alone."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._step, self._phase = "", ""
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._line,
+            refresh_per_second=_REFRESH_PER_S,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case StepBegan(number, total, title):
+                self._step, self._phase = f"{number}/{total} {title}", ""
+            case StepEnded(_, outcome):
+                self._print(f"{self._elapsed():7.1f} s  {self._step}: {outcome}")
+            case Noted(text):
+                self._print(f"note: {text}")
+            case PhaseBegan(name):
+                self._phase = name
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _line(self) -> Text:
+        phase = f": {self._phase}" if self._phase else ""
+        text = f"{self._elapsed():7.1f} s  {self._step}{phase}"
+        return Text(text, no_wrap=True, overflow="ellipsis")
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text))
+
+
+def print_result(result: Result) -> None:
+    """The figures and what follows from them, on stdout."""
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    summaries = result.summaries()
+    if summaries:
+        console.print(_figures(result, summaries))
+    ratios = result.ratios()
+    if ratios:
+        console.print(_ratios(ratios))
+    for way, reason in result.left_out.items():
+        console.print(Text(f"{way} is left out: {reason}"))
+    for way, reason in result.failed.items():
+        console.print(Text(f"{way} failed: {reason}", style="bold red"))
+    for line in advice(result):
+        console.print(Text(f"* {line}"))
+
+
+def _figures(result: Result, summaries: list[Summary]) -> Table:
+    table = Table(title=f"{result.machine}: {result.asked} rounds, task: {result.task}")
+    table.add_column("way")
+    for head in ("ready", "first task", "second task", "CPU", "suspend", "disk", "memory", "hits"):
+        table.add_column(head, justify="right")
+    for number, one in enumerate(summaries):
+        table.add_row(
+            str(one.way),
+            *(_cell(one[name]) for name in (READY, FIRST, SECOND)),
+            seconds(one["host_cpu_s"].median),
+            "-" if one.suspend_s is None else seconds(one.suspend_s),
+            size(one.disk_bytes),
+            size(one.peak_rss_bytes),
+            percent(one.hit_rate),
+            end_section=number + 1 < len(summaries)
+            and summaries[number + 1].way.group != one.way.group,
+        )
+    return table
+
+
+def _cell(value: Spread) -> Text:
+    """The median, and below it the spread."""
+    return Text.assemble(seconds(value.median), "\n", (span(value), "dim"))
+
+
+def _ratios(ratios: dict[str, Spread]) -> Table:
+    table = Table("ratio", title="within rounds")
+    for head in ("median", "min", "max"):
+        table.add_column(head, justify="right")
+    for name, value in ratios.items():
+        table.add_row(name, *(f"{one:.3f}" for one in (value.median, value.min, value.max)))
+    return table

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Figures as words for people: digits that mean something, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sysqcache.compare.figures import FIRST, READY, Sample, Spread, of_way
+from sysqcache.compare.result import Result, Summary
+from sysqcache.compare.ways import Way
+
+_FEW_RUNS: Final = 3
+_MEASURES: Final = {
+    READY: "ready",
+    FIRST: "first task",
+    "second_task_s": "second task",
+    "host_cpu_s": "host CPU",
+    "command_s": "command",
+}
+
+
+def seconds(value: float) -> str:
+    """``0.131 s``, ``2.25 s``, ``20.3 s``."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1
+    return f"{value:.{digits}f} s"
+
+
+def size(value: int) -> str:
+    """``182 MiB``, ``-`` for nothing."""
+    return f"{value / (1 << 20):,.0f} MiB" if value else "-"
+
+
+def span(value: Spread) -> str:
+    """``0.120 to 0.142 s``."""
+    low, high = seconds(value.min), seconds(value.max)
+    return low if low == high else f"{low.removesuffix(' s')} to {high}"
+
+
+def percent(value: float) -> str:
+    """``97.1 %``, ``-`` for nothing."""
+    return f"{100 * value:.1f} %" if value else "-"
+
+
+def measure(name: str) -> str:
+    """What a value is called in tables."""
+    return _MEASURES[name]
+
+
+def first_result(samples: Iterable[Sample], way: Way) -> Spread | None:
+    """Seconds from the start of QEMU to the end of the task's first run."""
+    totals = [sample.ready_s + sample.first_task_s for sample in of_way(samples, way)]
+    return Spread.of(totals) if totals else None
+
+
+def advice(result: Result) -> list[str]:
+    """What to use, as sentences that follow from the figures alone."""
+    summaries = {summary.way: summary for summary in result.summaries()}
+    parts = (
+        _fastest(result),
+        _boots(result, summaries),
+        _cached(result, summaries),
+        _cost(list(summaries.values())),
+        _copies(summaries),
+        _doubts(result),
+    )
+    return [text for text in parts if text]
+
+
+def _fastest(result: Result) -> str:
+    totals = {way: first_result(result.samples, way) for way in result.ways}
+    known = {way: total for way, total in totals.items() if total is not None}
+    if len(known) < 2:
+        return ""
+    best = min(known, key=lambda way: known[way].median)
+    text = f"Soonest to a first result: {best}, {seconds(known[best].median)} from the start "
+    text += "of QEMU to the end of the task's first run"
+    if best is not Way.COLD and Way.COLD in known:
+        text += f"; a boot without the cache takes {seconds(known[Way.COLD].median)}"
+    close = [way for way in known if way is not best and known[way].min <= known[best].max]
+    if close:
+        text += f". Not clearly slower, as the spreads overlap: {', '.join(close)}"
+    return text + "."
+
+
+def _boots(result: Result, summaries: dict[Way, Summary]) -> str:
+    found = result.ratios().get("warm/cold ready")
+    if found is None:
+        return ""
+    cold, warm = summaries[Way.COLD][READY], summaries[Way.WARM][READY]
+    both = f"ready after {seconds(warm.median)} instead of {seconds(cold.median)}"
+    if found.max >= 1:
+        return f"Boots: with the cache {both}, which is not more than the spread of single runs."
+    return (
+        f"When the image changes often: boot with the cache, {both}. Nothing has to be saved "
+        "again after a change, and what did not change stays known."
+    )
+
+
+def _cached(result: Result, summaries: dict[Way, Summary]) -> str:
+    """What the cache is worth after a resume."""
+    found = result.ratios()
+    parts = []
+    for way in (Way.INTERNAL_WARM, Way.FILE_WARM, Way.TEMPLATE_WARM):
+        plain = Way(way.group)
+        value = found.get(f"{way}/{plain} first task")
+        if value is not None:
+            now, before = summaries[way][FIRST].median, summaries[plain][FIRST].median
+            parts.append(f"{seconds(now)} instead of {seconds(before)} ({plain})")
+    return f"The first task after a resume, with the cache: {', '.join(parts)}." if parts else ""
+
+
+def _cost(summaries: Sequence[Summary]) -> str:
+    saved = {s.way.group: s for s in summaries if s.suspend_s is not None}
+    if not saved:
+        return ""
+    parts = [
+        f"{group} {seconds(one.suspend_s or 0.0)} and {size(one.disk_bytes)}"
+        for group, one in saved.items()
+    ]
+    return (
+        "A saved machine fits the disks that it was saved with: after a change of the image it "
+        f"has to be booted and suspended again. Suspending takes {'; '.join(parts)}."
+    )
+
+
+def _copies(summaries: dict[Way, Summary]) -> str:
+    if Way.TEMPLATE not in summaries and Way.TEMPLATE_WARM not in summaries:
+        return ""
+    return (
+        "For many machines at once: template, as its copies share their memory until they write "
+        "to it."
+    )
+
+
+def _doubts(result: Result) -> str:
+    counts = [summary.runs for summary in result.summaries()]
+    if not counts or min(counts) >= _FEW_RUNS:
+        return ""
+    return f"With {min(counts)} of each these are first impressions; take 5 runs or more."

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ways to start a machine, and the order in which they take turns: pure values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sysqcache.errors import SavedStateError, UsageError
+from sysqcache.saved.record import Method
+from sysqcache.spec import MachineSpec
+from sysqcache.suspending import choose
+
+_CACHED: Final = "+warm"
+
+
+class Way(enum.StrEnum):
+    """A way to start a machine.
+
+    ``COLD`` boots with the cache off, which is what there is without sysqcache; ``WARM``
+    boots with the blocks of one earlier boot. The others go on where the machine was saved,
+    with the cache off, or with the same blocks.
+    """
+
+    COLD = "cold"
+    WARM = "warm"
+    INTERNAL = "internal"
+    INTERNAL_WARM = "internal+warm"
+    FILE = "file"
+    FILE_WARM = "file+warm"
+    TEMPLATE = "template"
+    TEMPLATE_WARM = "template+warm"
+
+    @property
+    def method(self) -> Method | None:
+        """How the machine was saved; None for a boot."""
+        if self in (Way.COLD, Way.WARM):
+            return None
+        return Method(self.value.removesuffix(_CACHED))
+
+    @property
+    def cached(self) -> bool:
+        """Whether blocks of an earlier run are used."""
+        return self is Way.WARM or self.value.endswith(_CACHED)
+
+    @property
+    def group(self) -> str:
+        """The same for a way with and without the cache."""
+        return "boot" if self.method is None else str(self.method)
+
+
+def parse(text: str) -> tuple[Way, ...]:
+    """Ways named in a list with commas, in the order of :class:`Way`; "" means all.
+
+    Raises :class:`UsageError`.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in set(Way)]
+    if unknown:
+        raise UsageError(f"no such way: {', '.join(unknown)}", hint=f"there are: {', '.join(Way)}")
+    return tuple(way for way in Way if not names or way in names)
+
+
+def supported(
+    ways: Iterable[Way], spec: MachineSpec, *, plain: bool
+) -> tuple[tuple[Way, ...], dict[Way, str]]:
+    """The ways that a machine can be started, and the others with the reason.
+
+    :param plain: the engine was built without our patches.
+    """
+    possible: list[Way] = []
+    left_out: dict[Way, str] = {}
+    for way in ways:
+        reason = _problem(way, spec, plain=plain)
+        if reason:
+            left_out[way] = reason
+        else:
+            possible.append(way)
+    return tuple(possible), left_out
+
+
+def _problem(way: Way, spec: MachineSpec, *, plain: bool) -> str:
+    if way.cached and plain:
+        return "this engine was built without the cache"
+    if way.method is None:
+        return ""
+    try:
+        choose(str(way.method), spec, plain=plain)
+    except SavedStateError as error:
+        return error.message
+    return ""
+
+
+def turns(ways: Sequence[Way], rounds: int) -> list[tuple[int, Way]]:
+    """All runs as (round, way).
+
+    Every round has all ways once, so that what changes slowly on the host changes all alike.
+    Each round begins with another way and every other one goes backwards, so that none
+    always comes after the same one.
+    """
+    found: list[tuple[int, Way]] = []
+    for number in range(rounds):
+        start = number % len(ways) if ways else 0
+        order = [*ways[start:], *ways[:start]]
+        if number % 2:
+            order[1:] = order[:0:-1]
+        found += [(number, way) for way in order]
+    return found

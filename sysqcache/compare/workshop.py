@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A state directory for one comparison: machines, saved states and blocks of its own.
+
+It lies inside the user's state directory, so that it is on the same file system; engines,
+images and scans are the user's. It is removed at the end. After a kill the next comparison
+ends what still runs in it and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from sysqcache import paths
+from sysqcache.enginebuild.info import ENV_ENGINE
+from sysqcache.errors import MachineError
+from sysqcache.instances import Instance, list_instances
+from sysqcache.machine import end_by_signals
+
+_PREFIX: Final = "compare-"
+_LOCK: Final = "lock"
+_MAKING: Final = ".compare.lock"
+_CACHE: Final = "cache"
+
+
+@contextlib.contextmanager
+def workshop(engine: Path) -> Iterator[Path]:
+    """The directory, in use: inside the ``with`` block all state is there.
+
+    :param engine: directory of the engine that everything in it uses, so that an engine
+        that is built meanwhile changes nothing.
+
+    Raises OSError. What ran in it has ended afterwards.
+    """
+    parent, cache = paths.state_dir(), paths.cache_dir()
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        # a new directory must not be swept before it is locked
+        with _locked(parent / _MAKING, wait=True):
+            sweep(parent)
+            root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            stack.callback(_remove, root)
+            stack.enter_context(_locked(root / _LOCK))
+        (root / _CACHE).symlink_to(cache, target_is_directory=True)
+        stack.enter_context(_inside(root, {ENV_ENGINE: str(engine)}))
+        stack.callback(_end_machines)
+        yield root
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove what killed comparisons left in ``parent``; the removed directories."""
+    removed = []
+    for root in sorted(parent.glob(f"{_PREFIX}*")):
+        with contextlib.suppress(OSError), _locked(root / _LOCK):
+            with _inside(root, {}):
+                _end_machines()
+            _remove(root)
+            removed.append(root)
+    return removed
+
+
+@contextlib.contextmanager
+def _locked(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock that a kill frees. Raises BlockingIOError when another process has it."""
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(fd)
+
+
+def _inside(root: Path, more: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
+    """State and store in ``root`` for a while."""
+    return _environment({paths.ENV_HOME: str(root), paths.ENV_STORE: None, **more})
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment variables changed for a while; None removes one."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set(changes)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _end_machines() -> None:
+    for state in list_instances():
+        if Instance(state.name).is_held():
+            with contextlib.suppress(MachineError):
+                end_by_signals(state.name)
+
+
+def _remove(root: Path) -> None:
+    # the link goes first: nothing below may lead into the user's caches
+    (root / _CACHE).unlink(missing_ok=True)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def disk_bytes(directory: Path) -> int:
+    """Space that all files below a directory take, in bytes."""
+    return sum(p.lstat().st_blocks * 512 for p in directory.rglob("*") if p.is_file())
