@@ -13,13 +13,16 @@ SYSQCACHE := $(BIN)/sysqcache
 ENGINE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages engine plain-engine images demo test check bench clean
+.PHONY: help setup packages test-packages engine plain-engine images demo test check bench clean
 
 help:
 	@sed -n '2,6s/^# //p' Makefile
 
 packages:
 	@scripts/install-packages
+
+test-packages: | packages
+	@scripts/install-packages test
 
 # order-only: packages are probed each time, the environment is made anew when its list changes
 .stamps/venv: pyproject.toml | packages
@@ -45,7 +48,7 @@ setup: images
 demo: setup
 	@$(BIN)/python scripts/demo.py
 
-test: setup check
+test: setup test-packages check
 	@$(STEP) "pytest" $(BIN)/pytest
 
 check: .stamps/venv

@@ -2,7 +2,8 @@
 """Debian packages that set-up needs, and which of them are missing.
 
 Standard library only: `python3 -m sysqcache.hostpackages` runs before the virtual
-environment exists and prints the missing packages, one a line.
+environment exists and prints the missing packages, one a line; with the argument `test`
+those that tests need as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final, Literal
 
 from sysqcache.errors import SetupError
 
-Part = Literal["python", "engine", "image"]
+Part = Literal["python", "engine", "image", "test"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,16 @@ PACKAGES: Final = (
     HostPackage("e2fsprogs", "image", _program("mkfs.ext4")),
     HostPackage("fdisk", "image", _program("sfdisk")),
     HostPackage("uidmap", "image", _unprivileged_ready),
+    HostPackage("chromium", "test", _program("chromium")),
 )
 """Every package, in the order in which they are listed to the user."""
 
 
-def missing(parts: Iterable[Part] = ("python", "engine", "image")) -> list[str]:
+SETUP: Final[tuple[Part, ...]] = ("python", "engine", "image")
+"""What everybody needs; tests need more."""
+
+
+def missing(parts: Iterable[Part] = SETUP) -> list[str]:
     """Names of the packages of ``parts`` whose contents are not there."""
     wanted = set(parts)
     return [p.name for p in PACKAGES if p.part in wanted and not p.present()]
@@ -106,4 +112,5 @@ def require(part: Part) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("".join(f"{name}\n" for name in missing()))
+    wanted: tuple[Part, ...] = (*SETUP, "test") if "test" in sys.argv[1:] else SETUP
+    sys.stdout.write("".join(f"{name}\n" for name in missing(wanted)))

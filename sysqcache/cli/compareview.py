@@ -16,7 +16,7 @@ from rich.text import Text
 from sysqcache.compare.events import Event, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
 from sysqcache.compare.result import Result, Summary
-from sysqcache.compare.texts import advice, percent, seconds, size, span
+from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
 from sysqcache.progress import PhaseBegan
 
 _REFRESH_PER_S: Final = 4
@@ -93,7 +93,7 @@ def print_result(result: Result) -> None:
 
 
 def _figures(result: Result, summaries: list[Summary]) -> Table:
-    table = Table(title=f"{result.machine}: {result.asked} rounds, task: {result.task}")
+    table = Table(title=f"{result.machine}: {rounds(result.asked)}, task: {result.task}")
     table.add_column("way")
     for head in ("ready", "first task", "second task", "CPU", "suspend", "disk", "memory", "hits"):
         table.add_column(head, justify="right")
@@ -113,8 +113,9 @@ def _figures(result: Result, summaries: list[Summary]) -> Table:
 
 
 def _cell(value: Spread) -> Text:
-    """The median, and below it the spread."""
-    return Text.assemble(seconds(value.median), "\n", (span(value), "dim"))
+    """The median, and below it the spread, if there is one."""
+    text = Text(seconds(value.median))
+    return text.append(f"\n{span(value)}", "dim") if value.min < value.max else text
 
 
 def _ratios(ratios: dict[str, Spread]) -> Table:

@@ -12,7 +12,7 @@ from typing import Final
 from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
 from sysqcache.compare.result import Result, Summary
 from sysqcache.compare.svg import Bar, Group, chart
-from sysqcache.compare.texts import advice, percent, seconds, size, span
+from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
 
 _GROUPS: Final[tuple[str, ...]] = ("boot", "internal", "file", "template")
 _STYLES: Final = {False: ("off", "without the cache"), True: ("on", "with the cache")}
@@ -69,8 +69,8 @@ def _about(result: Result) -> str:
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(result.started))
     host = result.host
     machine = f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}"
-    rounds = f"{result.asked} round{'s' if result.asked != 1 else ''}"
-    return f"{day}. {rounds}, task: {result.task}. Host: {machine}. QEMU {_engine(result)}."
+    asked = f"{rounds(result.asked)}, task: {result.task}"
+    return f"{day}. {asked}. Host: {machine}. QEMU {_engine(result)}."
 
 
 def _engine(result: Result) -> str:
@@ -143,11 +143,12 @@ def _dwarfed(summaries: Sequence[Summary]) -> bool:
 
 
 def _figures(summaries: Sequence[Summary]) -> str:
-    heads = ("way", "ready", "first task", "second task", "host CPU", "suspend", "on disk")
+    heads: tuple[str, ...] = ("way", "ready", "first task", "second task", "host CPU")
+    heads += ("suspend", "on disk", "peak memory", "hits", "runs")
     rows = [
         (
             str(one.way),
-            *(_spread(one[name]) for name in (READY, FIRST, SECOND, "host_cpu_s")),
+            *(_timed(one[name]) for name in (READY, FIRST, SECOND, "host_cpu_s")),
             "-" if one.suspend_s is None else seconds(one.suspend_s),
             size(one.disk_bytes),
             size(one.peak_rss_bytes),
@@ -156,11 +157,13 @@ def _figures(summaries: Sequence[Summary]) -> str:
         )
         for one in summaries
     ]
-    return _table("Medians, in brackets the spread", (*heads, "peak memory", "hits", "runs"), rows)
+    return _table("Medians, and below them the spread", heads, rows)
 
 
-def _spread(value: Spread) -> str:
-    return f"{seconds(value.median)} ({span(value)})"
+def _timed(value: Spread) -> str:
+    """The median, and in a second line the spread, if there is one."""
+    spread = f"\n{span(value)}" if value.min < value.max else ""
+    return seconds(value.median) + spread
 
 
 def _ratios(result: Result) -> str:
@@ -171,12 +174,16 @@ def _ratios(result: Result) -> str:
     return _table("Ratios", ("ratio", "median", "spread"), rows) if rows else ""
 
 
+def _cell(text: str) -> str:
+    main, _, small = text.partition("\n")
+    return f"<td>{escape(main)}" + (f"<small>{escape(small)}</small>" if small else "") + "</td>"
+
+
 def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; what stands behind a line break in a cell is shown below it, small."""
     head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
     lines = [
-        f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-        + "</tr>"
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>'
         for first, *rest in rows
     ]
     return "\n".join(

@@ -25,6 +25,14 @@ class Saving:
     wall_s: float
     disk_bytes: int
 
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``suspends``."""
+        return {
+            "suspend_s": round(self.suspend_s, 4),
+            "wall_s": round(self.wall_s, 4),
+            "disk_bytes": self.disk_bytes,
+        }
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
@@ -125,7 +133,7 @@ class Result:
             "ways": [summary.to_json() for summary in self.summaries()],
             "ratios": {name: round(value.median, 4) for name, value in found.items()},
             "ratio_spreads": {name: value.to_json() for name, value in found.items()},
-            "suspends": {str(m): dataclasses.asdict(s) for m, s in self.savings.items()},
+            "suspends": {str(m): s.to_json() for m, s in self.savings.items()},
             "store_bytes": self.store_bytes,
             "left_out": {str(way): reason for way, reason in self.left_out.items()},
             "failed": {str(way): reason for way, reason in self.failed.items()},

@@ -11,13 +11,6 @@ from sysqcache.compare.result import Result, Summary
 from sysqcache.compare.ways import Way
 
 _FEW_RUNS: Final = 3
-_MEASURES: Final = {
-    READY: "ready",
-    FIRST: "first task",
-    "second_task_s": "second task",
-    "host_cpu_s": "host CPU",
-    "command_s": "command",
-}
 
 
 def seconds(value: float) -> str:
@@ -42,9 +35,9 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value else "-"
 
 
-def measure(name: str) -> str:
-    """What a value is called in tables."""
-    return _MEASURES[name]
+def rounds(count: int) -> str:
+    """``1 round``, ``5 rounds``."""
+    return f"{count} round" + ("" if count == 1 else "s")
 
 
 def first_result(samples: Iterable[Sample], way: Way) -> Spread | None:

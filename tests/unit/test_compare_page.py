@@ -80,7 +80,7 @@ def test_every_way_and_figure_is_in_the_table() -> None:
     text = page(result())
     for way in Way:
         assert f'<th scope="row">{way}</th>' in text
-    assert "0.168 s (0.160 to 0.176 s)" in text
+    assert "<td>0.168 s<small>0.160 to 0.176 s</small></td>" in text
     assert "97.0 %" in text
     assert "300 MiB" in text
 
