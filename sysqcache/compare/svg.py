@@ -124,19 +124,25 @@ def _group(group: Group, top: float, largest: float) -> list[str]:
 def _bar(bar: Bar, top: float, largest: float) -> list[str]:
     end, low, high = (_x(v, largest) for v in (bar.value.median, bar.value.min, bar.value.max))
     middle = top + _BAR / 2
-    first, last = middle - _CAP, middle + _CAP
     width = max(1.0, end - _LABELS)
     return [
         (
             f'<rect class="{escape(bar.style)}" x="{_LABELS}" y="{top:.1f}" width="{width:.1f}" '
             f'height="{_BAR}" rx="2"/>'
         ),
-        (
-            f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {first:.1f}'
-            f'V{last:.1f}M{high:.1f} {first:.1f}V{last:.1f}"/>'
-        ),
+        *(_whisker(low, high, middle) if low < high else ()),
         (
             f'<text class="value" x="{max(end, high) + 8:.1f}" y="{middle:.1f}">'
             f"{seconds(bar.value.median)}</text>"
         ),
+    ]
+
+
+def _whisker(low: float, high: float, middle: float) -> list[str]:
+    top, bottom = middle - _CAP, middle + _CAP
+    return [
+        (
+            f'<path class="whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}'
+            f'M{low:.1f} {top:.1f}V{bottom:.1f}M{high:.1f} {top:.1f}V{bottom:.1f}"/>'
+        )
     ]

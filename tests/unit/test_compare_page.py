@@ -13,6 +13,7 @@ from comparehelp import result
 
 from sysqcache.compare import svg
 from sysqcache.compare.figures import Spread
+from sysqcache.compare.markdown import markdown
 from sysqcache.compare.page import groups, page
 from sysqcache.compare.ways import Way
 
@@ -136,6 +137,7 @@ def test_bars_are_as_long_as_their_medians() -> None:
     assert long == pytest.approx(2 * short, abs=0.2)
     low, high = re.findall(r"[MH]([\d.]+)", next(tree.iter("path")).attrib["d"])[:2]
     assert float(high) - float(low) == pytest.approx(0.3 * long, abs=0.2)
+    assert len(list(tree.iter("path"))) == 1  # a bar without a spread has no whisker
     left = float(next(tree.iter("rect")).attrib["x"])
     assert float(low) < left + long < float(high)
     assert [title.text for title in tree.iter("title")] == ["T & T"]
@@ -160,3 +162,14 @@ def test_ways_with_and_without_the_cache_stand_together() -> None:
     found = groups(result().summaries(), "ready_s", ("boot", "internal", "file", "template"))
     assert [group.label for group in found] == ["boot", "internal", "file", "template"]
     assert [[bar.style for bar in group.bars] for group in found] == [["off", "on"]] * 4
+
+
+def test_markdown_has_the_figures_of_the_json() -> None:
+    made = result(3)
+    made.left_out[Way.INTERNAL] = "no disk"
+    text = markdown(made.to_json())
+    assert "| way | ready | first task |" in text
+    assert "| template+warm | 0.137 s (0.130 to 0.143 s) | 1.50 s | 0.750 s |" in text
+    assert "| warm/cold ready | 0.850 | 0.850 to 0.850 |" in text
+    assert "internal: left out, no disk" in text
+    assert len({line.count("|") for line in text.splitlines() if "|" in line}) == 2

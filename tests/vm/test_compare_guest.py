@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A comparison of the tiny guest, and that it tells when a resume is none."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machinehelp import TINY, eventually, report, sysqcache
+
+from sysqcache import paths, resolve
+from sysqcache.compare import machines, nonce, runner
+from sysqcache.compare.ways import Way
+from sysqcache.errors import SavedStateError
+from sysqcache.instances import list_instances
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state"),
+]
+
+TASK = "for i in 1 2 3; do ls -lR /bin | sort | md5sum; done"
+POSSIBLE = [str(way) for way in Way if way.group != "internal"]
+
+
+def left_behind() -> list[Path]:
+    return [*paths.state_dir().glob("compare-*"), *paths.instances_dir().glob("*")]
+
+
+def test_every_way_of_the_tiny_guest(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = report("compare", TINY, "--runs", 1, "--task", TASK, "--html", page)
+    assert found["machine"] == "tiny"
+    assert found["runs"] == 1
+    assert found["task"] == TASK
+    assert found["failed"] == {}
+    assert set(found["left_out"]) == {"internal", "internal+warm"}
+    assert "no disk" in found["left_out"]["internal"]
+    ways: dict[str, dict[str, Any]] = {way["way"]: way for way in found["ways"]}
+    assert list(ways) == POSSIBLE
+    for name, way in ways.items():
+        check_way(name, way)
+    assert found["store_bytes"] > 1 << 20
+    ratios = found["ratios"]
+    assert "template+warm first/second task" in ratios
+    # loading memory takes a small part of a boot, whatever else runs here
+    assert ways["file"]["ready_s"]["median"] < 0.7 * ways["cold"]["ready_s"]["median"]
+    assert page.read_text(encoding="utf-8").count("<figure>") >= 3
+    assert left_behind() == []
+
+
+def check_way(name: str, way: dict[str, Any]) -> None:
+    """Figures that any run has, and those that only this way can have."""
+    for key in ("ready_s", "first_task_s", "second_task_s", "host_cpu_s"):
+        assert 0 < way[key]["min"] <= way[key]["median"] <= way[key]["max"], (name, key)
+    assert way["command_s"]["median"] >= way["ready_s"]["median"]
+    assert way["peak_rss_bytes"] > 32 << 20
+    assert (way["hit_rate"] > 0.8) is ("warm" in name), name
+    assert (way["disk_bytes"] > 8 << 20) is (name not in ("cold", "warm")), name
+    assert (way["suspend_s"] is None) is (name in ("cold", "warm"))
+
+
+def test_a_resume_that_is_a_boot_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines.Machines, "_start", boot_instead)
+    request = runner.Request(resolve.load(TINY), (Way.FILE,), runs=1)
+    with pytest.raises(SavedStateError, match="does not know"):
+        runner.compare(request)
+    assert left_behind() == []
+
+
+def boot_instead(self: machines.Machines, way: Way, mode: Any, observer: Any) -> Any:
+    """A resume that cheats."""
+    return _START(self, Way.COLD, mode, observer)
+
+
+_START: Callable[..., Any] = machines.Machines._start
+
+
+def test_a_wrong_value_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = nonce.store_command("another")
+    monkeypatch.setattr(nonce, "store_command", lambda _: stored)
+    request = runner.Request(resolve.load(TINY), (Way.TEMPLATE,), runs=1)
+    with pytest.raises(SavedStateError, match="another value"):
+        runner.compare(request)
+
+
+def test_a_task_that_fails_ends_it() -> None:
+    done = sysqcache("compare", TINY, "--runs", 1, "--task", "echo no; exit 3", code=17)
+    assert "exit status 3" in done.stderr
+    assert left_behind() == []
+
+
+def test_an_interrupted_comparison_reports_what_it_has() -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "sysqcache",
+            "compare",
+            str(TINY),
+            "--json",
+            "--runs",
+            "50",
+            "--ways",
+            "cold,file",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process:
+        lines: list[str] = []
+        while not any("round 2" in line for line in lines):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    found = json.loads(out)
+    assert found["interrupted"]
+    assert {way["way"]: way["runs"] for way in found["ways"]}.keys() == {"cold", "file"}
+    assert left_behind() == []
+
+
+def test_what_a_killed_comparison_ran_is_ended_by_the_next() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sysqcache", "compare", str(TINY), "--ways", "file"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def started() -> bool:
+        return any(paths.state_dir().glob("compare-*/state/machines/*/qemu.log"))
+
+    eventually(started)
+    process.kill()
+    process.wait()
+    assert len(left_behind()) == 1
+    done = sysqcache("compare", TINY, "--ways", "file", "--runs", 1)
+    assert "file" in done.stdout
+    assert left_behind() == []
+    assert list_instances() == []
