@@ -21,10 +21,11 @@ _HEADS: Final = (
 def markdown(value: Mapping[str, Any]) -> str:
     """The tables of the JSON of ``compare``."""
     host = value["host"]
+    processor = f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}"
     lines = [
         (
             f"{value['machine']}, task `{value['task']}`, {rounds(value['runs'])}, "
-            f"{value['started'][:10]}; {host['cpu']}, {host['cores']} cores, Linux {host['kernel']}. "
+            f"{value['started'][:10]}; {processor}. "
             "Medians, in brackets the smallest and the largest."
         ),
         "",
