@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sysqcache.errors import QmpError
+from sysqcache.errors import MachineError, QmpError
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import cont, query_status
 from sysqcache.qmp.jobs import run_job
@@ -25,20 +26,32 @@ def save_to_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> Non
     QEMU is in the state ``postmigrate`` then. Raises :class:`QmpError`; the machine can go
     on after that.
     """
-    _prepare(qmp)
-    qmp.execute("migrate", {"uri": f"file:{file}"})
-    _await(qmp, timeout)
+    with _mapped_ram(qmp):
+        qmp.execute("migrate", {"uri": f"file:{file}"})
+        _await(qmp, timeout)
 
 
 def load_from_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> None:
     """Read a machine that was started with ``-incoming defer``. Raises :class:`QmpError`."""
-    _prepare(qmp)
-    qmp.execute("migrate-incoming", {"uri": f"file:{file}"})
-    _await(qmp, timeout)
+    with _mapped_ram(qmp):
+        qmp.execute("migrate-incoming", {"uri": f"file:{file}"})
+        _await(qmp, timeout)
 
 
-def _prepare(qmp: QmpClient) -> None:
-    capabilities = [{"capability": "mapped-ram", "state": True}]
+@contextlib.contextmanager
+def _mapped_ram(qmp: QmpClient) -> Iterator[None]:
+    """Memory at fixed places of the file, for one migration: snapshots can't have it."""
+    _set_mapped_ram(qmp, True)
+    try:
+        yield
+    finally:
+        # QEMU may have ended, and that is what the caller has to hear of
+        with contextlib.suppress(MachineError):
+            _set_mapped_ram(qmp, False)
+
+
+def _set_mapped_ram(qmp: QmpClient, state: bool) -> None:
+    capabilities = [{"capability": "mapped-ram", "state": state}]
     qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
 
 

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Suspend and resume of real machines: what was in memory is there again, or nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machinehelp import TINY, report, sysqcache
+
+from sysqcache import paths
+from sysqcache.enginebuild.info import Engine
+from sysqcache.images.catalog import ImagePaths
+from sysqcache.instances import Instance
+from sysqcache.saved import slots
+
+pytestmark = pytest.mark.vm
+
+NAME = "tiny"
+SAVED_STATE_ERROR = 19
+BUSY = 12
+
+
+@pytest.fixture
+def machine(own_state: Path, tiny_image: ImagePaths, x86_engine: Engine) -> Iterator[str]:
+    """A name; whatever runs under it, or as its copy, ends with the test."""
+    yield NAME
+    for folder in paths.instances_dir().glob(f"{NAME}*"):
+        sysqcache("stop", folder.name, "--force", code=None)
+
+
+@pytest.fixture
+def config(tmp_path: Path, x86_engine: Engine) -> Path:
+    """The tiny machine with a disk that can hold snapshots."""
+    disk = tmp_path / "disk.qcow2"
+    command = [str(x86_engine.qemu_img), "create", "-q", "-f", "qcow2", str(disk), "64M"]
+    subprocess.run(command, check=True)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY.read_text() + f"disks:\n  - file: {disk}\n")
+    return file
+
+
+def start(config: Path = TINY) -> str:
+    """Boot and leave in memory, and nowhere else, what the answer is."""
+    sysqcache("boot", config, "--detach", "--set", f"name={NAME}")
+    nonce = f"{random.getrandbits(64):016x}"
+    sysqcache("exec", NAME, "--", f"echo {nonce} > /tmp/nonce")
+    return nonce
+
+
+def nonce_of(name: str = NAME) -> str:
+    return sysqcache("exec", name, "--", "cat /tmp/nonce").stdout.strip()
+
+
+def error_of(*arguments: object, code: int) -> str:
+    return sysqcache(*arguments, code=code).stderr
+
+
+def suspend(method: str = "auto") -> dict[str, Any]:
+    return report("suspend", NAME, "--method", method)
+
+
+@pytest.mark.parametrize("method", ["template", "file", "internal"])
+def test_memory_comes_back(machine: str, config: Path, method: str) -> None:
+    nonce = start(config)
+    done = suspend(method)
+    assert done["method"] == method
+    assert done["disk_bytes"] < 200 << 20
+    listed = {row["name"]: row for row in report("list")["machines"]}
+    assert listed[NAME]["state"] == "saved"
+    for _ in range(2):  # it stays saved
+        found = report("resume", NAME, "--task", "cat /tmp/nonce; echo other > /tmp/nonce")
+        assert found["start"] == method
+        assert found["times"]["tasks"][0]["stdout"].strip() == nonce
+        assert found["warnings"] == []
+
+
+def test_a_resumed_machine_can_be_suspended_again(machine: str, config: Path) -> None:
+    start(config)
+    suspend("template")
+    sysqcache("resume", NAME)
+    sysqcache("exec", NAME, "--", "echo later > /tmp/nonce")
+    suspend("template")
+    sysqcache("resume", NAME)
+    assert nonce_of() == "later"
+    error = error_of("resume", NAME, code=BUSY)
+    assert "running already" in error
+    assert "running already" in error_of("boot", config, "--set", f"name={NAME}", code=BUSY)
+
+
+def test_every_method_after_every_other(machine: str, config: Path) -> None:
+    nonce = start(config)
+    for method in ("file", "internal", "template", "internal", "file"):
+        suspend(method)
+        sysqcache("resume", NAME)
+        assert nonce_of() == nonce
+
+
+def test_auto_says_why(machine: str, config: Path) -> None:
+    text = config.read_text() + "    mode: persistent\n"
+    config.write_text(text)
+    nonce = start(config)
+    done = suspend()
+    assert done["method"] == "file"
+    assert "persistent" in done["why"]
+    found = report("resume", NAME, "--task", "cat /tmp/nonce; echo x > /dev/vda; sync")
+    assert found["times"]["tasks"][0]["stdout"].strip() == nonce
+    # its memory does not fit the disk any more
+    assert "was changed since" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+
+
+def test_blocks_are_verified_after_a_resume(machine: str) -> None:
+    start()
+    suspend("template")
+    found = report("resume", NAME, "--cache", "verify", "--task", "ls -lR /bin /etc | wc -l")
+    blocks = found["blocks"]
+    assert blocks["verified"] > 0
+    assert blocks["mismatches"] == 0, blocks["mismatch_log"]
+
+
+def test_copies_from_one_template(machine: str) -> None:
+    nonce = start()
+    suspend("template")
+    done = sysqcache("resume", NAME, "--copies", 3, "--json")
+    reports = json.loads(done.stdout)
+    names = [f"{NAME}-{n}" for n in (1, 2, 3)]
+    assert [one["machine"] for one in reports] == names
+    hosts = set()
+    for name in names:
+        assert nonce_of(name) == nonce
+        sysqcache("exec", name, "--", f"echo {name} > /tmp/nonce")
+        hosts.add(sysqcache("exec", name, "--", "cat /proc/sys/kernel/hostname").stdout)
+    assert [nonce_of(name) for name in names] == names  # memory is their own
+    assert len(hosts) == 3
+    error = error_of("snapshot", "delete", NAME, code=SAVED_STATE_ERROR)
+    assert all(name in error for name in names)
+    assert "running already" in error_of("resume", NAME, "--copies", 1, code=BUSY)
+    for name in names:
+        sysqcache("stop", name, "--force")
+    sysqcache("snapshot", "delete", NAME)
+    assert "is not saved" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+
+
+def test_only_templates_have_copies(machine: str) -> None:
+    start()
+    suspend("file")
+    assert "no copies" in error_of("resume", NAME, "--copies", 2, code=SAVED_STATE_ERROR)
+
+
+def damage(path: Path, how: str) -> None:
+    path.chmod(0o600)
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size - 4096)
+    elif how == "other device state":
+        flip(path, path.stat().st_size - 2000)
+    else:
+        flip(path, slots.current(NAME)[0].ram[2] + 0x100000)
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        byte = stream.read(1)
+        stream.seek(offset)
+        stream.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "other device state", "other memory"])
+def test_damaged_states_are_refused(machine: str, how: str) -> None:
+    start()
+    suspend("template")
+    _, directory = slots.current(NAME)
+    kept = directory.parent.parent / "kept"
+    shutil.copyfile(directory / slots.STATE, kept)
+    damage(directory / slots.STATE, how)
+    error = error_of("resume", NAME, code=SAVED_STATE_ERROR)
+    assert "is damaged" in error
+    assert "sysqcache boot" in error
+    # what was moved and is whole is believed
+    kept.replace(directory / slots.STATE)
+    assert report("resume", NAME, "--task", "true")["times"]["tasks"][0]["exit"] == 0
+
+
+def test_changed_and_lost_disks_are_refused(machine: str, config: Path) -> None:
+    start(config)
+    suspend("template")
+    disk = config.with_name("disk.qcow2")
+    away = disk.rename(disk.with_name("away"))
+    assert "is missing" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+    away.rename(disk)
+    assert report("resume", NAME, "--task", "true")["start"] == "template"
+    flip(disk, disk.stat().st_size - 1)
+    assert "was changed since" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+
+
+def test_an_engine_that_is_gone(machine: str) -> None:
+    start()
+    suspend("template")
+    record, directory = slots.current(NAME)
+    content = (directory / slots.RECORD).read_text()
+    (directory / slots.RECORD).write_text(content.replace(record.engine, "10.0.1-gone"))
+    error = error_of("resume", NAME, code=SAVED_STATE_ERROR)
+    assert "10.0.1-gone" in error
+
+
+def test_suspend_while_suspending(machine: str) -> None:
+    nonce = start()
+    command = [sys.executable, "-m", "sysqcache", "suspend", NAME]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ended = [(one.communicate(timeout=120)[1], one.returncode) for one in both]
+    codes = sorted(code for _, code in ended)
+    assert codes[0] == 0, ended
+    assert codes[1] in (10, BUSY, 14), ended  # suspending already, or not running any more
+    sysqcache("resume", NAME)
+    assert nonce_of() == nonce
+
+
+@pytest.mark.slow
+def test_a_killed_suspend_loses_nothing(machine: str) -> None:
+    nonce = start()
+    command = [sys.executable, "-m", "sysqcache", "suspend", NAME, "--method", "template"]
+    begun = time.monotonic()
+    sysqcache("suspend", NAME, "--method", "template")
+    whole = time.monotonic() - begun
+    sysqcache("resume", NAME)
+    for step in range(10):
+        one = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * (0.3 + 0.7 * step / 10))
+        one.send_signal(signal.SIGKILL)
+        one.wait(20)
+        if Instance(NAME).is_held():  # it runs, or stands still
+            sysqcache("suspend", NAME, "--method", "template")
+        sysqcache("resume", NAME)
+        assert nonce_of() == nonce
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_full_disk(machine: str, config: Path, tmp_path: Path) -> None:
+    nonce = start(config)
+    suspend("template")
+    sysqcache("resume", NAME)
+    target = Instance(NAME).file(paths.INSTANCE_SAVED)
+    small = tmp_path / "small"
+    small.mkdir()
+    # what is saved is written to a file system with no room
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(small)], check=True)
+    try:
+        shutil.copytree(target, small / "copy", symlinks=True, ignore=_states)
+        subprocess.run(["mount", "--bind", str(small / "copy"), str(target)], check=True)
+        try:
+            error = error_of("suspend", NAME, "--method", "template", code=SAVED_STATE_ERROR)
+            assert "was not saved" in error
+            assert "the machine runs on" in error
+            assert nonce_of() == nonce
+        finally:
+            subprocess.run(["umount", str(target)], check=True)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    suspend("template")
+    sysqcache("resume", NAME)
+    assert nonce_of() == nonce
+
+
+def _states(directory: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == slots.STATE]
+
+
+def test_compact_keeps_what_a_saved_machine_needs(machine: str) -> None:
+    sysqcache("boot", TINY, "--set", f"name={NAME}")
+    start()
+    suspend("template")
+    assert slots.current(NAME)[0].packs
+    report("cache", "compact", "--max-bytes", "0")
+    assert report("cache", "list")["modules"]
+    sysqcache("snapshot", "delete", NAME)
+    report("cache", "compact", "--max-bytes", "0")
+    assert report("cache", "list")["modules"] == []
+
+
+def test_snapshots_inside_the_disk(machine: str, config: Path) -> None:
+    start(config)
+    sysqcache("snapshot", "save", NAME, "before")
+    sysqcache("exec", NAME, "--", "echo changed > /tmp/nonce")
+    assert [one["tag"] for one in report("snapshot", "list", NAME)["snapshots"]] == ["before"]
+    sysqcache("snapshot", "load", NAME, "before")
+    assert nonce_of() != "changed"
+    assert "no snapshot" in error_of("snapshot", "load", NAME, "other", code=SAVED_STATE_ERROR)
+    sysqcache("snapshot", "delete", NAME, "before")
+    assert report("snapshot", "list", NAME)["snapshots"] == []
+
+
+def test_machines_that_can_not_be_suspended(machine: str) -> None:
+    assert "no machine" in error_of("suspend", "nobody", code=11)
+    start()
+    assert "no disk" in error_of("suspend", NAME, "--method", "internal", code=SAVED_STATE_ERROR)
+    assert "takes auto" in error_of("suspend", NAME, "--method", "magic", code=2)
+    sysqcache("stop", NAME, "--force")
+    assert "not running" in error_of("suspend", NAME, code=10)
+    assert "is not saved" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
