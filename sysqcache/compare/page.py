@@ -45,7 +45,7 @@ def page(result: Result) -> str:
         *_section("How long it takes", [_legend(), *_charts(summaries)]),
         *_section("All figures", [_figures(summaries), _ratios(result)]),
         *_section("How it was measured", [f"<p>{_HOW}</p>", f"<p>{_nonce(result)}</p>"]),
-        *_section("To be known", _list(_remarks(result))),
+        *_section("Notes", _list(_remarks(result))),
     ]
     style = resources.files("sysqcache.compare").joinpath("page.css").read_text(encoding="utf-8")
     return "\n".join(

@@ -59,3 +59,10 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
         hostpackages.require("engine")
     assert caught.value.hint == "apt-get install --no-install-recommends ninja-build"
     assert check("packages for building engine").state == "missing"
+
+
+def test_tests_need_more_than_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = (hostpackages.HostPackage("chromium", "test", lambda: False),)
+    monkeypatch.setattr(hostpackages, "PACKAGES", absent)
+    assert hostpackages.missing() == []
+    assert hostpackages.missing((*hostpackages.SETUP, "test")) == ["chromium"]
