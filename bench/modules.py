@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure what belonging to modules is worth: images that never ran, attribution, maps.
+
+    python -m bench.modules [--rounds N]
+
+Needs the three Debian images. Each round boots the image that fills the store, then, each
+with a copy of that store, another image and one with a changed library, neither of which
+ever ran. Results go to bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from bench import host
+from bench.figures import SHARE, Figure, Limit
+from bench.table import HEADER, cells
+from sysqcache import paths
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
+FIRST, OTHER, UPGRADED = (
+    ROOT / "configs" / f"debian12-x86_64{name}.yaml" for name in ("", "-other", "-upgraded")
+)
+NAME: Final = "bench-modules"
+WORK: Final = "/usr/local/bin/work"
+_INGEST_BLOCKS: Final = 300_000
+
+
+class Session:
+    """Boots with state and stores in a directory of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        home = root / "home"
+        home.mkdir()
+        (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
+        self.environment = {**os.environ, paths.ENV_HOME: str(home)}
+
+    def run(self, store: Path, *arguments: object) -> Any:
+        """The JSON of a command. Raises CalledProcessError."""
+        command = [str(PROGRAM), *map(str, arguments), "--json"]
+        environment = {**self.environment, paths.ENV_STORE: str(store)}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=900
+        )
+        return json.loads(done.stdout)
+
+    def boot(self, store: Path, config: Path, *arguments: object) -> dict[str, Any]:
+        """The report of one boot to ready."""
+        os.sync()
+        found: dict[str, Any] = self.run(
+            store, "boot", config, "--set", f"name={NAME}", "--until", "ready", *arguments
+        )
+        return found
+
+    @contextmanager
+    def detached(self, store: Path) -> Iterator[None]:
+        """The first machine, running."""
+        self.boot(store, FIRST, "--detach")
+        try:
+            yield
+        finally:
+            self.run(store, "stop", NAME, "--force")
+
+    def forget_kernels(self) -> None:
+        """Make the next map of each kernel a first one."""
+        shutil.rmtree(self.root / "home" / "state" / paths.KERNELS, ignore_errors=True)
+
+
+def attribution(report: dict[str, Any]) -> dict[str, float]:
+    """Figures of a cold boot with its task."""
+    found, cache = report["attribution"], report["cache"]
+    seconds = found["look_s"] + found["place_s"] + cache["ingest_s"]
+    return {
+        "blocks recorded": found["blocks"],
+        "attributed": found["attributed"] / found["blocks"],
+        "unknown": found["kinds"]["unknown"] / found["blocks"],
+        "look into the guest": found["look_s"],
+        "attribution and ingest": seconds,
+        f"the same, for {_INGEST_BLOCKS:,} blocks": seconds * _INGEST_BLOCKS / found["blocks"],
+    }
+
+
+def one_round(session: Session, number: int) -> dict[str, float]:
+    """All boots of a round; figure name to value."""
+    store = session.root / f"store-{number}"
+    values = attribution(session.boot(store, FIRST, "--task", WORK))
+    meta = sum(path.stat().st_size for path in (store / paths.STORE_META).iterdir())
+    values["RocksDB, a block"] = meta / values["blocks recorded"]
+    names = {"second boot": FIRST, "another image": OTHER, "a library changed": UPGRADED}
+    for name, config in names.items():
+        copy = session.root / "copy"
+        shutil.copytree(store, copy)
+        report = session.boot(copy, config)
+        values[f"hit rate, {name}"] = report["blocks_at_ready"]["hit_rate"]
+        shutil.rmtree(copy)
+    with session.detached(store):
+        session.forget_kernels()
+        first, second = (session.run(store, "map", NAME) for _ in range(2))
+    values["map, first of a kernel"] = first["took_s"]
+    values["map, later"] = second["took_s"]
+    values["guest paused for"] = max(first["paused_ms"], second["paused_ms"])
+    shutil.rmtree(store)
+    return values
+
+
+LIMITS: Final = {
+    "attributed": Limit(0.97, at_most=False),
+    "unknown": Limit(0.005),
+    f"the same, for {_INGEST_BLOCKS:,} blocks": Limit(8.0),
+    "RocksDB, a block": Limit(60.0),
+    "hit rate, second boot": Limit(0.97, at_most=False),
+    "hit rate, another image": Limit(0.85, at_most=False),
+    "hit rate, a library changed": Limit(0.90, at_most=False),
+    "map, first of a kernel": Limit(2.0),
+    "map, later": Limit(0.6),
+    "guest paused for": Limit(50.0),
+}
+UNITS: Final = {
+    "blocks recorded": "",
+    "RocksDB, a block": "bytes",
+    "guest paused for": "ms",
+    **dict.fromkeys(("attributed", "unknown"), SHARE),
+}
+
+
+def unit(name: str) -> str:
+    """The unit of a figure; seconds where nothing else is said."""
+    return SHARE if name.startswith("hit rate") else UNITS.get(name, "s")
+
+
+def table(rounds: list[dict[str, float]]) -> list[Figure]:
+    """Every figure with its values of all rounds."""
+    return [
+        Figure("", name, unit(name), tuple(one[name] for one in rounds), LIMITS.get(name))
+        for name in rounds[0]
+    ]
+
+
+def main() -> int:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    started, found = time.time(), []
+    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+        session = Session(Path(directory))
+        for number in range(rounds):
+            found.append(one_round(session, number))
+            sys.stderr.write(f"round {number + 1} of {rounds}: {time.time() - started:.0f} s\n")
+    figures = table(found)
+    results = {"version": 1, "host": host.facts(), "rounds": found}
+    target = ROOT / "bench" / "results"
+    target.mkdir(exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
+    (target / f"modules-{stamp}.json").write_text(json.dumps(results, indent=1))
+    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
+    for figure in figures:
+        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
