@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench import host
 from bench.figures import SHARE, Figure, Limit
 from bench.table import HEADER, cells
 from sysqcache import paths
+from sysqcache.compare import host
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
