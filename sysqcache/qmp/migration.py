@@ -17,6 +17,8 @@ from sysqcache.qmp.jobs import run_job
 _POLL: Final = 0.005
 _SLOWEST_POLL: Final = 0.1
 TIMEOUT: Final = 600.0
+_CHANNELS: Final = 2
+"""Threads that move pages; each moves many in one system call, a lone stream one by one."""
 _AT_REST: Final = ("none", "completed", "failed", "cancelled")
 
 
@@ -41,17 +43,18 @@ def load_from_file(qmp: QmpClient, file: Path, *, timeout: float = TIMEOUT) -> N
 @contextlib.contextmanager
 def _mapped_ram(qmp: QmpClient) -> Iterator[None]:
     """Memory at fixed places of the file, for one migration: snapshots can't have it."""
-    _set_mapped_ram(qmp, True)
+    _set_capabilities(qmp, True)
     try:
+        qmp.execute("migrate-set-parameters", {"multifd-channels": _CHANNELS})
         yield
     finally:
         # QEMU may have ended, and that is what the caller has to hear of
         with contextlib.suppress(MachineError):
-            _set_mapped_ram(qmp, False)
+            _set_capabilities(qmp, False)
 
 
-def _set_mapped_ram(qmp: QmpClient, state: bool) -> None:
-    capabilities = [{"capability": "mapped-ram", "state": state}]
+def _set_capabilities(qmp: QmpClient, state: bool) -> None:
+    capabilities = [{"capability": name, "state": state} for name in ("mapped-ram", "multifd")]
     qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
 
 
