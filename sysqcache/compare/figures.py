@@ -28,6 +28,9 @@ class Sample:
     :param peak_rss_bytes: most memory that QEMU had mapped and touched, pages that it
         shares with files and other processes included.
     :param hit_rate: share of the requested blocks that were adopted, 0..1.
+    :param launch_s: from the start of the QEMU process to its first answer.
+    :param probe_s: from there to the readiness probe, or to the agent's answer after a
+        resume; the rest of ``ready_s`` is ``true`` itself.
     :param noise: what others did on the host meanwhile.
     """
 
@@ -40,6 +43,8 @@ class Sample:
     host_cpu_s: float
     peak_rss_bytes: int
     hit_rate: float
+    launch_s: float = 0.0
+    probe_s: float = 0.0
     noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -115,6 +115,8 @@ class Machines:
             host_cpu_s=observer.host_cpu_s,
             peak_rss_bytes=observer.peak_rss_bytes,
             hit_rate=hit_rate(report.stats),
+            launch_s=report.times.launch_s,
+            probe_s=(report.times.ready_s or 0.0) - report.times.launch_s,
         )
         return sample, read.stdout, report.warnings
 

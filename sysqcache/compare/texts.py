@@ -15,8 +15,11 @@ _FEW_RUNS: Final = 3
 
 def seconds(value: float) -> str:
     """``0.131 s``, ``2.25 s``, ``20.3 s``."""
-    digits = 3 if value < 1 else 2 if value < 10 else 1
-    return f"{value:.{digits}f} s"
+    return f"{value:.{_digits(value)}f} s"
+
+
+def _digits(value: float) -> int:
+    return 3 if value < 0.9995 else 2 if value < 9.995 else 1
 
 
 def size(value: int) -> str:
@@ -26,8 +29,9 @@ def size(value: int) -> str:
 
 def span(value: Spread) -> str:
     """``0.120 to 0.142 s``."""
-    low, high = seconds(value.min), seconds(value.max)
-    return low if low == high else f"{low.removesuffix(' s')} to {high}"
+    digits = _digits(value.max)
+    low, high = f"{value.min:.{digits}f}", f"{value.max:.{digits}f} s"
+    return high if f"{low} s" == high else f"{low} to {high}"
 
 
 def percent(value: float) -> str:

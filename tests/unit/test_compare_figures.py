@@ -170,10 +170,22 @@ def test_advice_of_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.1314, "0.131 s"), (2.254, "2.25 s"), (20.34, "20.3 s"), (0.0, "0.000 s")],
+    [
+        (0.1314, "0.131 s"),
+        (2.254, "2.25 s"),
+        (20.34, "20.3 s"),
+        (0.0, "0.000 s"),
+        (0.9997, "1.00 s"),
+    ],
 )
 def test_seconds(value: float, text: str) -> None:
     assert texts.seconds(value) == text
+
+
+def test_a_spread_has_as_many_digits_at_both_ends() -> None:
+    assert texts.span(figures.Spread(1.0, 0.998, 1.012)) == "1.00 to 1.01 s"
+    assert texts.span(figures.Spread(9.0, 8.123, 25.26)) == "8.1 to 25.3 s"
+    assert texts.span(figures.Spread(0.5, 0.5, 0.5)) == "0.500 s"
 
 
 def test_what_can_not_be_compared_is_refused(x86_engine: object) -> None:

@@ -141,7 +141,7 @@ def test_bars_are_as_long_as_their_medians() -> None:
     left = float(next(tree.iter("rect")).attrib["x"])
     assert float(low) < left + long < float(high)
     assert [title.text for title in tree.iter("title")] == ["T & T"]
-    assert "g <x>, a: 10.0 s (9.00 to 12.0 s)" in str(next(tree.iter("desc")).text)
+    assert "g <x>, a: 10.0 s (9.0 to 12.0 s)" in str(next(tree.iter("desc")).text)
 
 
 def test_nothing_leaves_the_drawing() -> None:
