@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -76,8 +77,6 @@ def compare(
 
 def _check_writable(file: Path) -> None:
     """Better now than after an hour. Raises :class:`UsageError`."""
-    try:
-        with file.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UsageError(f"--html can't be written: {error.strerror}: {file}") from None
+    target = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not os.access(target, os.W_OK):
+        raise UsageError(f"--html can't be written: {file}")

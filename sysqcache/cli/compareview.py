@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,7 +21,7 @@ from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
 from sysqcache.progress import PhaseBegan
 
 _REFRESH_PER_S: Final = 4
-_PLAIN_WIDTH: Final = 132
+_PLAIN_WIDTH: Final = 100
 
 
 class CompareView:
@@ -80,7 +81,10 @@ def print_result(result: Result) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
     summaries = result.summaries()
     if summaries:
-        console.print(_figures(result, summaries))
+        title = f"{result.machine}: {rounds(result.asked)}, task: {result.task}"
+        console.print(_table(title, ("ready", "first task", "second task"), summaries, _times))
+        heads = ("host CPU", "suspend", "on disk", "memory", "hits")
+        console.print(_table("what it costs", heads, summaries, _costs))
     ratios = result.ratios()
     if ratios:
         console.print(_ratios(ratios))
@@ -92,24 +96,36 @@ def print_result(result: Result) -> None:
         console.print(Text(f"* {line}"))
 
 
-def _figures(result: Result, summaries: list[Summary]) -> Table:
-    table = Table(title=f"{result.machine}: {rounds(result.asked)}, task: {result.task}")
-    table.add_column("way")
-    for head in ("ready", "first task", "second task", "CPU", "suspend", "disk", "memory", "hits"):
+def _table(
+    title: str,
+    heads: Sequence[str],
+    summaries: Sequence[Summary],
+    cells: Callable[[Summary], Sequence[Text | str]],
+) -> Table:
+    """A row for each way, a line between groups."""
+    table = Table(title=title)
+    table.add_column("way", no_wrap=True)
+    for head in heads:
         table.add_column(head, justify="right")
     for number, one in enumerate(summaries):
-        table.add_row(
-            str(one.way),
-            *(_cell(one[name]) for name in (READY, FIRST, SECOND)),
-            seconds(one["host_cpu_s"].median),
-            "-" if one.suspend_s is None else seconds(one.suspend_s),
-            size(one.disk_bytes),
-            size(one.peak_rss_bytes),
-            percent(one.hit_rate),
-            end_section=number + 1 < len(summaries)
-            and summaries[number + 1].way.group != one.way.group,
-        )
+        last = number + 1 == len(summaries)
+        ends = last or summaries[number + 1].way.group != one.way.group
+        table.add_row(str(one.way), *cells(one), end_section=ends)
     return table
+
+
+def _times(one: Summary) -> Sequence[Text | str]:
+    return [_cell(one[name]) for name in (READY, FIRST, SECOND)]
+
+
+def _costs(one: Summary) -> Sequence[Text | str]:
+    return (
+        seconds(one["host_cpu_s"].median),
+        "-" if one.suspend_s is None else seconds(one.suspend_s),
+        size(one.disk_bytes),
+        size(one.peak_rss_bytes),
+        percent(one.hit_rate),
+    )
 
 
 def _cell(value: Spread) -> Text:

@@ -21,7 +21,7 @@ from sysqcache.compare.result import Result, Saving
 from sysqcache.compare.ways import Way, supported, turns
 from sysqcache.compare.workshop import disk_bytes, workshop
 from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import MachineError, SetupError, UsageError
+from sysqcache.errors import MachineError, UsageError
 from sysqcache.saved.record import Method
 from sysqcache.spec import MachineSpec
 from sysqcache.types import CacheMode, DiskMode, GuestAccess
@@ -71,7 +71,10 @@ def _new_result(request: Request, engine: Engine) -> Result:
         raise UsageError(f"--runs takes 1 or more; found {request.runs}")
     possible, left_out = supported(request.ways, private(spec), plain=engine.plain)
     if not possible:
-        raise SetupError("; ".join(sorted(set(left_out.values()))))
+        raise UsageError(
+            f"{spec.name} can't be started by any of these ways",
+            detail="\n".join(sorted(set(left_out.values()))),
+        )
     about = {"key": engine.key, "build_id": engine.build_id, "version": engine.version}
     facts = host.facts()
     result = Result(spec.name, request.task, request.runs, facts, about, possible, left_out)

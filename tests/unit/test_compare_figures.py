@@ -191,5 +191,8 @@ def test_a_spread_has_as_many_digits_at_both_ends() -> None:
 def test_what_can_not_be_compared_is_refused(x86_engine: object) -> None:
     with pytest.raises(UsageError, match="no command can be run"):
         compare(Request(spec(agent=GuestAccess.NONE), tuple(Way)))
+    with pytest.raises(UsageError, match="any of these ways") as caught:
+        compare(Request(spec(), (Way.INTERNAL, Way.INTERNAL_WARM)))
+    assert "no disk" in caught.value.detail
     with pytest.raises(UsageError, match="--runs"):
         compare(Request(spec(), tuple(Way), runs=0))
