@@ -17,6 +17,7 @@ from machinehelp import TINY, eventually, report, sysqcache
 from sysqcache import paths, resolve
 from sysqcache.compare import machines, nonce, runner
 from sysqcache.compare.ways import Way
+from sysqcache.enginebuild.info import find_engine
 from sysqcache.errors import SavedStateError
 from sysqcache.instances import list_instances
 
@@ -65,6 +66,24 @@ def check_way(name: str, way: dict[str, Any]) -> None:
     assert (way["hit_rate"] > 0.8) is ("warm" in name), name
     assert (way["disk_bytes"] > 8 << 20) is (name not in ("cold", "warm")), name
     assert (way["suspend_s"] is None) is (name in ("cold", "warm"))
+
+
+def test_with_a_disk_internal_snapshots_are_compared_too(tmp_path: Path) -> None:
+    """A persistent disk, that nothing may be written to."""
+    disk = tmp_path / "scratch.qcow2"
+    command = [find_engine("x86_64").qemu_img, "create", "-q", "-f", "qcow2", disk, "1G"]
+    subprocess.run([str(word) for word in command], check=True)
+    before = (disk.read_bytes(), disk.stat().st_mtime_ns)
+    option = f"disks=[{{file: {disk}, mode: persistent}}]"
+    ways = "template,internal,internal+warm"
+    found = report("compare", TINY, "--runs", 1, "--ways", ways, "--set", option)
+    assert found["left_out"] == found["failed"] == {}
+    assert [way["way"] for way in found["ways"]] == ["internal", "internal+warm", "template"]
+    for way in found["ways"]:
+        check_way(way["way"], way)
+    assert {"template/internal ready", "internal+warm/internal first task"} <= set(found["ratios"])
+    assert any("persistent disks" in note for note in found["notes"])
+    assert (disk.read_bytes(), disk.stat().st_mtime_ns) == before
 
 
 def test_a_resume_that_is_a_boot_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
