@@ -133,7 +133,9 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         place_before_end(machine, warn)
         machine.quit()
     if method is Method.INTERNAL:
+        sealing = time.monotonic()
         record = saving.seal(directory, record)
+        suspend_s += time.monotonic() - sealing
     _settle(instance)
     instance.update(state=MachineState.SAVED)
     slots.sweep(instance)
@@ -180,6 +182,7 @@ class _Saving:
     def run(self) -> tuple[SavedMachine, Path]:
         """Save; on any failure the guest goes on, and what was saved before stays."""
         stats = self._stats()
+        _ = self.engine.build_id  # reading it takes a moment in which the guest may run
         migration.settle(self.machine.qmp)
         one, slot = slots.new_slot(self.instance)
         try:
