@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from typing import Final
 
 import numpy as np
 
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
+
+TEXT_TYPES: Final = "tTwW"
+"""Types of the symbols that kernels without CONFIG_KALLSYMS_ALL keep."""
 
 _TOKENS = 256
 _WORD = 1 << 64
@@ -24,11 +28,13 @@ class SymbolTable:
     """The packed table of one kernel, checked for its sizes.
 
     Needs the addresses that Linux 6.0 and newer put into VMCOREINFO. Raises
-    :class:`UnreadableError` when they lack or lead nowhere.
+    :class:`UnreadableError` when they lack or lead nowhere. ``types`` are the types of
+    symbols, as nm prints them, that are looked at; all when it is empty.
     """
 
-    def __init__(self, memory: GuestMemory, info: VmcoreInfo) -> None:
+    def __init__(self, memory: GuestMemory, info: VmcoreInfo, types: str = "") -> None:
         symbols = info.symbols
+        self._types = types.encode()
         try:
             count = memory.u32(symbols["kallsyms_num_syms"])
             names, tokens = symbols["kallsyms_names"], symbols["kallsyms_token_table"]
@@ -59,9 +65,10 @@ class SymbolTable:
         """Addresses of the wanted symbols; of several with one name, that of the first."""
         places: dict[str, int] = {}
         left = {name.encode() for name in wanted} | {b"_stext"}
+        types = self._types
         for row, name in enumerate(self._names()):
             # the first character is the type of the symbol
-            if name[1:] in left and len(name) > 1:
+            if name[1:] in left and len(name) > 1 and (not types or name[:1] in types):
                 places.setdefault(name[1:].decode(), row)
         addresses = self._addresses()
         return {name: addresses[row] for name, row in places.items()}

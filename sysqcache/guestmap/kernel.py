@@ -13,7 +13,8 @@ from sysqcache.guestmap.result import KernelInfo, KernelModule
 def kernel_info(guest: Guest) -> KernelInfo:
     """What is known of the kernel itself."""
     symbols = guest.symbols
-    base, end = symbols["_text"], symbols["_end"]
+    base = symbols["_text"]
+    end = guest.pointer(symbols["init_mm"], "mm_struct.brk")
     physical = guest.translation.image_physical(base)
     if not guest.translation.is_image(base, end) or not 0 <= physical < 1 << 52:
         raise UnreadableError("the kernel claims to lie where no kernel can")
@@ -48,6 +49,8 @@ class ModuleWalk:
     def modules(self) -> tuple[KernelModule, ...]:
         """All loaded modules; raises :class:`UnreadableError` when there is no list of them."""
         found: list[KernelModule] = []
+        if "modules" not in self._guest.symbols and self._has_no_memory():
+            return ()
         head = self._guest.symbols["modules"]
         unformed = self._guest.layout.enums.get("MODULE_STATE_UNFORMED", 3)
         try:
@@ -64,6 +67,11 @@ class ModuleWalk:
                 raise
             self.cut_short = f"the list of modules ends early: {error}"
         return tuple(found)
+
+    def _has_no_memory(self) -> bool:
+        """True when nothing is mapped where modules would be."""
+        guest = self._guest
+        return not any(guest.translation.sweep(*guest.translation.modules, guest.memory.physical))
 
     def _module(self, module: int) -> KernelModule:
         guest = self._guest

@@ -33,12 +33,14 @@ class KnownKernel:
     """What we need to know of one kernel binary.
 
     ``symbols`` are addresses as linked, without the KASLR slide; ``hash`` identifies the
-    symbol table and the types that all this was made from.
+    symbol table and the types that all this was made from. ``roots`` says where the proof
+    lies of each symbol that is not in the symbol table: see :mod:`.roots`.
     """
 
     symbols: Mapping[str, int]
     layout: Layout
     hash: str
+    roots: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _wanted() -> str:
@@ -72,7 +74,8 @@ def load(build_id: str) -> KnownKernel | None:
         if value["wanted"] != _wanted():
             return None
         layout = Layout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
-        return KnownKernel(_numbers(value["symbols"]), layout, str(value["hash"]))
+        symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
+        return KnownKernel(symbols, layout, str(value["hash"]), roots)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -90,6 +93,7 @@ def save(build_id: str, kernel: KnownKernel) -> None:
         "wanted": _wanted(),
         "hash": kernel.hash,
         "symbols": dict(kernel.symbols),
+        "roots": dict(kernel.roots),
         "offsets": dict(kernel.layout.offsets),
         "sizes": dict(kernel.layout.sizes),
         "enums": dict(kernel.layout.enums),

@@ -18,18 +18,17 @@ STRUCTS: Final[Mapping[str, str]] = {
     "address_space": "host nrpages i_pages",
     "bin_attribute": "attr.name size private",
     "dentry": "d_parent d_name.name d_name.len d_inode d_hash.pprev d_u.d_alias",
-    "e820_entry": "addr size type",
-    "e820_table": "nr_entries entries",
     "file": "f_path.mnt f_path.dentry",
     "file_system_type": "name",
     "inode": "i_ino i_mode i_sb i_data i_mapping i_size i_dentry i_rdev",
     "list_head": "next",
     "maple_arange_64": "pivot slot",
     "maple_range_64": "pivot slot",
-    "mm_struct": "mm_mt.ma_root map_count start_brk brk start_stack",
+    "mm_struct": "mm_mt.ma_root map_count start_brk brk start_stack pgd start_code end_code",
     "module": (
         "list name state mem core_layout.base core_layout.size core_layout.text_size"
         " init_layout.base init_layout.size init_layout.text_size notes_attrs sect_attrs"
+        " mkobj.mod"
     ),
     "module_memory": "base size",
     "module_notes_attrs": "notes attrs",
@@ -37,11 +36,12 @@ STRUCTS: Final[Mapping[str, str]] = {
     "module_sect_attrs": "nsections attrs",
     "mount": "mnt.mnt_root mnt mnt_parent mnt_mountpoint mnt_instance",
     "page": "flags mapping index private compound_head _refcount page_type",
-    "real_mode_header": "text_start",
+    "resource": "start end name sibling child",
     "super_block": "s_dev s_root s_type s_mounts s_id",
     "task_struct": "tasks pid tgid comm mm group_leader",
     "uts_namespace": "name.release",
     "vm_area_struct": "vm_start vm_end vm_flags vm_pgoff vm_file vm_ops vm_private_data",
+    "vm_operations_struct": "name",
     "vm_special_mapping": "name",
 }
 """Members that the walks read. A kernel lacks some of them; the walks know which."""

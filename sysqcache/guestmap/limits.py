@@ -50,4 +50,16 @@ GUEST_PAGES: Final = 1 << 24
 ELF_PROGRAM_HEADERS: Final = 64
 ELF_NOTE_BYTES: Final = 16 << 10
 BUILD_ID_BYTES: Final = 64
-E820_ENTRIES: Final = 4_096
+RESOURCES: Final = 4_096
+
+IMAGE_BYTES: Final = 128 << 20
+"""Most of a kernel's image that is searched for what its symbol table lacks."""
+
+SEARCH_HITS: Final = 64
+"""Places that look like what is searched for, each of which is then checked."""
+
+ROOTS_TRIED: Final = 4_096
+"""Places at which a variable may lie."""
+
+BTF_TRIED: Final = 4
+"""Pieces of memory that look like type information and are read as such."""

@@ -18,6 +18,7 @@ from sysqcache.guestmap.memory import Budget, ExhaustedError, UnreadableError
 from sysqcache.guestmap.pagecache import PageCache
 from sysqcache.guestmap.pages import PageWalk
 from sysqcache.guestmap.process import ProcessWalk
+from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
 from sysqcache.guestmap.session import Session
 from sysqcache.qmp.client import Watched
@@ -38,12 +39,15 @@ def map_machine(socket: Path, process: Watched | None = None) -> GuestMap:
     return dataclasses.replace(found, took_s=time.perf_counter() - start)
 
 
-def map_guest(session: Session, budget: Budget | None = None) -> GuestMap:
-    """Map the guest of an attached session; only the end of QEMU raises."""
+def map_guest(session: Session, budget: Budget | None = None, symbol_types: str = "") -> GuestMap:
+    """Map the guest of an attached session; only the end of QEMU raises.
+
+    ``symbol_types`` as in :func:`.guest.open_guest`.
+    """
     start = time.perf_counter()
     mapping = _Mapping(session)
     try:
-        mapping.run(open_guest(session, budget))
+        mapping.run(open_guest(session, budget, symbol_types))
     except (UnreadableError, ExhaustedError) as error:
         mapping.notes.append(str(error))
     except _NONSENSE as error:
@@ -89,7 +93,9 @@ class _Mapping:
         self._note("modules", walk.lost, walk.cut_short)
 
     def _read_pages(self, guest: Guest, files: Files) -> dict[int, str]:
-        walk = PageWalk(guest)
+        resources = Resources.read(guest)
+        self._note("pages", 0, resources.note)
+        walk = PageWalk(guest, resources)
         pages = walk.pages()
         cache = PageCache(guest, files, pages)
         cache.read()
@@ -97,8 +103,8 @@ class _Mapping:
         # pages in motion look like file pages for a moment: nothing to tell about a few
         self._note("files", 0, cache.cut_short)
         owners.paint_pages(self._table, pages, cache)
-        owners.paint_firmware(self._table, guest)
-        owners.paint_kernel(self._table, guest, self._kernel, pages)
+        owners.paint_firmware(self._table, resources)
+        owners.paint_kernel(self._table, guest, self._kernel, pages, resources)
         self._note("modules", 0, owners.paint_modules(self._table, guest, self._modules))
         return cache.build_ids
 

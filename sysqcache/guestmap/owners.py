@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.flatview import MemoryRange
 from sysqcache.guestmap.guest import Guest
-from sysqcache.guestmap.memory import ExhaustedError, UnreadableError
+from sysqcache.guestmap.memory import ExhaustedError
 from sysqcache.guestmap.pagecache import PageCache
 from sysqcache.guestmap.pages import Pages, Use
+from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.result import KernelInfo, KernelModule
 from sysqcache.guestmap.table import (
     I64,
@@ -28,9 +29,6 @@ from sysqcache.guestmap.table import (
 
 _MODULE_PAGES: Final = 1 << 19
 """Twice the pages of the area for modules on x86-64."""
-
-_RAM: Final = 1
-"""Type of usable memory in the kernel's e820 table."""
 
 
 class TableBuilder:
@@ -111,9 +109,10 @@ def paint_pages(table: TableBuilder, pages: Pages, cache: PageCache | None) -> N
         table.paint(pages.page[rows], numbers[cache.owner[rows]], offset)
 
 
-def paint_kernel(table: TableBuilder, guest: Guest, kernel: KernelInfo, pages: Pages) -> None:
+def paint_kernel(
+    table: TableBuilder, guest: Guest, kernel: KernelInfo, pages: Pages, resources: Resources
+) -> None:
     """The kernel image; pages that it has given back after booting are no longer its own."""
-    symbols = guest.symbols
     own = np.flatnonzero(pages.use == Use.RESERVED)
     base = np.uint64(kernel.physical >> PAGE_BITS)
     count = np.uint64((kernel.end - kernel.base + PAGE - 1) >> PAGE_BITS)
@@ -121,17 +120,29 @@ def paint_kernel(table: TableBuilder, guest: Guest, kernel: KernelInfo, pages: P
     page = page[(page >= base) & (page < base + count)]
     offset = (page - base) << np.uint64(PAGE_BITS)
     owner = np.full(len(page), table.number(_part(kernel, "data")), np.int64)
-    for name, start, end in (
-        ("text", "_stext", "_etext"),
-        ("rodata", "__start_rodata", "__end_rodata"),
-        ("init", "__init_begin", "__init_end"),
-    ):
-        if start in symbols and end in symbols:
-            first, last = (max(0, symbols[one] - kernel.base) for one in (start, end))
-            # an area's last page belongs to it even when it is not full
-            inside = (offset >= np.uint64(first & -PAGE)) & (offset < np.uint64(last))
-            owner[inside] = table.number(_part(kernel, name))
+    for name, start, end in _parts(guest, kernel, resources):
+        first, last = max(0, start - kernel.base), max(0, end - kernel.base)
+        # an area's last page belongs to it even when it is not full
+        inside = (offset >= np.uint64(first & -PAGE)) & (offset < np.uint64(last))
+        owner[inside] = table.number(_part(kernel, name))
     table.paint(page, owner, offset)
+
+
+def _parts(
+    guest: Guest, kernel: KernelInfo, resources: Resources
+) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of parts of the image."""
+    yield "text", *kernel.text
+    start, end = resources.named("Kernel rodata")
+    if not end:
+        # some architectures count it to the code
+        start, end = (
+            kernel.text[1] - kernel.base + kernel.physical,
+            resources.named("Kernel code")[1],
+        )
+    yield "rodata", start - kernel.physical + kernel.base, end - kernel.physical + kernel.base
+    start, end = guest.symbols.get("__init_begin"), guest.symbols.get("__init_end")
+    yield "init", *((start, end) if start and end else kernel.init_text)
 
 
 def _part(kernel: KernelInfo, name: str) -> Owner:
@@ -182,25 +193,15 @@ def _paint_found(
     table.paint(physical[known] >> np.uint64(PAGE_BITS), owner[known], offset[known])
 
 
-def paint_firmware(table: TableBuilder, guest: Guest) -> None:
-    """Memory that the firmware kept for itself, from the kernel's copy of the e820 table."""
-    layout, memory = guest.layout, guest.memory
-    try:
-        head = memory.u64(guest.symbols["e820_table"])
-        count = min(guest.u32(head, "e820_table.nr_entries"), limits.E820_ENTRIES)
-        step = layout.size("e820_entry")
-        first = head + layout.at("e820_table.entries")
-        ram = []
-        for entry in range(first, first + count * step, step):
-            if guest.u32(entry, "e820_entry.type") == _RAM:
-                start = guest.pointer(entry, "e820_entry.addr")
-                ram.append((start, start + guest.pointer(entry, "e820_entry.size")))
-    except UnreadableError:
+def paint_firmware(table: TableBuilder, resources: Resources) -> None:
+    """Memory that the firmware kept for itself: all that the kernel does not call RAM."""
+    ram = resources.ram()
+    if not ram:
         return
     owner = Owner(OwnerKind.FIRMWARE, "reserved")
     last = int(table.page[-1]) + 1 if len(table.page) else 0
     place = 0
-    for start, end in sorted(ram):
+    for start, end in ram:
         if start >> PAGE_BITS > place:
             table.paint_range(place, start >> PAGE_BITS, owner)
         place = max(place, end >> PAGE_BITS)

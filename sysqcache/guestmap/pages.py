@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.guest import Guest
 from sysqcache.guestmap.memory import UnreadableError
+from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.table import I64, U64
 
 U8 = NDArray[np.uint8]
@@ -59,8 +60,9 @@ class Pages:
 class PageWalk:
     """Reads the array of struct page; ``cut_short`` says why it ended early."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, resources: Resources) -> None:
         layout = guest.layout
+        self._ram = resources.ram()
         self._guest = guest
         self._size = layout.size("page")
         if self._size % 8 or not 32 <= self._size <= 256:
@@ -102,7 +104,9 @@ class PageWalk:
 
     def pages(self) -> Pages:
         """All pages; raises :class:`UnreadableError` when not one section can be read."""
-        count = self._guest.memory.u64(self._guest.symbols["max_pfn"])
+        if not self._ram:
+            raise UnreadableError("the kernel names no memory")
+        count = max(end for _, end in self._ram) >> _PAGE_BITS
         if count > limits.GUEST_PAGES:
             self.cut_short = f"only the first {limits.GUEST_PAGES} of {count} pages were looked at"
             count = limits.GUEST_PAGES

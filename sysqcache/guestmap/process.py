@@ -109,7 +109,7 @@ class ProcessWalk:
         guest = self._guest
         start_brk, brk, stack = names
         operations = guest.pointer(vma, "vm_area_struct.vm_ops")
-        if operations and operations == guest.symbols.get("special_mapping_vmops"):
+        if operations and self._is_special(operations):
             mapping = guest.pointer(vma, "vm_area_struct.vm_private_data")
             return guest.memory.string(guest.pointer(mapping, "vm_special_mapping.name"))
         if area[0] <= brk and area[1] >= start_brk:
@@ -117,6 +117,13 @@ class ProcessWalk:
         if area[0] <= stack <= area[1]:
             return "[stack]"
         return ""
+
+    def _is_special(self, operations: int) -> bool:
+        """True when a mapping's name is in its own structure, as that of the vDSO is."""
+        names_it = self._guest.symbols.get("special_mapping_name")
+        if not names_it or not self._guest.layout.has("vm_operations_struct.name"):
+            return False
+        return self._guest.pointer(operations, "vm_operations_struct.name") == names_it
 
 
 def _perms(flags: int) -> str:

@@ -9,35 +9,26 @@ from typing import Final
 
 from sysqcache.guestmap.memory import UnreadableError
 
-WANTED: Final = (
+FUNCTIONS: Final = (
     "_text",
     "_stext",
     "_etext",
     "_sinittext",
     "_einittext",
-    "__start_rodata",
-    "__end_rodata",
-    "_sdata",
-    "_edata",
-    "__bss_start",
-    "__init_begin",
-    "__init_end",
-    "_end",
-    "__start_BTF",
-    "__stop_BTF",
-    "__start_notes",
-    "__stop_notes",
-    "init_task",
-    "init_uts_ns",
-    "modules",
-    "super_blocks",
-    "max_pfn",
-    "vmemmap_base",
-    "page_offset_base",
-    "e820_table",
-    "real_mode_header",
-    "special_mapping_vmops",
+    "special_mapping_name",
 )
+"""In the symbol table of every kernel."""
+
+EXPORTS: Final = ("init_task", "iomem_resource", "page_offset_base", "vmemmap_base")
+"""Variables that modules may use, so that the kernel has a table of them for its loader."""
+
+VARIABLES: Final = (*EXPORTS, "init_mm", "modules", "__start_BTF", "__stop_BTF")
+"""In the symbol table of kernels with CONFIG_KALLSYMS_ALL, else found by :mod:`.roots`."""
+
+USEFUL: Final = ("__init_begin", "__init_end", "__start_notes", "__stop_notes")
+"""Done without where they lack."""
+
+WANTED: Final = (*FUNCTIONS, *VARIABLES, *USEFUL)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

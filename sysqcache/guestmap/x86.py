@@ -81,6 +81,11 @@ class X86Translation:
         """Start and end of the area for kernel modules, BPF and other generated code."""
         return KERNEL_MAP + self.image_size, MODULES_END
 
+    @property
+    def image(self) -> tuple[int, int]:
+        """Start and end of the area in which the kernel image lies."""
+        return KERNEL_MAP, KERNEL_MAP + self.image_size
+
     def image_physical(self, address: int) -> int:
         """The physical address of an address inside the kernel image."""
         return address - KERNEL_MAP + self.phys_base

@@ -29,6 +29,7 @@ from sysqcache.guestmap.memory import (
 )
 from sysqcache.guestmap.pagecache import CachedFile
 from sysqcache.guestmap.pages import Pages, PageWalk, Use
+from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.session import is_alive
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
@@ -280,15 +281,16 @@ def walk_pages(rows: list[bytes], count: int | None = None) -> tuple[Pages, Page
     memory = FakeMemory()
     base = 0x200000
     memory.write(base, b"".join(rows))
-    memory.u64(0x1000, virtual(base), len(rows) if count is None else count)
+    memory.u64(0x1000, virtual(base))
     guest = fake_guest(
         memory,
         offsets=PAGE_OFFSETS,
         sizes={"page": 64},
         enums={"PG_reserved": 12, "PG_slab": 9},
-        symbols={"vmemmap_base": virtual(0x1000), "max_pfn": virtual(0x1008)},
+        symbols={"vmemmap_base": virtual(0x1000)},
     )
-    walk = PageWalk(guest)
+    end = (len(rows) if count is None else count) * PAGE
+    walk = PageWalk(guest, Resources((Resource(0, end, "System RAM"),)))
     return walk.pages(), walk
 
 
@@ -428,7 +430,8 @@ def test_only_a_living_kernel_is_believed() -> None:
 
 
 def test_known_kernels_are_kept_and_damaged_files_are_not_used() -> None:
-    known = KnownKernel({"_text": 1}, Layout({"page.flags": 0}, {"page": 64}, {}), "12ab")
+    layout = Layout({"page.flags": 0}, {"page": 64}, {})
+    known = KnownKernel({"_text": 1}, layout, "12ab", {"init_task": 5})
     kernelcache.save("ab12", known)
     assert kernelcache.load("ab12") == known
     file = kernelcache.file_of("ab12")

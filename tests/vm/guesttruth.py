@@ -22,6 +22,7 @@ from sysqcache.errors import ImageBuildError
 from sysqcache.guestmap.elfid import notes_build_id
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
+from sysqcache.guestmap.kernel import kernel_info
 from sysqcache.guestmap.result import GuestMap, Mapping
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
@@ -193,8 +194,8 @@ def functions_agree(session: Session, told: dict[str, int]) -> int:
     times = collections.Counter(name[1:].decode() for name in table._names())
     wanted = {name: address for name, address in told.items() if times[name] == 1}
     assert table.find(wanted) == wanted | {"_stext": table.find(())["_stext"]}
-    text = guest.symbols["_text"], guest.symbols["_end"]
-    assert all(text[0] <= address < text[1] for address in wanted.values())
+    kernel = kernel_info(guest)
+    assert all(kernel.base <= address < kernel.end for address in wanted.values())
     return len(wanted)
 
 

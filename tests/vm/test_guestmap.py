@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import os
 import random
 import signal
@@ -11,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,14 +36,17 @@ from sysqcache.enginebuild.info import Engine
 from sysqcache.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.guest import drgn_program, open_guest
+from sysqcache.guestmap.kallsyms import TEXT_TYPES, SymbolTable
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.symbols import EXPORTS, VARIABLES
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.images import catalog
 from sysqcache.instances import ForeignProcess, Instance
 from sysqcache.journal import read_journal
 from sysqcache.launch.sockets import connect_unix
+from sysqcache.qmp.client import QmpClient
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 
@@ -94,6 +101,76 @@ def compare_contents(name: str, told: Truth) -> int:
         for part in parts:
             assert segment_sha256(session, found.table, part) == part.sha256, part.path
     return len(parts)
+
+
+@contextlib.contextmanager
+def paused(name: str) -> Iterator[None]:
+    """The guest stands still, so that nothing differs between two maps of it."""
+    with QmpClient.connect(Instance(name).file(paths.INSTANCE_QMP)) as qmp:
+        qmp.execute("stop")
+        try:
+            yield
+        finally:
+            qmp.execute("cont")
+
+
+def contents(found: GuestMap) -> dict[str, Any]:
+    """All of a map that two maps of a paused guest have in common."""
+    table = found.table
+    rows = zip(table.start.tolist(), table.end.tolist(), table.owner.tolist(), strict=True)
+    return {
+        "kernel": found.kernel,
+        "modules": found.modules,
+        "processes": found.processes,
+        "pages": [(start, end, table.owners[owner]) for start, end, owner in rows],
+        "offsets": table.offset.tolist(),
+        "note": found.note,
+    }
+
+
+def compare_functions_only(name: str) -> None:
+    """With no symbols but functions the map is the same, and so is what is kept of a kernel."""
+    with paused(name):
+        full = mapper.map_machine(socket_of(name), process_of(name))
+        assert full.note == ""
+        file = kernelcache.file_of(full.kernel.build_id)
+        assert file is not None
+        file.unlink()
+        with Session.open(socket_of(name), process_of(name)) as session:
+            first = mapper.map_guest(session, symbol_types=TEXT_TYPES)
+            again = [mapper.map_guest(session, symbol_types=TEXT_TYPES) for _ in range(5)]
+            guest = open_guest(session, symbol_types=TEXT_TYPES)
+            told = SymbolTable(guest.memory, guest.info).find(VARIABLES)
+            functions = SymbolTable(guest.memory, guest.info, TEXT_TYPES)
+            assert functions.find(VARIABLES).keys() == {"_stext"}
+        assert told == {one: guest.symbols[one] for one in (*VARIABLES, "_stext")}
+        assert first.took_s <= 2
+        assert min(one.took_s for one in again) <= 0.6
+        for one in (first, again[0], mapper.map_machine(socket_of(name))):
+            assert contents(one) == contents(full)
+        compare_after_planting(name, full)
+
+
+def compare_after_planting(name: str, full: GuestMap) -> None:
+    """What another guest made us believe of this kernel is found out, one by one."""
+    good = kernelcache.load(full.kernel.build_id)
+    assert good is not None
+    assert good.roots.keys() == {*EXPORTS, "init_mm", "modules"}
+    for symbol, step in itertools.product(good.roots, (0, 12)):
+        lie = {symbol: good.symbols[symbol] + 64}
+        proof = {symbol: good.roots[symbol] + step}
+        bad = dataclasses.replace(
+            good, symbols={**good.symbols, **lie}, roots={**good.roots, **proof}
+        )
+        kernelcache.save(full.kernel.build_id, bad)
+        with Session.open(socket_of(name), process_of(name)) as session:
+            found = mapper.map_guest(session, symbol_types=TEXT_TYPES)
+        assert contents(found) == contents(full), symbol
+        assert kernelcache.load(full.kernel.build_id) == good, symbol
+
+
+def test_functions_are_symbols_enough(machine: str) -> None:
+    compare_functions_only(machine)
 
 
 def test_the_tiny_guest_agrees(machine: str) -> None:
@@ -296,7 +373,6 @@ def test_firmware_alone(x86_engine: Engine, tmp_path: Path) -> None:
 def test_blocks_of_the_journal_have_owners(machine: str) -> None:
     """RAM addresses of recorded blocks lead to owners: the join that attribution makes."""
     from sysqcache.guestmap.table import NOWHERE, RamMap
-    from sysqcache.qmp.client import QmpClient
     from sysqcache.qmp.commands import tb_cache_checkpoint
 
     with QmpClient.connect(socket_of(machine)) as qmp:
@@ -345,6 +421,7 @@ def test_debian_12_agrees(debian: str) -> None:
     assert min(one.paused_ms for one in again) <= 50
     assert sum(bool(rows) for rows in told.maps.values()) >= 8
     assert compare_contents(debian, told) >= 30
+    compare_functions_only(debian)
 
 
 @pytest.mark.slow
@@ -359,6 +436,7 @@ def test_debian_with_the_kernel_of_debian_13_agrees(debian: str, trixie: Path) -
     assert len(found.modules) >= 8
     assert sum(bool(rows) for rows in told.maps.values()) >= 8
     assert compare_contents(debian, told) >= 30
+    compare_functions_only(debian)
 
 
 @pytest.mark.slow
@@ -372,5 +450,6 @@ def test_the_tiny_guest_with_the_kernel_of_debian_13_agrees(trixie: Path) -> Non
         assert found.kernel.release.startswith("6.12.")
         assert len(found.modules) >= 5
         assert compare_contents("tiny", told) == 1
+        compare_functions_only("tiny")
     finally:
         sysqcache("stop", "tiny", "--force", code=None)

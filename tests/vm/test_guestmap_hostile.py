@@ -135,8 +135,33 @@ def tree_in_itself(memory: Memory) -> None:
     memory.write(slots, struct.pack("<Q", inner) * 16)
 
 
+def first_memory(guest: Guest) -> int:
+    """The first range of /proc/iomem."""
+    root = guest.symbols["iomem_resource"]
+    return guest.pointer(root, "resource.child")
+
+
 def memory_without_an_end(memory: Memory) -> None:
-    memory.pointer(memory.guest.symbols["max_pfn"], 1 << 60)
+    guest = memory.guest
+    at = first_memory(guest)
+    while guest.memory.string(guest.pointer(at, "resource.name")) != "System RAM":
+        at = guest.pointer(at, "resource.sibling")
+    memory.pointer(at + guest.layout.at("resource.end"), (1 << 60) - 1)
+
+
+def endless_resources(memory: Memory) -> None:
+    at = first_memory(memory.guest)
+    memory.pointer(at + memory.guest.layout.at("resource.sibling"), at)
+
+
+def no_resources(memory: Memory) -> None:
+    root = memory.guest.symbols["iomem_resource"]
+    memory.pointer(root + memory.guest.layout.at("resource.child"), NOWHERE)
+
+
+def kernel_without_an_end(memory: Memory) -> None:
+    brk = memory.guest.layout.at("mm_struct.brk")
+    memory.pointer(memory.guest.symbols["init_mm"] + brk, NOWHERE)
 
 
 def pages_nowhere(memory: Memory) -> None:
@@ -164,6 +189,9 @@ LIES: list[tuple[Callable[[Memory], None], str]] = [
     (tree_in_itself, "processes: 1 could not be read"),
     (memory_without_an_end, "pages: only the first"),
     (pages_nowhere, "pages: "),
+    (endless_resources, "pages: the list of memory ends early"),
+    (no_resources, "pages: the kernel names no memory"),
+    (kernel_without_an_end, "where no kernel can"),
     (too_many_symbols, "symbol table has no sensible size"),
     (no_page_tables, ""),
 ]
