@@ -34,13 +34,15 @@ class KnownKernel:
 
     ``symbols`` are addresses as linked, without the KASLR slide; ``hash`` identifies the
     symbol table and the types that all this was made from. ``roots`` says where the proof
-    lies of each symbol that is not in the symbol table: see :mod:`.roots`.
+    lies of each symbol that is not in the symbol table: see :mod:`.roots`. ``searched`` is
+    true for kernels whose symbol table has no variables.
     """
 
     symbols: Mapping[str, int]
     layout: Layout
     hash: str
     roots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    searched: bool = False
 
 
 def _wanted() -> str:
@@ -75,7 +77,8 @@ def load(build_id: str) -> KnownKernel | None:
             return None
         layout = Layout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
         symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
-        return KnownKernel(symbols, layout, str(value["hash"]), roots)
+        searched = value["searched"] is True
+        return KnownKernel(symbols, layout, str(value["hash"]), roots, searched)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -92,6 +95,7 @@ def save(build_id: str, kernel: KnownKernel) -> None:
     value = {
         "wanted": _wanted(),
         "hash": kernel.hash,
+        "searched": kernel.searched,
         "symbols": dict(kernel.symbols),
         "roots": dict(kernel.roots),
         "offsets": dict(kernel.layout.offsets),

@@ -85,8 +85,7 @@ class PageWalk:
                 "itemsize": self._size,
             }
         )
-        base = guest.symbols.get("vmemmap_base")
-        self._base = guest.memory.u64(base) if base else guest.translation.vmemmap_default
+        self._base = guest.translation.vmemmap_base
         self._slab = self._slab_test()
         self._reserved = np.uint64(1 << (layout.enums.get("PG_reserved", 63) & 63))
         self.cut_short = ""

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
+from sysqcache.guestmap import x86
 from sysqcache.guestmap.memory import UnreadableError
 
 FUNCTIONS: Final = (
@@ -19,7 +20,7 @@ FUNCTIONS: Final = (
 )
 """In the symbol table of every kernel."""
 
-EXPORTS: Final = ("init_task", "iomem_resource", "page_offset_base", "vmemmap_base")
+EXPORTS: Final = ("init_task", "iomem_resource", *x86.EXPORTS)
 """Variables that modules may use, so that the kernel has a table of them for its loader."""
 
 VARIABLES: Final = (*EXPORTS, "init_mm", "modules", "__start_BTF", "__stop_BTF")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from sysqcache.guestmap.memory import UnreadableError
@@ -12,6 +12,9 @@ from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
 
 KERNEL_MAP: Final = 0xFFFF_FFFF_8000_0000
 """Start of the kernel image's mapping (``__START_KERNEL_map``)."""
+
+EXPORTS: Final = ("page_offset_base", "vmemmap_base")
+"""Exported variables that :meth:`X86Translation.use_variables` reads."""
 
 MODULES_END: Final = 0xFFFF_FFFF_FF00_0000
 # without CONFIG_RANDOMIZE_MEMORY these are constants instead of variables
@@ -45,7 +48,8 @@ class X86Translation:
 
     ``root`` is the physical address of the top page table, ``levels`` 4 or 5. The
     direct mapping, where nearly all structures lie, needs no walk once
-    ``direct_base`` is known; 0 until then.
+    ``direct_base`` is known; 0 until then, as is ``vmemmap_base``, the address of the
+    array of struct page.
     """
 
     root: int
@@ -53,6 +57,7 @@ class X86Translation:
     phys_base: int
     image_size: int
     direct_base: int = 0
+    vmemmap_base: int = 0
 
     @classmethod
     def from_vmcoreinfo(cls, info: VmcoreInfo) -> X86Translation:
@@ -66,15 +71,18 @@ class X86Translation:
         size = min(info.numbers.get("KERNEL_IMAGE_SIZE", _IMAGE_BYTES), _IMAGE_BYTES)
         return cls(root & _ADDRESS, levels, phys_base, size)
 
-    @property
-    def direct_default(self) -> int:
-        """Base of the direct mapping when it is not randomised."""
-        return DIRECT_BASE_5 if self.levels == 5 else DIRECT_BASE
+    def use_variables(self, symbols: Mapping[str, int], u64: Callable[[int], int]) -> None:
+        """Learn where the big areas of the address space begin.
 
-    @property
-    def vmemmap_default(self) -> int:
-        """Base of the array of struct page when it is not randomised."""
-        return VMEMMAP_BASE_5 if self.levels == 5 else VMEMMAP_BASE
+        ``symbols`` are addresses by name, ``u64`` reads a number at such an address. A
+        kernel that does not move its areas about has no variables for them.
+        """
+        five = self.levels == 5
+        direct, vmemmap = symbols.get("page_offset_base"), symbols.get("vmemmap_base")
+        direct_default = DIRECT_BASE_5 if five else DIRECT_BASE
+        vmemmap_default = VMEMMAP_BASE_5 if five else VMEMMAP_BASE
+        self.vmemmap_base = u64(vmemmap) if vmemmap else vmemmap_default
+        self.direct_base = u64(direct) if direct else direct_default
 
     @property
     def modules(self) -> tuple[int, int]:

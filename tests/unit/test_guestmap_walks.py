@@ -281,14 +281,13 @@ def walk_pages(rows: list[bytes], count: int | None = None) -> tuple[Pages, Page
     memory = FakeMemory()
     base = 0x200000
     memory.write(base, b"".join(rows))
-    memory.u64(0x1000, virtual(base))
     guest = fake_guest(
         memory,
         offsets=PAGE_OFFSETS,
         sizes={"page": 64},
         enums={"PG_reserved": 12, "PG_slab": 9},
-        symbols={"vmemmap_base": virtual(0x1000)},
     )
+    guest.translation.vmemmap_base = virtual(base)
     end = (len(rows) if count is None else count) * PAGE
     walk = PageWalk(guest, Resources((Resource(0, end, "System RAM"),)))
     return walk.pages(), walk
@@ -431,7 +430,7 @@ def test_only_a_living_kernel_is_believed() -> None:
 
 def test_known_kernels_are_kept_and_damaged_files_are_not_used() -> None:
     layout = Layout({"page.flags": 0}, {"page": 64}, {})
-    known = KnownKernel({"_text": 1}, layout, "12ab", {"init_task": 5})
+    known = KnownKernel({"_text": 1}, layout, "12ab", {"init_task": 5}, searched=True)
     kernelcache.save("ab12", known)
     assert kernelcache.load("ab12") == known
     file = kernelcache.file_of("ab12")

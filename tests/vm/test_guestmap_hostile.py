@@ -14,8 +14,11 @@ from gdbhelp import Gdb
 from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
 
 from sysqcache import paths
+from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.guestmap.guest import Guest, open_guest
+from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.kernel import ModuleWalk
+from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
 from sysqcache.instances import Instance
 from sysqcache.qmp.client import QmpClient
@@ -221,6 +224,46 @@ def test_structures_that_lie() -> None:
         assert sysqcache("exec", "tiny", "--", "echo", "alive").stdout == "alive\n"
     finally:
         sysqcache("stop", "tiny", "--force", code=None)
+
+
+def map_by_functions(forget: bool) -> GuestMap:
+    """A map of the tiny guest that looks at no symbols but functions."""
+    with Session.open(Instance("tiny").file(paths.INSTANCE_QMP_INTROSPECT)) as session:
+        assert session.info is not None
+        file = kernelcache.file_of(session.info.build_id)
+        assert file is not None
+        if forget:
+            file.unlink(missing_ok=True)
+        return mapper.map_guest(session, symbol_types=TEXT_TYPES)
+
+
+def test_variables_that_hide() -> None:
+    """What one guest hides is missing from its map, and is found again where it is not hidden."""
+    boot("--detach")
+    clean = map_by_functions(forget=True)
+    assert clean.note == ""
+    with debugged() as memory:
+        known = kernelcache.load(clean.kernel.build_id)
+        assert known is not None
+        clean = map_by_functions(forget=False)
+        proofs = {name: at + clean.kernel.kaslr_offset for name, at in known.roots.items()}
+        pgd = memory.guest.layout.at("mm_struct.pgd")
+        for name, proof in proofs.items():
+            place = {"modules": proof, "init_mm": proof + pgd}.get(name, proof + 4)
+            memory.write(place, bytes(4))
+            for forget in (True, False):
+                start = time.monotonic()
+                found = map_by_functions(forget)
+                assert time.monotonic() - start < SECONDS, name
+                assert found.note, name
+                if not name.endswith("_base"):
+                    assert f"no symbol {name}" in found.note, found.note
+                assert sum(found.table.counts().values()) == sum(clean.table.counts().values())
+            memory.undo()
+            found = map_by_functions(forget=False)
+            assert found.note == "", name
+            assert (found.modules, found.processes) == (clean.modules, clean.processes), name
+            assert kernelcache.load(clean.kernel.build_id) == known, name
 
 
 def test_blocks_of_a_kernel_without_types_are_kept() -> None:
