@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from machinehelp import boot, report, stored_blocks, sysqcache
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(own_state: Path) -> Iterator[None]:
     yield
     state = Instance("tiny").read()
     ForeignProcess(state.process, Instance("tiny").file("log")).signal(signal.SIGKILL)
