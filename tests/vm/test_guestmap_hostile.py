@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(own_state: Path) -> Iterator[None]:
     """No machine outlives its test."""
     yield
     sysqcache("stop", "tiny", "--force", code=None)
