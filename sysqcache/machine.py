@@ -18,6 +18,7 @@ from sysqcache.guest.agent import GuestAgent
 from sysqcache.guest.result import GuestShell, TaskResult
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.launch.overlay import remove_overlays
 from sysqcache.launch.process import ProcessId
 from sysqcache.progress import Listener, StatsUpdated
 from sysqcache.qmp import commands
@@ -33,6 +34,8 @@ _QUIT_TIMEOUT: Final = 10.0
 _STATS_INTERVAL: Final = 0.5
 _TERM_TIMEOUT: Final = 10.0
 _PATIENCE: Final = (0.3, 1.0, 4.0)
+_SETTLE_SECONDS: Final = 30.0
+_SETTLE_STEP: Final = 0.02
 _ENDED: Final = ("SHUTDOWN",)
 
 
@@ -288,3 +291,12 @@ class StatsMonitor:
 def serial_log(instance: Instance, state: InstanceState) -> Path:
     """The file with all output of the serial port."""
     return Path(state.serial_log) if state.serial_log else instance.file(paths.INSTANCE_SERIAL_LOG)
+
+
+def settle(instance: Instance) -> None:
+    """Wait for a controller in another terminal to finish, then remove the overlays."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while instance.is_held() and time.monotonic() < deadline:
+        time.sleep(_SETTLE_STEP)
+    if not instance.is_held():
+        remove_overlays(instance.file(paths.INSTANCE_OVERLAYS))

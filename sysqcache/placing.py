@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import FormatError, MachineError, SysqcacheError
+from sysqcache.errors import MachineError
 from sysqcache.placement import Placements
 from sysqcache.qmp import commands
 from sysqcache.report import AttributionSummary
+from sysqcache.specjson import read_spec
 
 if TYPE_CHECKING:
     from sysqcache.attribution.observation import Observation
@@ -61,10 +62,12 @@ class Placer:
         """
         if not self._looks:
             return
+        from sysqcache.store.journals import write_places
+
         started = time.monotonic()
         try:
             found = self._placements(spec, firmware)
-            _write(self.journal, found)
+            write_places(self.journal, found)
         except Exception as error:
             self._warn(f"blocks are kept without their modules: {error!r}")
             return
@@ -89,28 +92,19 @@ class Placer:
         return read_places(self.journal).merged(found)
 
 
-def _write(journal: Path, found: Placements) -> None:
-    from sysqcache.store.journals import write_places
-
-    write_places(journal, found)
-
-
 def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
     """Look into a machine that another command started, right before it is ended."""
     summary = AttributionSummary()
     journal = Path(machine.state.journal) if machine.state.journal else None
     if journal is not None and journal.exists():
-        with contextlib.suppress(FormatError):
-            placer = Placer(journal, summary, warn)
-            placer.look(machine)
-            placer.place(_spec_of(machine), None)
+        placer = Placer(journal, summary, warn)
+        placer.look(machine)
+        placer.place(_spec_of(machine), None)
     return summary
 
 
 def _spec_of(machine: Machine) -> MachineSpec | None:
     """What a machine was started from, if that can still be read."""
-    from sysqcache import resolve
-
-    with contextlib.suppress(SysqcacheError):
-        return resolve.load(Path(machine.state.source), [])
+    with contextlib.suppress(MachineError):
+        return read_spec(machine.instance)
     return None

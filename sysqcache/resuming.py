@@ -6,7 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,6 @@ from sysqcache import pipeline, progress
 from sysqcache.errors import (
     EngineMissing,
     MachineBusy,
-    MachineError,
     SavedStateError,
     UsageError,
 )
@@ -210,12 +209,3 @@ def _spec(record: SavedMachine, options: ResumeOptions) -> MachineSpec:
         hint="the guest runs, but its agent does not answer; was it there when it was saved?",
     )
     return dataclasses.replace(spec, ready=ready)
-
-
-def running_copies(name: str) -> Sequence[str]:
-    """Names of machines that run from the saved machine ``name``."""
-    try:
-        _, directory = slots.current(name)
-    except MachineError:
-        return ()
-    return slots.users(directory)

@@ -13,6 +13,7 @@ from sysqcache.instances import Instance
 from sysqcache.machine import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import slots
+from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.specjson import read_spec
 from sysqcache.types import DiskFormat, DiskMode
 
@@ -20,8 +21,8 @@ from sysqcache.types import DiskFormat, DiskMode
 def _nodes(machine: Machine) -> list[str]:
     """Disks that are written to: all have to hold the snapshot."""
     spec = read_spec(machine.instance)
-    writable = [(i, d) for i, d in enumerate(spec.disks) if d.mode is not DiskMode.READ_ONLY]
-    raw = [d for _, d in writable if d.mode is DiskMode.PERSISTENT and d.format is DiskFormat.RAW]
+    writable = [d for d in spec.disks if d.mode is not DiskMode.READ_ONLY]
+    raw = [d for d in writable if d.mode is DiskMode.PERSISTENT and d.format is DiskFormat.RAW]
     if raw or not writable:
         why = (
             f"a raw disk holds none: {raw[0].file}" if raw else "it has no disk that is written to"
@@ -29,7 +30,7 @@ def _nodes(machine: Machine) -> list[str]:
         raise SavedStateError(
             f"{spec.name} can't have snapshots: {why}", hint="sysqcache suspend --method file"
         )
-    return [f"disk{index}" for index, _ in writable]
+    return snapshot_nodes(spec.disks)
 
 
 def _check_tag(tag: str) -> None:

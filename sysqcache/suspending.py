@@ -27,10 +27,11 @@ from sysqcache.errors import (
     SysqcacheError,
 )
 from sysqcache.instances import Instance
-from sysqcache.machine import Machine
+from sysqcache.machine import Machine, settle
 from sysqcache.placing import place_before_end
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, ramfile, slots
+from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
 from sysqcache.spec import MachineSpec
 from sysqcache.specjson import read_spec
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 Warn = Callable[[str], None]
 Phase = Callable[[str], None]
-_SETTLE_SECONDS: Final = 30.0
 _LOCK: Final = ".lock"
 
 
@@ -136,7 +136,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         sealing = time.monotonic()
         record = saving.seal(directory, record)
         suspend_s += time.monotonic() - sealing
-    _settle(instance)
+    settle(instance)
     instance.update(state=MachineState.SAVED)
     slots.sweep(instance)
     _pin(record, warn)
@@ -206,8 +206,7 @@ class _Saving:
         state, sums, ram = None, None, ("", 0, 0)
         if self.method is Method.INTERNAL:
             tag = f"sysqcache-{one}"
-            nodes = self._nodes()
-            migration.snapshot_save(self.machine.qmp, tag, nodes)
+            migration.snapshot_save(self.machine.qmp, tag, snapshot_nodes(self.spec.disks))
         else:
             file = slot / slots.STATE
             migration.save_to_file(self.machine.qmp, file)
@@ -241,11 +240,6 @@ class _Saving:
             why=self.why,
         )
 
-    def _nodes(self) -> list[str]:
-        return [
-            f"disk{i}" for i, d in enumerate(self.spec.disks) if d.mode is not DiskMode.READ_ONLY
-        ]
-
     def _go_on(self, slot: Path, error: Exception) -> SysqcacheError:
         """Let the guest run again; the error to be raised, which says what state things are in."""
         shutil.rmtree(slot, ignore_errors=True)
@@ -275,17 +269,6 @@ class _Saving:
 def _pack_names(stats: TbCacheStats | None) -> tuple[str, ...]:
     packs = stats.packs if stats is not None else ()
     return tuple(Path(pack.path).stem for pack in packs if pack.status == "mapped")
-
-
-def _settle(instance: Instance) -> None:
-    """Wait for a controller in another terminal to finish, then remove the overlays' names."""
-    from sysqcache.launch.overlay import remove_overlays
-
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while instance.is_held() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if not instance.is_held():
-        remove_overlays(instance.file(paths.INSTANCE_OVERLAYS))
 
 
 def _pin(record: SavedMachine, warn: Warn) -> None:

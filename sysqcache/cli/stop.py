@@ -31,6 +31,7 @@ def stop(
     """Ask the guest to power off, end QEMU if it does not, and keep its blocks."""
     from sysqcache.cli.sweeping import sweep
     from sysqcache.instances import Instance
+    from sysqcache.machine import settle
     from sysqcache.types import MachineState
 
     instance = Instance(name)
@@ -42,7 +43,7 @@ def stop(
         answer: dict[str, Any] = {"machine": name, "ended_by": None}
     else:
         answer = _stop(name, 0.0 if force else timeout)
-        _settle(name)
+        settle(instance)
         sweep()
     if state.state is not MachineState.BROKEN and not instance.is_held():
         instance.update(state=MachineState.STOPPED)
@@ -87,19 +88,3 @@ def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
     limit = machine.state.poweroff_timeout if timeout is None else timeout
     ended_by = machine.power_off(limit) if limit else machine.quit()
     return {"machine": machine.state.name, "ended_by": ended_by, "blocks": blocks}
-
-
-def _settle(name: str) -> None:
-    """Wait for a controller in another terminal to finish, if there is one."""
-    import time
-
-    from sysqcache import paths
-    from sysqcache.instances import Instance
-    from sysqcache.launch.overlay import remove_overlays
-
-    instance = Instance(name)
-    deadline = time.monotonic() + 30.0
-    while instance.is_held() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if not instance.is_held():
-        remove_overlays(instance.file(paths.INSTANCE_OVERLAYS))

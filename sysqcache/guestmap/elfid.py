@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Final
 
 from sysqcache.guestmap import limits
+from sysqcache.imagescan.elf import notes_build_id
 
 Reader = Callable[[int, int], bytes | None]
 """``read(offset, size)``: file bytes, or None when they are not in memory."""
 
 _PT_NOTE: Final = 4
-_NT_BUILD_ID: Final = 3
 _IDENT: Final = 16
 _HEADER: Final = 64
 
@@ -68,23 +68,3 @@ def build_id(read: Reader) -> str:
         if found:
             return found
     return ""
-
-
-def notes_build_id(notes: bytes, order: str = "<") -> str:
-    """The GNU build id among ELF notes, "" when there is none."""
-    head = struct.Struct(order + "III")
-    offset = 0
-    while offset + head.size <= len(notes):
-        name_size, size, kind = head.unpack_from(notes, offset)
-        name = offset + head.size
-        value = name + _aligned(name_size)
-        if kind == _NT_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
-            found = notes[value : value + size]
-            good = 0 < size <= limits.BUILD_ID_BYTES and len(found) == size
-            return found.hex() if good else ""
-        offset = value + _aligned(size)
-    return ""
-
-
-def _aligned(size: int) -> int:
-    return (size + 3) & ~3

@@ -49,7 +49,6 @@ GUEST_PAGES: Final = 1 << 24
 
 ELF_PROGRAM_HEADERS: Final = 64
 ELF_NOTE_BYTES: Final = 16 << 10
-BUILD_ID_BYTES: Final = 64
 RESOURCES: Final = 4_096
 
 IMAGE_BYTES: Final = 128 << 20

@@ -70,6 +70,6 @@ class SavedOrigin:
         """Nothing is different for a machine that goes on alone."""
 
 
-def snapshot_nodes(saved: Sequence[SavedDisk]) -> list[str]:
+def snapshot_nodes(saved: Sequence[SavedDisk | Disk]) -> list[str]:
     """Names of the disks that an internal snapshot is in: all that are written to."""
     return [f"disk{i}" for i, disk in enumerate(saved) if disk.mode != DiskMode.READ_ONLY]

@@ -15,12 +15,13 @@ from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
 
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.btf import Btf, BtfError, Kind
-from sysqcache.guestmap.elfid import build_id, notes_build_id
+from sysqcache.guestmap.elfid import build_id
 from sysqcache.guestmap.flatview import parse_flat_views
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import PAGE, UnreadableError
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
+from sysqcache.imagescan.elf import notes_build_id
 
 
 def small_btf() -> BtfBuilder:

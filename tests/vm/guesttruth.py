@@ -19,7 +19,6 @@ from sysqcache import paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.errors import ImageBuildError
-from sysqcache.guestmap.elfid import notes_build_id
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernel import kernel_info
@@ -28,6 +27,7 @@ from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.imagescan.elf import notes_build_id
 from sysqcache.work import Work, published, scratch
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
