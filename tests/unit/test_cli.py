@@ -108,3 +108,23 @@ def test_wrong_options(tmp_path: Path, arguments: list[str]) -> None:
     file = tmp_path / "vm.yaml"
     file.write_text("")
     assert run("boot", str(file), *arguments).returncode == 2
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+from sysqcache.cli.boot import handle_signals
+handle_signals()
+try:
+    exec("os.kill(os.getpid(), signal.SIGTERM)\\nwhile True: pass")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_a_signal_during_an_import_keeps_the_exit_code(tmp_path: Path) -> None:
+    """The end of the process is ours to say, not Python's: see ``Interrupted``."""
+    (tmp_path / "interrupted_import.py").write_text(_INTERRUPTED_IMPORT)
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted_import"], cwd=tmp_path, timeout=60, check=False
+    )
+    assert done.returncode == 130
