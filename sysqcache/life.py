@@ -69,12 +69,13 @@ class Life:
         """
         with StatsMonitor(self.machine, self.listener) as monitor:
             try:
-                self._wait_ready()
-                if self.awake is not None:
-                    self.awake(self.machine)
-                if self._leaves_sight():
-                    self._look("looking into the guest")
-                self._run_tasks()
+                with contextlib.closing(self.machine.agent):
+                    self._wait_ready()
+                    if self.awake is not None:
+                        self.awake(self.machine)
+                    if self._leaves_sight():
+                        self._look("looking into the guest")
+                    self._run_tasks()
                 self._wait_until()
             except KeyboardInterrupt:
                 self.report.interrupted = True
@@ -129,7 +130,7 @@ class Life:
         return make_probe(
             ready,
             serial_log=serial_log(self.machine.instance, self.machine.state),
-            agent_socket=self.machine.instance.file(paths.INSTANCE_AGENT),
+            agent=self.machine.agent,
             target=target,
         )
 
@@ -154,6 +155,8 @@ class Life:
         )
 
     def _run_tasks(self) -> None:
+        if self.options.tasks:
+            self.machine.agent.keep()
         for command in self.options.tasks:
             self.listener(PhaseBegan(f"running {command}"))
             result = self.machine.run(command, self.options.task_timeout)

@@ -14,9 +14,9 @@ from typing import Final, Protocol, Self
 
 from sysqcache import paths
 from sysqcache.errors import GuestCommandError, MachineDied, MachineError, QmpError
-from sysqcache.guest.agent import GuestAgent
-from sysqcache.guest.result import GuestShell, TaskResult
-from sysqcache.guest.serialshell import SerialShell
+from sysqcache.guest.agent import GuestAgent, KeptAgent
+from sysqcache.guest.result import TaskResult
+from sysqcache.guestshell import open_shell, run_by, run_in_guest
 from sysqcache.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.launch.overlay import remove_overlays
 from sysqcache.launch.process import ProcessId
@@ -27,7 +27,6 @@ from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.types import GuestAccess
 
 TASK_TIMEOUT: Final = 3600.0
-_AGENT_SYNC: Final = 10.0
 _AGENT_QUICK_SYNC: Final = 2.0
 _BUTTON_AFTER: Final = 10.0
 _QUIT_TIMEOUT: Final = 10.0
@@ -61,7 +60,8 @@ class Process(Protocol):
 class Machine:
     """QMP and the guest of one running machine.
 
-    ``holds``: QEMU stays after the guest's power-off until :meth:`quit`.
+    ``holds``: QEMU stays after the guest's power-off until :meth:`quit`. ``agent``: commands
+    go over this connection while it is kept, else each over one of its own.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Machine:
         self.process = process
         self.qmp = qmp
         self.holds = "-no-shutdown" in state.argv
+        channel = state.agent == GuestAccess.GUEST_AGENT
+        self.agent = KeptAgent(instance.file(paths.INSTANCE_AGENT) if channel else None)
 
     @classmethod
     def attach(cls, name: str, *, quick: bool = False) -> Self:
@@ -96,6 +98,7 @@ class Machine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.agent.close()
         self.qmp.close()
 
     def stats(self, timeout: float = DEFAULT_TIMEOUT) -> TbCacheStats | None:
@@ -107,7 +110,15 @@ class Machine:
 
         Raises :class:`GuestCommandError`, or :class:`MachineDied` when QEMU ended.
         """
-        return run_in_guest(self.instance, self.state, self.process, command, timeout)
+        kept = self.agent.kept
+        if kept is None:
+            return run_in_guest(self.instance, self.state, self.process, command, timeout)
+        try:
+            return run_by(kept, self.process, command, timeout)
+        except MachineError:
+            # what is left of an answer would be taken for the next one's
+            self.agent.close()
+            raise
 
     def power_off(self, timeout: float) -> str:
         """End the machine: ask the guest, then QEMU, then the kernel.
@@ -128,6 +139,7 @@ class Machine:
 
     def _ask_guest(self, stack: contextlib.ExitStack) -> bool:
         """Ask by the guest's own channel, which has to stay open until the guest read it."""
+        self.agent.close()
         try:
             shell = open_shell(self.instance, self.state)
             stack.callback(shell.close)
@@ -215,42 +227,6 @@ def end_by_signals(name: str) -> str:
     process.signal(signal.SIGKILL)
     process.wait(_QUIT_TIMEOUT)
     return "kill"
-
-
-def open_shell(instance: Instance, state: InstanceState) -> GuestShell:
-    """A connection for commands in the guest; raises :class:`GuestCommandError`."""
-    match GuestAccess(state.agent):
-        case GuestAccess.GUEST_AGENT:
-            return GuestAgent.connect(instance.file(paths.INSTANCE_AGENT))
-        case GuestAccess.SERIAL_SHELL:
-            return SerialShell.connect(instance.file(paths.INSTANCE_SERIAL))
-        case GuestAccess.NONE:
-            raise GuestCommandError(
-                f"{state.name} has no way to run commands in the guest",
-                hint="set agent: guest-agent or agent: serial-shell in vm.yaml",
-            )
-
-
-def run_in_guest(
-    instance: Instance, state: InstanceState, process: Process, command: str, timeout: float
-) -> TaskResult:
-    """One command over its own connection, so that others can use the channel after it."""
-    try:
-        shell = open_shell(instance, state)
-        try:
-            if isinstance(shell, GuestAgent) and not shell.sync(_AGENT_SYNC):
-                raise GuestCommandError(
-                    "the guest agent does not answer",
-                    hint="is qemu-guest-agent running in the guest, and no other client attached?",
-                )
-            return shell.run(command, timeout)
-        finally:
-            shell.close()
-    except GuestCommandError:
-        # the channel breaks a moment before the end of the process can be seen
-        if process.wait(0.2) is not None:
-            raise process.died() from None
-        raise
 
 
 class StatsMonitor:

@@ -242,6 +242,8 @@ class _Start:
             machine = Machine(self.instance, state, process, qmp)
             if self.origin is not None:
                 self.listener(PhaseBegan("resuming"))
+                # connected as it was when it was saved, so that the guest sees no hang-up
+                machine.agent.keep()
                 self.origin.load(machine)
             placer = self._placer()
             Life(

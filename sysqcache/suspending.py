@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache import paths
 from sysqcache.errors import (
+    GuestCommandError,
     MachineBusy,
     MachineDied,
     QmpError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 Phase = Callable[[str], None]
 _LOCK: Final = ".lock"
+_AGENT_TIMEOUT: Final = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ class _Saving:
         stats = self._stats()
         _ = self.engine.build_id  # reading it takes a moment in which the guest may run
         migration.settle(self.machine.qmp)
+        self._wake_agent()
         one, slot = slots.new_slot(self.instance)
         try:
             self.stopped_at = time.monotonic()
@@ -195,6 +198,14 @@ class _Saving:
         except BaseException:
             self._go_on(slot, MachineBusy("interrupted"))
             raise
+
+    def _wake_agent(self) -> None:
+        """Save the guest's agent waiting for a command, not asleep for want of a client."""
+        agent = self.machine.agent.keep()
+        with contextlib.suppress(GuestCommandError):
+            if agent is not None and not agent.sync(_AGENT_TIMEOUT):
+                # busy with another client, or not there
+                self.machine.agent.close()
 
     def _stats(self) -> TbCacheStats | None:
         with contextlib.suppress(QmpError):

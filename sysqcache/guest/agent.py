@@ -29,6 +29,8 @@ _DELIMITER: Final = b"\xff"
 class GuestAgent:
     """A connection to the agent; QEMU serves one client at a time.
 
+    ``synced``: the agent has answered, and nothing of an earlier client's is on its way.
+
     Raises :class:`GuestCommandError` when the agent does not answer or refuses.
     """
 
@@ -36,6 +38,7 @@ class GuestAgent:
         self._socket = connection
         self._buffer = bytearray()
         self._ids = itertools.count(os.getpid() * 1000)
+        self.synced = False
 
     @classmethod
     def connect(cls, path: Path) -> Self:
@@ -58,6 +61,7 @@ class GuestAgent:
         while (left := deadline - time.monotonic()) > 0:
             wanted = next(self._ids)
             if self._sync_once(wanted, min(left, _SYNC_REPEAT)):
+                self.synced = True
                 return True
         return False
 
@@ -147,6 +151,37 @@ class GuestAgent:
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+class KeptAgent:
+    """A connection to the agent that is kept between commands.
+
+    The agent sleeps for 100 ms each time it looks at a channel that nobody is connected to
+    (``channel_event_cb`` in QEMU's qga/main.c), so that each new connection may wait as long.
+    QEMU serves one connection at a time: others wait until this one is given up.
+
+    :param path: QEMU's end of the channel; None for a machine that has none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.kept: GuestAgent | None = None
+
+    def keep(self) -> GuestAgent | None:
+        """Connect, unless connected; None when that can't be had now.
+
+        Nothing is sent, so the agent need not be there yet.
+        """
+        if self.kept is None and self._path is not None:
+            with contextlib.suppress(GuestCommandError):
+                self.kept = GuestAgent.connect(self._path)
+        return self.kept
+
+    def close(self) -> None:
+        """Leave the channel to others."""
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
 
 def _result(command: str, wall: float, status: Mapping[str, Any]) -> TaskResult:

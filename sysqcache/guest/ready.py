@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sysqcache.errors import GuestCommandError
-from sysqcache.guest.agent import GuestAgent
+from sysqcache.guest.agent import KeptAgent
 from sysqcache.spec import Ready
 from sysqcache.types import Probe
 
@@ -109,34 +109,28 @@ class TcpProbe:
 
 
 class AgentProbe:
-    """Ready when the guest agent answers."""
+    """Ready when the guest agent answers; the connection is left to whoever keeps it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._agent: GuestAgent | None = None
+    def __init__(self, channel: KeptAgent) -> None:
+        self._channel = channel
 
     def wait(self, seconds: float) -> bool:
         """See :class:`ReadyProbe`."""
         deadline = time.monotonic() + seconds
-        try:
-            if self._agent is None:
-                self._agent = GuestAgent.connect(self._path)
-            return self._agent.sync(seconds)
-        except GuestCommandError:
-            # another client has it, or QEMU is about to end: the caller looks
-            self.close()
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            return False
+        with contextlib.suppress(GuestCommandError):
+            if (agent := self._channel.keep()) is not None:
+                return agent.sync(seconds)
+        # another client has it, or QEMU is about to end: the caller looks
+        self._channel.close()
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        return False
 
     def close(self) -> None:
-        """Leave the channel to others."""
-        if self._agent is not None:
-            self._agent.close()
-            self._agent = None
+        """Nothing to give up."""
 
 
 def make_probe(
-    ready: Ready, *, serial_log: Path, agent_socket: Path, target: tuple[str, int]
+    ready: Ready, *, serial_log: Path, agent: KeptAgent, target: tuple[str, int]
 ) -> ReadyProbe:
     """The probe that ``ready`` asks for; ``target`` is the host end of its port."""
     match ready.probe:
@@ -145,6 +139,6 @@ def make_probe(
         case Probe.TCP:
             return TcpProbe(*target, ready.send)
         case Probe.GUEST_AGENT:
-            return AgentProbe(agent_socket)
+            return AgentProbe(agent)
         case Probe.NONE:
             return NoProbe()

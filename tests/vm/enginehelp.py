@@ -19,6 +19,7 @@ from machinehelp import NOKASLR, TINY, eventually
 from sysqcache import paths, resolve
 from sysqcache.counters import UNRECORDED
 from sysqcache.enginebuild.info import find_engine
+from sysqcache.guest.agent import KeptAgent
 from sysqcache.guest.ready import make_probe
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.launch import argv
@@ -121,7 +122,7 @@ def guest(start: Start, directory: Path) -> Iterator[Guest]:
     probe = make_probe(
         resolve.load(TINY).ready,
         serial_log=directory / paths.INSTANCE_SERIAL_LOG,
-        agent_socket=directory / paths.INSTANCE_AGENT,
+        agent=KeptAgent(directory / paths.INSTANCE_AGENT),
         target=("", 0),
     )
     with QemuProcess(command_line(start, directory), directory) as process:
