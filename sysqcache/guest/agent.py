@@ -18,7 +18,9 @@ from sysqcache.errors import GuestCommandError
 from sysqcache.guest.result import TaskResult
 from sysqcache.launch.sockets import connect_unix
 
-POLL_INTERVAL: Final = 0.005
+_POLL_INTERVAL: Final = 0.005
+_SLOWEST_POLL: Final = 0.1
+_POLL_SHARE: Final = 0.02
 _ANSWER_TIMEOUT: Final = 30.0
 _SYNC_REPEAT: Final = 5.0
 # the agent puts it before its answer to guest-sync-delimited: everything
@@ -141,7 +143,8 @@ class GuestAgent:
                 raise GuestCommandError(
                     f"the command took longer than {timeout:g} s and goes on: {command}"
                 )
-            time.sleep(POLL_INTERVAL)
+            # each question costs the guest a millisecond, which its one vCPU has for the command
+            time.sleep(min(max(_POLL_INTERVAL, (now - begin) * _POLL_SHARE), _SLOWEST_POLL))
 
     def power_off(self) -> None:
         """Ask for a power-off; the agent does not answer a successful one."""

@@ -19,6 +19,8 @@ _SLOWEST_POLL: Final = 0.1
 TIMEOUT: Final = 600.0
 _CHANNELS: Final = 2
 """Threads that move pages; each moves many in one system call, a lone stream one by one."""
+_PARAMETERS: Final = {"multifd-channels": _CHANNELS, "max-bandwidth": 1 << 40}
+"""QEMU's own limit of 128 MiB/s is meant for networks."""
 _AT_REST: Final = ("none", "completed", "failed", "cancelled")
 
 
@@ -45,7 +47,7 @@ def _mapped_ram(qmp: QmpClient) -> Iterator[None]:
     """Memory at fixed places of the file, for one migration: snapshots can't have it."""
     _set_capabilities(qmp, True)
     try:
-        qmp.execute("migrate-set-parameters", {"multifd-channels": _CHANNELS})
+        qmp.execute("migrate-set-parameters", _PARAMETERS)
         yield
     finally:
         # QEMU may have ended, and that is what the caller has to hear of
