@@ -40,10 +40,16 @@ BLOCK_TWO_PAGES: Final = 1
 BLOCK_SHORT_KEY: Final = 2
 """A moving immediate begins among the first eight guest bytes: the key has one byte."""
 
+BLOCK_ANY_CONTEXT: Final = 4
+"""Serves machines with one vCPU and with several; else ``cflags`` tell which."""
+
+CF_PARALLEL: Final = 0x8000
+"""In ``cflags``: translated for a machine that may have several vCPUs."""
+
 BLOCK_IMMS_SHIFT: Final = 8
 """Bits 8..15 of ``block_flags`` count the moving immediates."""
 
-BLOCK_FLAGS_KNOWN: Final = 0xFF00 | BLOCK_SHORT_KEY | BLOCK_TWO_PAGES
+BLOCK_FLAGS_KNOWN: Final = 0xFF00 | BLOCK_ANY_CONTEXT | BLOCK_SHORT_KEY | BLOCK_TWO_PAGES
 IMM_RELATIVE: Final = 0x8000
 NO_JUMP: Final = 0xFFFF
 MAX_INSNS: Final = 512
@@ -127,7 +133,7 @@ BLOCK: Final = Layout(
         Field(0, "u64", "checksum", "of bytes 8 up to the padding"),
         Field(8, "u64", "cs_base", "as QEMU's TranslationBlock"),
         Field(16, "u32", "flags", "as QEMU's TranslationBlock"),
-        Field(20, "u32", "cflags", "final compile flags"),
+        Field(20, "u32", "cflags", "final compile flags; CF_PARALLEL is 0x8000"),
         Field(24, "u16", "page_offset", "guest pc & 4095"),
         Field(26, "u16", "guest_size", "guest bytes, 1..4096"),
         Field(28, "u16", "icount", "guest instructions"),
@@ -135,7 +141,12 @@ BLOCK: Final = Layout(
         Field(32, "u32", "code_size", "bytes of host code, constant pool included"),
         Field(36, "u16[2]", "jmp_reset_offset", "0xffff = no such jump"),
         Field(40, "u16[2]", "jmp_insn_offset", "0xffff = no such jump"),
-        Field(44, "u32", "block_flags", "bit 0: two pages; 1: short key; 8..15: moving immediates"),
+        Field(
+            44,
+            "u32",
+            "block_flags",
+            "bit 0: two pages; 1: short key; 2: any context; 8..15: moving immediates",
+        ),
     ),
 )
 """Followed by guest code, host code, search data, moving immediates, zeros up to 16."""

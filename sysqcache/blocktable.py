@@ -69,6 +69,11 @@ class BlockTable:
         total: Offsets = parts[0] + parts[1] + parts[2] + imms + bf.BLOCK.size
         return total
 
+    def any_context(self) -> Mask:
+        """Which blocks serve machines with one vCPU and with several, shape (n,)."""
+        chosen: Mask = self.headers["block_flags"] & bf.BLOCK_ANY_CONTEXT != 0
+        return chosen
+
     def imm_counts(self) -> Offsets:
         """How many immediates each block does not depend on, shape (n,)."""
         counts: Offsets = (self.headers["block_flags"] >> bf.BLOCK_IMMS_SHIFT).astype(np.int64)
@@ -100,6 +105,7 @@ class BlockTable:
         good &= head["block_flags"] & ~np.uint32(bf.BLOCK_FLAGS_KNOWN) == 0
         short = head["block_flags"] & bf.BLOCK_SHORT_KEY != 0
         good &= ~short | (self.imm_counts() > 0)
+        good &= ~self.any_context() | (head["cflags"] & bf.CF_PARALLEL == 0)
         good &= self._sane_jumps()
         good &= self.padded_sizes() <= room
         return good

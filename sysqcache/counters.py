@@ -26,6 +26,7 @@ MISSES: Final[tuple[str, ...]] = (
     "buffer-full",  # no room left in the code buffer
     "disabled",  # the engine can't key this machine
     "dead",  # the code in this place keeps rewriting itself
+    "parallel",  # kept, but for machines with one vCPU where this may have several, or for those
 )
 """Why a requested block was translated instead of adopted."""
 

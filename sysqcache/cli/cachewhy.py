@@ -55,6 +55,7 @@ COUNTERS: Final[dict[str, str]] = {
     "buffer-full": "the code buffer was full",
     "disabled": "the engine can't keep blocks of this machine",
     "dead": "the code in this place kept rewriting itself",
+    "parallel": "kept, but depends on whether there are several vCPUs, and is for the other case",
 }
 """What the engine's counters of misses mean."""
 

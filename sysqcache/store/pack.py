@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,7 @@ class Query:
     """What a machine looks for at one place.
 
     :param guest: guest bytes from the place on, to the end of what a block may cover.
+    :param any_context: only blocks that serve any number of vCPUs.
     """
 
     cs_base: int
@@ -45,6 +46,7 @@ class Query:
     cflags: int
     page_offset: int
     guest: bytes
+    any_context: bool = False
 
 
 def slots_for(block_count: int) -> int:
@@ -151,9 +153,18 @@ class Pack:
     def find(self, query: Query) -> int | None:
         """Offset of the block that a machine would adopt, or None: as the engine looks.
 
+        For a machine that may have several vCPUs, blocks that serve any number first.
         Blocks with a long key first, longer ones before shorter. The guest bytes
         are compared; the block's checksum is the caller's business.
         """
+        if query.cflags & bf.CF_PARALLEL:
+            cflags = query.cflags & ~bf.CF_PARALLEL
+            found = self._find(replace(query, cflags=cflags, any_context=True))
+            if found is not None:
+                return found
+        return self._find(query)
+
+    def _find(self, query: Query) -> int | None:
         first = int.from_bytes(query.guest[: bf.PREFIX_BYTES], "little")
         for long in (True, False):
             if long and not key.is_long(query.page_offset, len(query.guest)):
@@ -193,6 +204,7 @@ class Pack:
             int(head["cs_base"]) == query.cs_base
             and int(head["flags"]) == query.flags
             and int(head["cflags"]) == query.cflags
+            and (not query.any_context or bool(int(head["block_flags"]) & bf.BLOCK_ANY_CONTEXT))
             and int(head["page_offset"]) == query.page_offset
             and start + size <= end
             and self._same_code(offset, query.guest[:size])

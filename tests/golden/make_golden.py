@@ -48,6 +48,21 @@ def blocks() -> list[BlockData]:
     ]
 
 
+def context_blocks() -> list[BlockData]:
+    """For any number of vCPUs, and for the one or the other alone."""
+    parallel, plain, any_context = 0xFF028000, 0xFF020000, {"block_flags": 4}
+    crossing: dict[str, Any] = {"block_flags": 5, "ram0": 0xFF8, "ram1": 0x7000}
+    return [
+        _block(b"anywhere", b"\xc3" * 20, 0x1010, cflags=plain, **any_context),
+        _block(b"one vCPU", b"\xc3" * 21, 0x1010, cflags=plain),
+        _block(b"several!", b"\xc3" * 22, 0x1010, cflags=parallel),
+        _block(b"lock add", b"\xc3" * 23, 0x1010, cflags=plain),
+        _block(b"lock add", b"\xc3" * 24, 0x1010, cflags=parallel, vcpu=1),
+        _block(b"ny", b"\xc3" * 25, 0x1018, cflags=plain, **any_context),
+        _block(b"0123456789", b"\xc3" * 26, 0x2FFA, cflags=plain, **crossing),
+    ]
+
+
 def journal() -> bytes:
     """All blocks; a RAM map, an unknown record, a damaged block, a torn tail between them."""
     records = [block.record() for block in blocks()]
@@ -65,6 +80,18 @@ def journal() -> bytes:
             torn,
         ]
     )
+
+
+def context_journal() -> bytes:
+    """The blocks of :func:`context_blocks`, as the engine writes them."""
+    header = journal_header(FINGERPRINT, TEXT, start_time=1_790_000_000 * 10**9, pid=4243)
+    return header + b"".join(block.record() for block in context_blocks())
+
+
+def context_pack() -> bytes:
+    """The pack of that journal."""
+    table = parse_journal(memoryview(context_journal())).blocks
+    return b"".join(PackPieces.plan(FINGERPRINT, TEXT, [table]).chunks())
 
 
 def pack() -> bytes:
@@ -103,11 +130,14 @@ def expected() -> bytes:
     return json.dumps(values, indent=1).encode() + b"\n"
 
 
-# v1.pack is of the time before a header told the flags of its blocks
+# v1.pack is of the time before a header told the flags of its blocks,
+# v1-flags.pack of the time before blocks served any number of vCPUs
 FILES = {
     "v1.journal": journal,
     "v1-flags.pack": pack,
     "v1.expected.json": expected,
+    "v1-contexts.journal": context_journal,
+    "v1-contexts.pack": context_pack,
 }
 
 

@@ -76,6 +76,34 @@ def test_lookup(name: str, row: int) -> None:
     assert found == block["pack_offset"]
 
 
+@pytest.mark.parametrize(
+    ("guest", "page_offset", "one", "several"),
+    [
+        (b"anywhere", 0x10, 0, 0),
+        (b"one vCPU", 0x10, 1, None),
+        (b"several!", 0x10, None, 2),
+        (b"lock add", 0x10, 3, 4),
+        (b"nything else", 0x18, 5, 5),
+        (b"0123456789", 0xFFA, 6, 6),
+    ],
+)
+def test_blocks_for_one_vcpu_and_for_several(
+    guest: bytes, page_offset: int, one: int | None, several: int | None
+) -> None:
+    pack = Pack(content("v1-contexts.pack"))
+    offsets = pack.blocks().offsets.tolist()
+    for cflags, row in ((0xFF020000, one), (0xFF028000, several)):
+        query = Query(0, 0x0040C0B3, cflags, page_offset, guest)
+        assert pack.find(query) == (None if row is None else offsets[row]), hex(cflags)
+
+
+def test_journal_with_contexts() -> None:
+    journal = parse_journal(content("v1-contexts.journal"))
+    assert (journal.damaged, journal.skipped, journal.tail_bytes) == (0, 0, 0)
+    assert journal.blocks.any_context().tolist() == [True, *[False] * 4, True, True]
+    assert unfindable(Pack(content("v1-contexts.pack")), journal.blocks) == 0
+
+
 @pytest.mark.parametrize("name", make_golden.FILES)
 def test_writers_still_write_version_1(name: str) -> None:
     assert make_golden.FILES[name]() == (HERE / name).read_bytes()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench import figures as fig
-from bench import table
-from bench.figures import Figure, Limit, Run
+from bench import table, vcpus
+from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import ROOT, Session, parse
 from bench.runner import StepFailed, values_of
@@ -207,3 +207,20 @@ def test_every_section_is_documented() -> None:
     text = (ROOT / "docs" / "bench.md").read_text()
     for section in Section:
         assert f"`{section}`" in text
+
+
+def test_several_vcpus_are_held_against_one() -> None:
+    found = {
+        "1 vCPU, ready, warm/cold": [0.8, 0.9, 0.85],
+        "4 vCPU, ready, warm/cold": [0.84, 0.8, 0.95],
+        "4 vCPU after 1, hit rate": [0.9],
+        "adopted a second, 1 vCPU": [4e5, 5e5],
+        "adopted a second, 2 vCPU": [7e5, 3e5],
+        "stress of 60 s, mismatches": [1.0],
+    }
+    figures = {figure.name: figure for figure in vcpus.table(found)}
+    assert figures["4 vCPU, ready, warm/cold"].passed
+    assert figures["adopted a second, 2 vCPU"].passed
+    assert figures["stress of 60 s, mismatches"].passed is False
+    assert figures["4 vCPU after 1, hit rate"].unit == SHARE
+    assert figures["1 vCPU, ready, warm/cold"].passed is None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_payload_sizes_that_do_not_fit_are_damage(payload: int) -> None:
         (40, "<I", 0xFFFF0001),
         (44, "<I", 1),  # block_flags
         (44, "<I", 2),
+        (44, "<I", 8),
     ],
 )
 def test_impossible_block_fields_are_damage(offset: int, form: str, value: int) -> None:
@@ -206,3 +208,12 @@ def test_empty_file_is_truncated(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         read_journal(path)
     assert caught.value.reason == "truncated"
+
+
+def test_a_block_for_any_context_has_no_context() -> None:
+    good, bad = (
+        dataclasses.replace(make_block(0), cflags=cflags, block_flags=bf.BLOCK_ANY_CONTEXT)
+        for cflags in (0, bf.CF_PARALLEL)
+    )
+    journal = parse(good.record(), bad.record())
+    assert (len(journal.blocks), journal.damaged) == (1, 1)

@@ -41,6 +41,7 @@ class Start:
     :param packs: the boot set.
     :param sets: fields of vm.yaml.
     :param accel: options added to ``-accel tcg``.
+    :param smp: what ``-smp`` says instead of the number of vCPUs, on a machine for several.
     """
 
     mode: CacheMode = CacheMode.ON
@@ -49,6 +50,7 @@ class Start:
     journal_max: int = 1 << 30
     sets: Sequence[str] = (NOKASLR,)
     accel: str = ""
+    smp: str = ""
 
 
 @dataclass
@@ -112,6 +114,9 @@ def command_line(start: Start, directory: Path) -> list[str]:
     )
     if start.accel:
         line[line.index("-accel") + 1] += f",{start.accel}"
+    if start.smp:
+        line[line.index("-smp") + 1] = start.smp
+        line[line.index("-accel") + 1] += ",thread=multi"
     return line
 
 

@@ -70,6 +70,12 @@ static int first_object(struct dl_phdr_info *info, size_t size, void *opaque)
     return -1;
 }
 
+const char *tb_cache_fingerprint_vcpu(CPUState *cpu, GString *text)
+{
+    g_string_append_printf(text, "cpu=%s\n", object_get_typename(OBJECT(cpu)));
+    return tb_cache_fingerprint_cpu(cpu, text);
+}
+
 const char *tb_cache_fingerprint(GString *text)
 {
     const char *reason;
@@ -99,9 +105,7 @@ const char *tb_cache_fingerprint(GString *text)
     CPU_FOREACH(cpu) {
         g_autoptr(GString) one = g_string_new(NULL);
 
-        g_string_append_printf(one, "cpu=%s\n",
-                               object_get_typename(OBJECT(cpu)));
-        reason = tb_cache_fingerprint_cpu(cpu, one);
+        reason = tb_cache_fingerprint_vcpu(cpu, one);
         if (reason) {
             return reason;
         }

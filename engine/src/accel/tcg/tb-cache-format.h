@@ -24,6 +24,8 @@
 #define TB_CACHE_RECORD_ADOPTED     5
 #define TB_CACHE_BLOCK_TWO_PAGES    1u
 #define TB_CACHE_BLOCK_SHORT_KEY    2u  /* an immediate is in the prefix */
+/* The translator never asked for CF_PARALLEL, which cflags then lacks. */
+#define TB_CACHE_BLOCK_ANY_CONTEXT  4u
 #define TB_CACHE_BLOCK_IMMS_SHIFT   8
 #define TB_CACHE_BLOCK_IMMS_MASK    (0xffu << TB_CACHE_BLOCK_IMMS_SHIFT)
 #define TB_CACHE_FINGERPRINT_SIZE   32

@@ -83,6 +83,8 @@ struct TbCacheThread {
     uint32_t position;
     bool did_adopt;
     bool cacheable;
+    bool full;                  /* a buffer has to be written out */
+    CPUState *cpu;
     int vcpu;
     const uint8_t *page2;       /* guest code on the second page */
     bool page2_tried;
@@ -131,12 +133,14 @@ struct TbCache {
     GString *fingerprint_text;
     uint8_t fingerprint_raw[TB_CACHE_FINGERPRINT_SIZE];
 
-    /* Appended under @lock; @n_packs is published after the element. */
-    QemuMutex lock;
+    /* Appended under the BQL; @n_packs is published after the element. */
     TbCachePackFile *packs[TB_CACHE_MAX_PACKS];
     unsigned n_packs;
     GPtrArray *refused;         /* packs not mapped */
     TbCacheRejects pack_rejects;
+
+    /* For the log and the journal. */
+    QemuMutex lock;
     GPtrArray *mismatch_log;
 
     /*
@@ -168,6 +172,13 @@ extern TbCache *tb_cache;
  * Returns NULL, or why blocks of this machine can't be keyed.
  */
 const char *tb_cache_fingerprint(GString *text);
+
+/**
+ * tb_cache_fingerprint_vcpu: the part about one vCPU, the text's end
+ *
+ * Returns NULL, or why blocks of this vCPU can't be keyed.
+ */
+const char *tb_cache_fingerprint_vcpu(CPUState *cpu, GString *text);
 
 /**
  * tb_cache_fingerprint_cpu: the part that only the target knows
@@ -205,18 +216,21 @@ bool tb_cache_is_dead(ram_addr_t ram);
 
 /**
  * tb_cache_content: tell what code there is now
- * @s: the cache
+ * @cache: the cache
  * @ram: where a block begins
  * @code: its guest code, as far as its first page goes
  * @size: how long that is
  */
-void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
+void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
                       uint32_t size);
 
-unsigned tb_cache_nb_dead(void);
-
-/** tb_cache_get_writes: counters of invalidated blocks and what came after */
-void tb_cache_get_writes(TbCacheWrites *info);
+/**
+ * tb_cache_get_writes: counters of invalidated blocks and what came after
+ * @info: all zero, counters are added
+ *
+ * Returns how many places are dead.
+ */
+unsigned tb_cache_get_writes(TbCacheWrites *info);
 
 /* tb-cache-prefault.c */
 
@@ -248,6 +262,14 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
                              const uint8_t *guest, const uint8_t *code,
                              const TbCacheImm *imms);
 void tb_cache_journal_flush(TbCache *s, TbCacheThread *t);
+
+/**
+ * tb_cache_journal_make_room: write out what @t has, in the thread itself
+ *
+ * Called if t->full, before another block is recorded or used.
+ */
+void tb_cache_journal_make_room(TbCache *s, TbCacheThread *t);
+
 void tb_cache_journal_sync(TbCache *s);
 void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
                            uint32_t changes);

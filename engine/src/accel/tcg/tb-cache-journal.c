@@ -6,8 +6,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Each vCPU thread fills a buffer of whole records and appends it with one
- * write.  A write that fails part way is taken back, so that records of
- * other threads are never behind a torn one.
+ * write, at a moment when it holds no lock of a page.  A write that fails
+ * part way is taken back, so that records of other threads are never behind
+ * a torn one.
  */
 
 #define XXH_INLINE_ALL
@@ -116,6 +117,18 @@ static void flush_locked(TbCache *s, TbCacheThread *t)
     t->buffered = 0;
 }
 
+/* The thread itself, which alone appends, starts again at the beginning. */
+void tb_cache_journal_make_room(TbCache *s, TbCacheThread *t)
+{
+    qemu_mutex_lock(&t->lock);
+    flush_locked(s, t);
+    if (t->n_uses == TB_CACHE_MAX_USES) {
+        t->n_uses = 0;
+        t->n_uses_written = 0;
+    }
+    qemu_mutex_unlock(&t->lock);
+}
+
 void tb_cache_journal_flush(TbCache *s, TbCacheThread *t)
 {
     qemu_mutex_lock(&t->lock);
@@ -132,7 +145,7 @@ void tb_cache_journal_sync(TbCache *s)
 }
 
 /* Returns the counter of why there is no room, or NULL. */
-static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
+static uint64_t *no_room_locked(TbCache *s, TbCacheThread *t, size_t total)
 {
     if (qatomic_read(&s->journal_dead)) {
         return &t->unrecorded.write_error;
@@ -149,13 +162,8 @@ static uint64_t *make_room_locked(TbCache *s, TbCacheThread *t, size_t total)
             return &t->unrecorded.no_memory;
         }
     }
-    if (t->fill + total > TB_CACHE_BUFFER_SIZE) {
-        flush_locked(s, t);
-        if (s->journal_dead || s->journal_full) {
-            return s->journal_full ? &t->unrecorded.journal_full
-                                   : &t->unrecorded.write_error;
-        }
-    }
+    /* tb_cache_begin_slow() made room, see t->full. */
+    assert(t->fill + total <= TB_CACHE_BUFFER_SIZE);
     return NULL;
 }
 
@@ -188,7 +196,7 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
     uint64_t *why;
 
     qemu_mutex_lock(&t->lock);
-    why = make_room_locked(s, t, total);
+    why = no_room_locked(s, t, total);
     if (why) {
         (*why)++;
         qemu_mutex_unlock(&t->lock);
@@ -214,6 +222,7 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
         t->fill += total;
         t->buffered++;
         t->recorded++;
+        t->full |= t->fill > TB_CACHE_BUFFER_SIZE - TB_CACHE_MAX_BLOCK;
     }
     qemu_mutex_unlock(&t->lock);
 }
@@ -335,13 +344,7 @@ void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
         .ram0 = ram,
     };
     qatomic_store_release(&t->n_uses, t->n_uses + 1);
-    if (unlikely(t->n_uses == TB_CACHE_MAX_USES)) {
-        qemu_mutex_lock(&t->lock);
-        flush_uses_locked(s, t);
-        t->n_uses = 0;
-        t->n_uses_written = 0;
-        qemu_mutex_unlock(&t->lock);
-    }
+    t->full |= t->n_uses == TB_CACHE_MAX_USES;
 }
 
 void tb_cache_journal_open(TbCache *s, uint32_t page_bits)

@@ -25,23 +25,28 @@
 
 #define DEFAULT_JOURNAL_MAX (1 * GiB)
 
-/* Called with s->lock held. */
-static TbCachePackFile *add_pack_locked(TbCache *s, const char *path)
+/*
+ * Called with the BQL held.  Opening reads the index: vCPUs must not wait
+ * for that when they write to the journal.
+ */
+static TbCachePackFile *add_pack(TbCache *s, const char *path)
 {
     TbCachePackFile *p = tb_cache_pack_open(path, s->fingerprint_raw,
                                             TARGET_PAGE_BITS,
                                             &s->pack_rejects);
 
-    if (p->base) {
-        p->number = s->n_packs;
-        if (s->records) {
-            tb_cache_journal_pack_locked(s, p);
-        }
-        s->packs[s->n_packs] = p;
-        qatomic_store_release(&s->n_packs, s->n_packs + 1);
-    } else {
+    if (!p->base) {
         g_ptr_array_add(s->refused, p);
+        return p;
     }
+    p->number = s->n_packs;
+    if (s->records) {
+        qemu_mutex_lock(&s->lock);
+        tb_cache_journal_pack_locked(s, p);
+        qemu_mutex_unlock(&s->lock);
+    }
+    s->packs[s->n_packs] = p;
+    qatomic_store_release(&s->n_packs, s->n_packs + 1);
     return p;
 }
 
@@ -59,13 +64,11 @@ static void open_boot_set(TbCache *s)
         return;
     }
     lines = g_strsplit(text, "\n", -1);
-    qemu_mutex_lock(&s->lock);
     for (char **l = lines; *l; l++) {
         if (**l) {
-            add_pack_locked(s, *l);
+            add_pack(s, *l);
         }
     }
-    qemu_mutex_unlock(&s->lock);
 }
 
 static void set_fingerprint(TbCache *s)
@@ -105,6 +108,23 @@ static void activate(Notifier *n, void *opaque)
     s->active = true;
     tcg_position_independent = true;
     tb_cache_on = true;
+}
+
+/* Called with the BQL held, before the vCPU's thread runs. */
+void tb_cache_vcpu_started_slow(CPUState *cpu)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    TbCache *s = tb_cache;
+
+    s->reason = tb_cache_fingerprint_vcpu(cpu, text);
+    if (!s->reason && !g_str_has_suffix(s->fingerprint_text->str, text->str)) {
+        s->reason = "a vCPU that differs from the others was plugged in";
+    }
+    if (s->reason) {
+        warn_report("tb-cache: %s; the machine runs on without it", s->reason);
+        s->active = false;
+        qatomic_set(&tb_cache_on, false);
+    }
 }
 
 static void flush_thread(TbCacheThread *t, void *opaque)
@@ -383,8 +403,7 @@ TbCacheInfo *qmp_query_tb_cache(Error **errp)
     info->fingerprint_text = g_strdup(s->fingerprint_text->str);
     info->journal = g_strdup(s->journal_path ?: "");
     info->invalidated = qatomic_read(&tb_ctx.tb_phys_invalidate_count);
-    info->dead = tb_cache_nb_dead();
-    tb_cache_get_writes(info->writes);
+    info->dead = tb_cache_get_writes(info->writes);
     info->flushes = qatomic_read(&tb_ctx.tb_flush_count);
     tb_cache_for_each_thread(add_thread, info);
     add_lists(s, info);
@@ -414,7 +433,6 @@ TbCacheCheckpoint *qmp_tb_cache_checkpoint(Error **errp)
 TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
 {
     TbCache *s = the_tb_cache(errp);
-    TbCachePack *info;
 
     if (!s) {
         return NULL;
@@ -423,10 +441,7 @@ TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
         error_setg(errp, "the tb-cache object is not active: %s", s->reason);
         return NULL;
     }
-    qemu_mutex_lock(&s->lock);
-    info = pack_info(add_pack_locked(s, path));
-    qemu_mutex_unlock(&s->lock);
-    return info;
+    return pack_info(add_pack(s, path));
 }
 
 void qmp_tb_cache_freeze(bool freeze, Error **errp)

@@ -24,7 +24,8 @@
 #include "exec/memory.h"
 #include "tb-cache-internal.h"
 
-#define AREAS_BITS  16
+#define AREAS_BITS  10          /* of a shard */
+#define SHARDS_BITS 6
 #define PAGES_BITS  16
 
 /* An area is within so many places of where its hash points to. */
@@ -49,19 +50,25 @@ typedef struct Area {
     bool dead;
 } Area;
 
-static struct {
+/* What lies in one page is in one shard; vCPUs rarely want the same one. */
+typedef struct QEMU_ALIGNED(64) Shard {
     QemuMutex lock;
     Area *areas;
     unsigned dead;
     TbCacheWrites counters;
-    /* Pages with areas, so that all other blocks need no lock. */
-    unsigned long pages[BITS_TO_LONGS(1 << PAGES_BITS)];
-} writes;
+} Shard;
+
+static Shard shards[1 << SHARDS_BITS];
+
+/* Pages with areas, so that all other blocks need no lock. */
+static unsigned long pages[BITS_TO_LONGS(1 << PAGES_BITS)];
 
 void tb_cache_writes_init(void)
 {
-    qemu_mutex_init(&writes.lock);
-    writes.areas = g_new0(Area, 1 << AREAS_BITS);
+    for (int i = 0; i < ARRAY_SIZE(shards); i++) {
+        qemu_mutex_init(&shards[i].lock);
+        shards[i].areas = g_new0(Area, 1 << AREAS_BITS);
+    }
 }
 
 static unsigned page_bit(ram_addr_t ram)
@@ -69,17 +76,22 @@ static unsigned page_bit(ram_addr_t ram)
     return (ram >> 12) & ((1 << PAGES_BITS) - 1);
 }
 
+static Shard *shard_of(ram_addr_t ram)
+{
+    return &shards[tb_cache_mix(ram >> 12) >> (64 - SHARDS_BITS)];
+}
+
 /*
  * Returns the area at @ram or, if @make, one that is free or has changed
  * least recently; NULL if there is none.
  */
-static Area *find_area_locked(ram_addr_t ram, bool make)
+static Area *find_area_locked(Shard *s, ram_addr_t ram, bool make)
 {
     unsigned i = tb_cache_mix(ram) >> (64 - AREAS_BITS);
     Area *oldest = NULL;
 
     for (unsigned n = 0; n < PROBES; n++) {
-        Area *a = &writes.areas[(i + n) & ((1 << AREAS_BITS) - 1)];
+        Area *a = &s->areas[(i + n) & ((1 << AREAS_BITS) - 1)];
 
         if (a->ram == ram + 1) {
             return a;
@@ -96,7 +108,7 @@ static Area *find_area_locked(ram_addr_t ram, bool make)
         return NULL;
     }
     *oldest = (Area) { .ram = ram + 1, .when = get_clock() };
-    set_bit_atomic(page_bit(ram), writes.pages);
+    set_bit_atomic(page_bit(ram), pages);
     return oldest;
 }
 
@@ -112,33 +124,35 @@ static bool is_rom(ram_addr_t ram)
 
 void tb_cache_written_slow(ram_addr_t ram, bool store)
 {
-    TbCacheWrites *c = &writes.counters;
+    Shard *s = shard_of(ram);
+    TbCacheWrites *c = &s->counters;
     uint64_t *counter = store ? &c->store : is_rom(ram) ? &c->rom : &c->device;
     Area *a;
 
-    qemu_mutex_lock(&writes.lock);
+    qemu_mutex_lock(&s->lock);
     (*counter)++;
-    a = find_area_locked(ram, true);
+    a = find_area_locked(s, ram, true);
     if (a) {
         a->written = true;
     }
-    qemu_mutex_unlock(&writes.lock);
+    qemu_mutex_unlock(&s->lock);
 }
 
 bool tb_cache_is_dead(ram_addr_t ram)
 {
+    Shard *s = shard_of(ram);
     bool dead = false;
     Area *a;
 
-    if (likely(!test_bit(page_bit(ram), writes.pages))) {
+    if (likely(!test_bit(page_bit(ram), pages))) {
         return false;
     }
-    qemu_mutex_lock(&writes.lock);
-    a = find_area_locked(ram, false);
+    qemu_mutex_lock(&s->lock);
+    a = find_area_locked(s, ram, false);
     if (a) {
         dead = a->dead;
     }
-    qemu_mutex_unlock(&writes.lock);
+    qemu_mutex_unlock(&s->lock);
     return dead;
 }
 
@@ -154,64 +168,69 @@ static bool changed(const Area *a, uint64_t prefix, uint64_t hash,
 }
 
 /* Returns whether the place has just become dead. */
-static bool changed_locked(Area *a)
+static bool changed_locked(Shard *s, Area *a)
 {
     int64_t now = get_clock();
 
-    writes.counters.changed++;
+    s->counters.changed++;
     a->changes = now - a->when < CHANGE_NS ? a->changes + 1 : 1;
     a->when = now;
     if (a->dead || a->changes < DEAD_CHANGES) {
         return false;
     }
     a->dead = true;
-    writes.dead++;
+    s->dead++;
     return true;
 }
 
-void tb_cache_content(TbCache *s, ram_addr_t ram, const uint8_t *code,
+void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
                       uint32_t size)
 {
+    Shard *s = shard_of(ram);
     uint64_t prefix = 0, hash;
     bool died = false;
     Area *a;
 
-    if (likely(!test_bit(page_bit(ram), writes.pages))) {
+    if (likely(!test_bit(page_bit(ram), pages))) {
         return;
     }
     memcpy(&prefix, code, MIN(size, sizeof(prefix)));
     hash = XXH3_64bits(code, size) | 1;
 
-    qemu_mutex_lock(&writes.lock);
-    a = find_area_locked(ram, false);
+    qemu_mutex_lock(&s->lock);
+    a = find_area_locked(s, ram, false);
     if (a) {
         if (changed(a, prefix, hash, size)) {
-            died = changed_locked(a);
+            died = changed_locked(s, a);
         } else {
-            writes.counters.returned += a->written && a->hash;
+            s->counters.returned += a->written && a->hash;
         }
         a->hash = hash;
         a->prefix = prefix;
         a->size = size;
         a->written = false;
     }
-    qemu_mutex_unlock(&writes.lock);
+    qemu_mutex_unlock(&s->lock);
     if (died) {
-        tb_cache_journal_dead(s, ram, size, DEAD_CHANGES);
+        tb_cache_journal_dead(cache, ram, size, DEAD_CHANGES);
     }
 }
 
-void tb_cache_get_writes(TbCacheWrites *info)
+unsigned tb_cache_get_writes(TbCacheWrites *info)
 {
-    if (!writes.areas) {
-        return;
-    }
-    qemu_mutex_lock(&writes.lock);
-    *info = writes.counters;
-    qemu_mutex_unlock(&writes.lock);
-}
+    unsigned dead = 0;
 
-unsigned tb_cache_nb_dead(void)
-{
-    return qatomic_read(&writes.dead);
+    for (int i = 0; i < ARRAY_SIZE(shards) && shards[i].areas; i++) {
+        Shard *s = &shards[i];
+
+        qemu_mutex_lock(&s->lock);
+        info->store += s->counters.store;
+        info->device += s->counters.device;
+        info->rom += s->counters.rom;
+        info->returned += s->counters.returned;
+        info->changed += s->counters.changed;
+        dead += s->dead;
+        qemu_mutex_unlock(&s->lock);
+    }
+    return dead;
 }

@@ -37,6 +37,8 @@ typedef struct TbCacheKey {
     uint32_t flags;
     uint32_t cflags;
     uint16_t page_offset;
+    bool any_context;           /* only what serves any number of vCPUs */
+    bool one_page;              /* @host is all there is to compare with */
     size_t avail;               /* bytes up to the end of the first page */
     const uint8_t *host;
 } TbCacheKey;
@@ -76,7 +78,13 @@ TbCacheThread *tb_cache_begin_slow(CPUState *cpu)
     t->hit = NULL;
     t->did_adopt = false;
     t->cacheable = false;
+    t->cpu = cpu;
     t->vcpu = cpu->cpu_index;
+    if (unlikely(t->full)) {
+        /* Here, where the vCPU holds no page that others may wait for. */
+        t->full = false;
+        tb_cache_journal_make_room(tb_cache, t);
+    }
     return t;
 }
 
@@ -196,6 +204,11 @@ static TbCacheImm get_imm(const TbCacheBlock *b, unsigned i)
     return (TbCacheImm){ lduw_le_p(p), lduw_le_p(p + 2) };
 }
 
+static bool any_context(const TbCacheBlock *b)
+{
+    return b->block_flags & TB_CACHE_BLOCK_ANY_CONTEXT;
+}
+
 static bool sane_jump(const TbCacheBlock *b, int n)
 {
     uint32_t insn = b->jmp_insn_offset[n];
@@ -223,6 +236,7 @@ static bool sane_imms(const TbCacheBlock *b)
 static bool sane_block(const TbCacheBlock *b)
 {
     return sane_imms(b)
+        && !(any_context(b) && b->cflags & CF_PARALLEL_BIT)
         && b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
         && b->icount > 0 && b->icount <= TCG_MAX_INSNS
         && b->code_size > 0 && b->search_size > 0
@@ -266,7 +280,8 @@ static bool block_fits(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     size_t n0 = MIN(b->guest_size, k->avail);
 
     if (b->cs_base != k->cs_base || b->flags != k->flags ||
-        b->cflags != k->cflags || b->page_offset != k->page_offset) {
+        b->cflags != k->cflags || b->page_offset != k->page_offset ||
+        (k->any_context && !any_context(b))) {
         return false;
     }
     if (nb_imms(b) && b->guest_size == n0) {
@@ -282,6 +297,9 @@ static bool block_fits(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     }
     if (likely(b->guest_size == n0)) {
         return true;
+    }
+    if (k->one_page) {
+        return false;
     }
     if (!second_page(t, cpu, tb, pc)) {
         t->miss = &t->misses.page2;
@@ -403,6 +421,22 @@ static const TbCacheBlock *find_prefix(TbCacheThread *t, CPUState *cpu,
     return NULL;
 }
 
+static const TbCacheBlock *find_key(TbCacheThread *t, CPUState *cpu,
+                                    TranslationBlock *tb, vaddr pc,
+                                    const TbCacheKey *k)
+{
+    const TbCacheBlock *b = NULL;
+
+    if (k->avail >= TB_CACHE_PREFIX) {
+        b = find_prefix(t, cpu, tb, pc, k, true, ldq_le_p(k->host));
+    }
+    return b ?: find_prefix(t, cpu, tb, pc, k, false, k->host[0]);
+}
+
+/*
+ * Blocks that serve both values of CF_PARALLEL are kept as if it were off,
+ * as are those that need it to be: so one lookup does where it is off.
+ */
 static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
                                       TranslationBlock *tb, vaddr pc,
                                       const uint8_t *host)
@@ -410,7 +444,8 @@ static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
     TbCacheKey k = {
         .cs_base = tb->cs_base,
         .flags = tb->flags,
-        .cflags = tb->cflags,
+        .cflags = tb->cflags & ~CF_PARALLEL_BIT,
+        .any_context = tb->cflags & CF_PARALLEL_BIT,
         .page_offset = pc & ~TARGET_PAGE_MASK,
         .avail = -(pc | TARGET_PAGE_MASK),
         .host = host,
@@ -424,13 +459,45 @@ static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
     t->miss = &t->misses.absent;
     t->page2 = NULL;
     t->page2_tried = false;
-    if (k.avail >= TB_CACHE_PREFIX) {
-        b = find_prefix(t, cpu, tb, pc, &k, true, ldq_le_p(host));
-        if (b) {
-            return b;
-        }
+    b = find_key(t, cpu, tb, pc, &k);
+    if (!b && k.any_context) {
+        k.cflags = tb->cflags;
+        k.any_context = false;
+        b = find_key(t, cpu, tb, pc, &k);
     }
-    return find_prefix(t, cpu, tb, pc, &k, false, host[0]);
+    return b;
+}
+
+/*
+ * Whether a pack holds the block just translated for the other value of
+ * CF_PARALLEL.  Only asked of blocks that depend on it.
+ */
+static bool other_context_has(TbCacheThread *t, TranslationBlock *tb,
+                              vaddr pc)
+{
+    TbCacheKey k = {
+        .cs_base = tb->cs_base,
+        .flags = tb->flags,
+        .cflags = tb->cflags ^ CF_PARALLEL_BIT,
+        .page_offset = pc & ~TARGET_PAGE_MASK,
+        .one_page = true,
+        .avail = tb->size,
+        .host = t->guest,
+    };
+
+    return find_key(t, t->cpu, tb, pc, &k) != NULL;
+}
+
+/* Tell apart what a machine with another number of vCPUs has left. */
+static void refine_miss(TbCacheThread *t, TranslationBlock *tb, vaddr pc)
+{
+    uint64_t *miss = t->miss;
+
+    if (!tcg_asked_parallel || tcg_ctx->guest_bytes_len < tb->size ||
+        (miss != &t->misses.absent && miss != &t->misses.bytes)) {
+        return;
+    }
+    t->miss = other_context_has(t, tb, pc) ? &t->misses.parallel : miss;
 }
 
 /* Copy code and search data, with the immediates that the guest has now. */
@@ -594,6 +661,21 @@ static bool ends_at_crossing(const TbCacheBlock *b, const TranslationBlock *tb)
         && end <= TARGET_PAGE_SIZE && end > TARGET_PAGE_SIZE - 16;
 }
 
+/*
+ * Another vCPU may have written to the code after the lookup: then the
+ * block that was found is not the one that was translated.
+ */
+static bool still_fits(const TbCacheThread *t, const TranslationBlock *tb,
+                       const TbCacheBlock *b)
+{
+    size_t known = MIN(tcg_ctx->guest_bytes_len, b->guest_size);
+
+    if (nb_imms(b) && !(b->block_flags & TB_CACHE_BLOCK_TWO_PAGES)) {
+        return known < b->guest_size || same_but_imms(b, t->guest);
+    }
+    return !memcmp(b->data, t->guest, known);
+}
+
 static void verify_block(TbCacheThread *t, const TranslationBlock *tb,
                          int search_size)
 {
@@ -615,6 +697,8 @@ static void verify_block(TbCacheThread *t, const TranslationBlock *tb,
     } else if (memcmp(tb->jmp_reset_offset, b->jmp_reset_offset, 4) ||
                memcmp(tb->jmp_insn_offset, b->jmp_insn_offset, 4)) {
         mismatch(t, b, "other jumps");
+    } else if (any_context(b) && tcg_asked_parallel) {
+        mismatch(t, b, "depends on the number of vCPUs, cached does not");
     } else if (nb_imms(b) != count_imms(tb)) {
         mismatch(t, b, "%u moving immediates, cached %u", count_imms(tb),
                  nb_imms(b));
@@ -677,6 +761,10 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
     unsigned n = collect_imms(tb, imms);
 
     b.block_flags |= n << TB_CACHE_BLOCK_IMMS_SHIFT;
+    if (!tcg_asked_parallel) {
+        b.block_flags |= TB_CACHE_BLOCK_ANY_CONTEXT;
+        b.cflags &= ~CF_PARALLEL_BIT;
+    }
     if (n && (imms[0].guest & ~TB_CACHE_IMM_RELATIVE) < TB_CACHE_PREFIX) {
         b.block_flags |= TB_CACHE_BLOCK_SHORT_KEY;
     }
@@ -697,11 +785,16 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
         tb_page_addr0(tb) != -1) {
         note_content(tb, pc, t->guest);
     }
-    if (t->hit) {
+    if (t->hit && still_fits(t, tb, t->hit)) {
         verify_block(t, tb, search_size);
         tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
         return;
     }
+    if (t->hit) {
+        t->hit = NULL;
+        t->miss = &t->misses.bytes;
+    }
+    refine_miss(t, tb, pc);
     if (!tb_cache->records) {
         return;
     }

@@ -107,6 +107,21 @@ static inline void tb_cache_written(const TranslationBlock *tb, bool store)
     }
 }
 
+void tb_cache_vcpu_started_slow(CPUState *cpu);
+
+/**
+ * tb_cache_vcpu_started: a vCPU is about to run for the first time
+ *
+ * One that translates differently from the others, plugged in while the
+ * machine runs, ends the use of the cache.
+ */
+static inline void tb_cache_vcpu_started(CPUState *cpu)
+{
+    if (unlikely(tb_cache_on)) {
+        tb_cache_vcpu_started_slow(cpu);
+    }
+}
+
 /** tb_cache_end: the block is linked, stop the clock */
 static inline void tb_cache_end(TbCacheThread *t)
 {

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure machines with several vCPUs: boots, blocks adopted a second, a stress in verify mode.
+
+    python -m bench.vcpus [boot] [storm] [stress] [--rounds N] [--config VM.yaml]
+
+``boot`` uses the given machine (default: Debian 12), the others the tiny guest with programs
+of tests/vm/guest, which gcc must be able to link statically. Results go to bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.figures import RATIO, SHARE, Figure, Limit
+from bench.modules import NAME, Session
+from bench.table import HEADER, cells
+from sysqcache.compare import host
+from sysqcache.images import catalog
+from sysqcache.images.cpio import CpioWriter
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
+TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"
+PROGRAMS: Final = ROOT / "tests" / "vm" / "guest"
+COUNTS: Final = (1, 4)
+STORM_VCPUS: Final = (1, 2, 4)
+STORM_BLOCKS: Final = 480 * 1024
+STRESS_S: Final = 60
+
+Values = dict[str, list[float]]
+"""Figure name to what was measured, a value a round."""
+
+
+def boots(session: Session, config: Path, found: Values) -> None:
+    """One round of boots: cold and warm with each number of vCPUs, and across."""
+    stores = {}
+    for count in COUNTS:
+        stores[count] = session.root / f"store-{count}"
+        before = _boot(session, stores[count], config, count)
+        after = _boot(session, _copy(session, stores[count]), config, count)
+        _add_pair(found, f"{count} vCPU", before, after)
+    for count, other in (COUNTS, COUNTS[::-1]):
+        report = _boot(session, _copy(session, stores[other]), config, count)
+        blocks = report["blocks_at_ready"]
+        name = f"{count} vCPU after {other}"
+        found[f"{name}, hit rate"].append(blocks["hit_rate"])
+        found[f"{name}, there but for the other kind"].append(
+            blocks["misses"]["parallel"] / blocks["requested"]
+        )
+        found[f"{name}, ready"].append(report["times"]["ready_s"])
+    for store in stores.values():
+        shutil.rmtree(store)
+
+
+def _copy(session: Session, store: Path) -> Path:
+    copy = session.root / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    return shutil.copytree(store, copy)
+
+
+def _boot(session: Session, store: Path, config: Path, count: int) -> dict[str, Any]:
+    return session.boot(store, config, "--set", f"vcpus={count}")
+
+
+def _add_pair(found: Values, name: str, cold: Mapping[str, Any], warm: Mapping[str, Any]) -> None:
+    ready = [report["times"]["ready_s"] for report in (cold, warm)]
+    found[f"{name}, ready, cold"].append(ready[0])
+    found[f"{name}, ready, warm"].append(ready[1])
+    found[f"{name}, ready, warm/cold"].append(ready[1] / ready[0])
+    found[f"{name}, hit rate"].append(warm["blocks_at_ready"]["hit_rate"])
+    cycles = warm["blocks_at_ready"]["adopt_cycles"]
+    found[f"{name}, cycles an adoption"].append(cycles)
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """A program of tests/vm/guest, static."""
+    binary = directory / name
+    subprocess.run(["gcc", "-O2", "-static", "-o", binary, PROGRAMS / f"{name}.c"], check=True)
+    return binary
+
+
+def initrd(directory: Path) -> Path:
+    """The tiny guest's, with the programs in its /bin."""
+    directory.mkdir()
+    image = catalog.resolve("tiny-x86_64")
+    assert image.initrd is not None
+    extra = CpioWriter()
+    for name in ("storm", "busy"):
+        extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
+    # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
+    size = (image.initrd.stat().st_size + 3) & -4
+    target = directory / "initrd"
+    target.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
+    return target
+
+
+def _tiny(session: Session, store: Path, files: Path, count: int, mode: str, task: str) -> Any:
+    report = session.boot(
+        store, TINY, "--set", f"initrd={files}", "--set", f"vcpus={count}",
+        "--cache", mode, "--task", task,
+    )  # fmt: skip
+    [done] = report["times"]["tasks"]
+    if done["exit"] != 0:
+        raise SystemExit(f"{task} failed: {done}")
+    return report
+
+
+def storms(session: Session, files: Path, found: Values) -> None:
+    """One round: new code on 1, 2 and 4 vCPUs, translated and adopted."""
+    stores = {count: session.root / f"storm-{count}" for count in STORM_VCPUS}
+    for mode in ("on", "read-only"):
+        for count, own in stores.items():
+            # all adopt what the machine with one vCPU recorded
+            store = own if mode == "on" else stores[1]
+            report = _tiny(session, store, files, count, mode, f"storm {count} {STORM_BLOCKS}")
+            output = report["times"]["tasks"][0]["stdout"]
+            match = re.match(r"(\d+) blocks ([\d.]+) s", output)
+            assert match, output
+            how = "translated" if mode == "on" else "adopted"
+            rate = int(match[1]) / float(match[2])
+            found[f"{how} a second, {count} vCPU"].append(rate)
+            sys.stderr.write(f"{how} on {count} vCPU: {rate:,.0f} blocks a second\n")
+    for store in stores.values():
+        shutil.rmtree(store)
+
+
+def stress(session: Session, files: Path, found: Values) -> None:
+    """Four busy threads on four vCPUs, with everything that is found verified."""
+    store = session.root / "stress"
+    _tiny(session, store, files, 4, "on", "busy 4 10")
+    blocks = _tiny(session, store, files, 4, "verify", f"busy 4 {STRESS_S}")["blocks"]
+    found[f"stress of {STRESS_S} s, verified"].append(blocks["verified"])
+    found[f"stress of {STRESS_S} s, mismatches"].append(blocks["mismatches"])
+    shutil.rmtree(store)
+
+
+def table(found: Values) -> list[Figure]:
+    """Every figure with its values and what is asked of it."""
+    return [
+        Figure("", name, _unit(name), tuple(values), _limit(name, found))
+        for name, values in found.items()
+    ]
+
+
+def _unit(name: str) -> str:
+    if name.endswith("warm/cold"):
+        return RATIO
+    if "hit rate" in name or "other kind" in name:
+        return SHARE
+    return "s" if "ready" in name else ""
+
+
+def _limit(name: str, found: Values) -> Limit | None:
+    if name == "4 vCPU, ready, warm/cold":
+        return Limit(Figure("", "", RATIO, tuple(found["1 vCPU, ready, warm/cold"])).median)
+    if name == "adopted a second, 2 vCPU":
+        one = tuple(found["adopted a second, 1 vCPU"])
+        return Limit(Figure("", "", "", one).median, at_most=False)
+    return Limit(0.0) if name.endswith("mismatches") else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parts = ("boot", "storm", "stress")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
+    parser.add_argument("--rounds", type=int, default=3, help="of boot and storm")
+    parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
+    options = parser.parse_args(arguments)
+    chosen = options.parts or parts
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    started, found = time.time(), defaultdict[str, list[float]](list)
+    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+        session = Session(Path(directory))
+        files = (
+            initrd(Path(directory) / "programs") if {"storm", "stress"} & set(chosen) else Path()
+        )
+        for number in range(options.rounds):
+            if "boot" in chosen:
+                boots(session, options.config.absolute(), found)
+            if "storm" in chosen:
+                storms(session, files, found)
+            sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
+        if "stress" in chosen:
+            stress(session, files, found)
+    results = {"version": 1, "name": NAME, "host": host.facts(), "found": found}
+    target = ROOT / "bench" / "results"
+    target.mkdir(exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
+    (target / f"vcpus-{stamp}.json").write_text(json.dumps(results, indent=1))
+    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
+    for figure in table(found):
+        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
