@@ -28,7 +28,7 @@ from sysqcache.guestmap.table import (
 )
 
 _MODULE_PAGES: Final = 1 << 19
-"""Twice the pages of the area for modules on x86-64."""
+"""Pages of 4 KiB: twice the area for modules on x86-64."""
 
 
 class TableBuilder:
@@ -149,8 +149,12 @@ def _part(kernel: KernelInfo, name: str) -> Owner:
     return Owner(OwnerKind.KERNEL, name, kernel.build_id)
 
 
-def paint_modules(table: TableBuilder, guest: Guest, modules: Sequence[KernelModule]) -> str:
+def paint_modules(
+    table: TableBuilder, guest: Guest, kernel: KernelInfo, modules: Sequence[KernelModule]
+) -> str:
     """Kernel modules, and code that the kernel has generated, by its page tables.
+
+    The image, which may lie in the same area, is not looked at.
 
     :returns: why it ended early, or "".
     """
@@ -159,6 +163,8 @@ def paint_modules(table: TableBuilder, guest: Guest, modules: Sequence[KernelMod
     note = ""
     try:
         for mapped in guest.translation.sweep(start, end, guest.memory.physical):
+            if kernel.base <= mapped.virtual < kernel.end:
+                continue
             for i in range(mapped.size // PAGE):
                 place = mapped.virtual + i * PAGE, mapped.physical + i * PAGE
                 pages.append((*place, mapped.executable))

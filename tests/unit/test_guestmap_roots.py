@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
+from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, fake_x86, virtual
 
 from sysqcache.guestmap import image as image_module
 from sysqcache.guestmap import limits
@@ -22,7 +22,7 @@ from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.roots import Roots, btf_candidates
 from sysqcache.guestmap.symbols import Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import KERNEL_MAP, X86Translation
+from sysqcache.guestmap.x86 import KERNEL_MAP
 
 BASE = KERNEL_MAP + (16 << 20)
 SIZE = 1 << 20
@@ -211,7 +211,7 @@ class Kernel:
     """Page tables, the image's variables and two modules."""
 
     def __init__(self) -> None:
-        self.x86 = X86Translation(ROOT, 4, 0, 1 << 30)
+        self.x86 = fake_x86(ROOT, IMAGE - (BASE - KERNEL_MAP))
         self.memory = memory = FakeMemory()
         self.area = self.x86.modules[0]
         upper, image, area = 0x2000, 0x3000, 0x4000
@@ -323,8 +323,11 @@ def test_proofs_that_do_not_hold_in_this_guest() -> None:
 def test_an_image_without_end_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "IMAGE_BYTES", 3 << 20)
     kernel = Kernel()
-    # each big page of the image is the same one
-    kernel.memory.u64(0x3000, *([IMAGE | 0x83] * 512))
+    for i in range(1, 64):
+        kernel.memory.u64(0x3000 + 8 * (8 + i), IMAGE + (i << 21) | 0x83)
+        kernel.memory.write(IMAGE + (i << 21), bytes(2 << 20))
+    # what lies behind the image is not part of it
+    kernel.memory.u64(0x3000 + 8 * 7, AREA | 0x83)
     memory = GuestMemory(kernel.memory, kernel.x86)
     found = KernelImage.read(memory, kernel.x86, BASE + PAGE)
     assert sum(len(data) for _, data in found.pieces) == 3 << 20
@@ -332,8 +335,9 @@ def test_an_image_without_end_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -
     assert start == BASE + PAGE
     with pytest.raises(UnreadableError):
         KernelImage.read(GuestMemory(FakeMemory(), kernel.x86), kernel.x86, BASE)
-    # mapped, but there is no such memory
-    kernel.memory.u64(0x3000, *([0x4000_0000_0083] * 512))
+    # mapped, but not as an image is
+    kernel.memory.u64(0x3000, *([IMAGE | 0x83] * 8))
+    kernel.memory.u64(0x3000 + 8 * 8, *([AREA | 0x83] * 504))
     with pytest.raises(UnreadableError):
         KernelImage.read(GuestMemory(kernel.memory, kernel.x86), kernel.x86, BASE)
 

@@ -40,8 +40,10 @@ from sysqcache.guestmap.kallsyms import TEXT_TYPES, SymbolTable
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
-from sysqcache.guestmap.symbols import EXPORTS, VARIABLES
+from sysqcache.guestmap.symbols import EXPORTS as EXPORTED
+from sysqcache.guestmap.symbols import VARIABLES as FOUND
 from sysqcache.guestmap.table import OwnerKind
+from sysqcache.guestmap.x86 import X86Space
 from sysqcache.images import catalog
 from sysqcache.instances import ForeignProcess, Instance
 from sysqcache.journal import read_journal
@@ -49,6 +51,9 @@ from sysqcache.launch.sockets import connect_unix
 from sysqcache.qmp.client import QmpClient
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
+
+EXPORTS = (*EXPORTED, *X86Space.variables)
+VARIABLES = (*FOUND, *X86Space.variables)
 
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 
@@ -303,6 +308,7 @@ class Liar:
     def __init__(self, session: Session, seed: int, one_in: int) -> None:
         self.info = session.info
         self.ranges = session.ranges
+        self.target = session.target
         self.paused_ms = 0.0
         self._session = session
         self._choose = random.Random(seed)
