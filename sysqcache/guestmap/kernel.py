@@ -13,7 +13,7 @@ from sysqcache.imagescan.elf import notes_build_id
 def kernel_info(guest: Guest) -> KernelInfo:
     """What is known of the kernel itself."""
     symbols = guest.symbols
-    base = symbols.get("_text") or guest.translation.image_start
+    base = guest.translation.image_start or symbols["_text"]
     end = guest.pointer(symbols["init_mm"], "mm_struct.brk")
     physical = guest.translation.image_physical(base)
     if not guest.translation.is_image(base, end) or not 0 <= physical < 1 << 52:

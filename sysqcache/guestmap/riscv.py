@@ -35,6 +35,7 @@ def riscv_space(info: VmcoreInfo) -> AddressSpace:
     offset = told(numbers, "va_kernel_pa_offset")
     modules = told(numbers, "MODULES_VADDR"), told(numbers, "MODULES_END")
     memory_start, direct_start = told(numbers, "phys_ram_base"), told(numbers, "PAGE_OFFSET")
+    image_start = told(numbers, "KERNEL_LINK_ADDR") + info.kaslr_offset
     return AddressSpace(
         PageTables(kernel_tables(info, offset), bits, decode),
         image=(told(numbers, "KERNEL_LINK_ADDR"), ADDRESSES),
@@ -43,6 +44,8 @@ def riscv_space(info: VmcoreInfo) -> AddressSpace:
         direct=(direct_start, min(direct_start + (1 << (bits - 2)), modules[0])),
         direct_offset=direct_start - memory_start,
         vmemmap_base=told(info.symbols, "vmemmap"),
+        # _start, which is some KiB before _text
+        image_start=image_start,
     )
 
 

@@ -23,7 +23,7 @@ class AddressSpace:
 
     :param image: where the kernel's image may lie.
     :param image_offset: virtual minus physical address of all of the image.
-    :param image_start: where the image begins when its symbol table does not tell.
+    :param image_start: virtual address of the image's first byte; 0 where that is ``_text``.
     :param modules: the area for kernel modules, BPF and other generated code. The image
         may lie in it.
     :param direct: the mapping of all memory, where nearly all structures lie, and which
