@@ -74,13 +74,6 @@ class KernelImage:
                 return data[address - start : address - start + size]
         return b""
 
-    def s32(self, address: int) -> int:
-        """A signed number; raises :class:`UnreadableError` outside the image."""
-        data = self.at(address, 4)
-        if len(data) < 4:
-            raise UnreadableError(f"{address:#x} is outside the kernel's image")
-        return int.from_bytes(data, "little", signed=True)
-
     def find(self, pattern: bytes, limit: int = limits.SEARCH_HITS) -> Iterator[int]:
         """Addresses of a byte string."""
         for start, data in self.pieces:
