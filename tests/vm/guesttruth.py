@@ -11,6 +11,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from machinehelp import sysqcache
@@ -27,6 +28,7 @@ from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.images.recipes import RECIPES, TinyRecipe
 from sysqcache.imagescan.elf import notes_build_id
 from sysqcache.work import Work, published, scratch
 
@@ -223,8 +225,9 @@ umount /proc /sys
 mount -o move /dev /root/dev
 exec switch_root /root /sbin/init
 """
+_TINY = cast(TinyRecipe, RECIPES["tiny-x86_64"])
 _DEBIAN_MODULES = (
-    *tiny.MODULES, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
+    *_TINY.modules, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
 )  # fmt: skip
 
 
@@ -244,7 +247,7 @@ def trixie_guest() -> Path:
     with scratch(paths.downloads_dir(), "trixie") as directory, published(target) as output:
         apt = PrivateApt(directory / "apt", archives, work)
         apt.update()
-        names = apt.depends(tiny.KERNEL_META)
+        names = apt.depends(_TINY.kernel)
         kernel_package = next(name for name in names if name.startswith("linux-image-"))
         unpacked = directory / "unpacked"
         for deb in apt.download(kernel_package, "busybox-static"):
@@ -255,7 +258,7 @@ def trixie_guest() -> Path:
         (output / "kernel").write_bytes(kernel.read_bytes())
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
-        (output / "initrd").write_bytes(tiny._initrd(unpacked, modules))
+        (output / "initrd").write_bytes(tiny._initrd(_TINY, unpacked, modules))
         (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target
 
