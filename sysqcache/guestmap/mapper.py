@@ -104,7 +104,7 @@ class _Mapping:
         self._note("files", 0, cache.cut_short)
         owners.paint_pages(self._table, pages, cache)
         owners.paint_firmware(self._table, resources)
-        owners.paint_kernel(self._table, guest, self._kernel, pages, resources)
+        owners.paint_kernel(self._table, self._kernel, pages, resources)
         self._note(
             "modules",
             0,
