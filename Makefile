@@ -13,7 +13,7 @@ SYSQCACHE := $(BIN)/sysqcache
 ENGINE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages test-packages engine plain-engine images demo test check bench clean
+.PHONY: help setup packages test-packages engine plain-engine images test-images demo test check bench clean
 
 help:
 	@sed -n '2,6s/^# //p' Makefile
@@ -43,12 +43,16 @@ images: engine
 	@$(SYSQCACHE) image build tiny-x86_64 debian12-x86_64 debian12-x86_64-other \
 	    debian12-x86_64-upgraded > /dev/null
 
+# machines of other architectures: the Debian one takes some minutes of emulated set-up
+test-images: images test-packages
+	@$(SYSQCACHE) image build tiny-arm64 tiny-riscv64 debian12-arm64 > /dev/null
+
 setup: images
 
 demo: setup
 	@$(BIN)/python scripts/demo.py
 
-test: setup test-packages check
+test: setup test-images check
 	@$(STEP) "pytest" $(BIN)/pytest
 
 check: .stamps/venv

@@ -8,6 +8,9 @@ from typing import Final
 
 from sysqcache.types import ArchName
 
+EFI_AARCH64: Final = "edk2-aarch64-code.fd"
+OPENSBI_RISCV64: Final = "opensbi-riscv64-generic-fw_dynamic.bin"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Arch:
@@ -15,16 +18,22 @@ class Arch:
 
     ``default_cpu`` must be stable: its features enter the fingerprint, so a model that
     changed from host to host would throw the cache away. ``cpu_options`` are appended
-    to every CPU model. ``console`` is the kernel's name of the first serial port.
+    to every CPU model. ``console`` is the kernel's name of the first serial port,
+    ``debian_name`` what Debian calls the architecture. ``firmware`` is what the default
+    machine type runs by itself, ``efi`` what ``firmware: efi`` means, as QEMU names the
+    files; "": nothing, or none.
     """
 
     name: ArchName
+    debian_name: str
     default_machine: str
     default_cpu: str
     console: str
     machine_options: str = ""
     cpu_options: str = ""
     serial_device: tuple[str, ...] = ("-serial", "chardev:serial0")
+    firmware: str = ""
+    efi: str = ""
 
     @property
     def qemu_name(self) -> str:
@@ -53,12 +62,20 @@ _PAUTH_MODELS: Final = frozenset({"max", "neoverse-v1", "neoverse-n2", "cortex-a
 
 _ARCHES: Final = {
     # qemu64: no ERMS, which TCG runs byte by byte, and no 5-level page tables
-    ArchName.X86_64: Arch(ArchName.X86_64, "pc", "qemu64", "ttyS0"),
+    ArchName.X86_64: Arch(ArchName.X86_64, "amd64", "pc", "qemu64", "ttyS0"),
     # QEMU's QARMA5 pointer authentication costs 30 % of a boot
     ArchName.AARCH64: Arch(
-        ArchName.AARCH64, "virt", "max", "ttyAMA0", cpu_options="pauth-impdef=on"
+        ArchName.AARCH64,
+        "arm64",
+        "virt",
+        "max",
+        "ttyAMA0",
+        cpu_options="pauth-impdef=on",
+        efi=EFI_AARCH64,
     ),
-    ArchName.RISCV64: Arch(ArchName.RISCV64, "virt", "rv64", "ttyS0"),
+    ArchName.RISCV64: Arch(
+        ArchName.RISCV64, "riscv64", "virt", "rv64", "ttyS0", firmware=OPENSBI_RISCV64
+    ),
 }
 
 

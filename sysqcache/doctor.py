@@ -109,7 +109,11 @@ def _engine() -> Check:
 
 
 def _packages(*, engine_missing: bool) -> Iterator[Check]:
-    parts: tuple[tuple[hostpackages.Part, str], ...] = (("engine", "engine"), ("image", "images"))
+    parts: tuple[tuple[hostpackages.Part, str], ...] = (
+        ("engine", "engine"),
+        ("image", "images"),
+        ("foreign", "Debian images of other architectures"),
+    )
     for part, what in parts:
         names = hostpackages.missing([part])
         needed = part == "engine" and engine_missing

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from sysqcache.errors import SetupError
 
-Part = Literal["python", "engine", "image", "test"]
+Part = Literal["python", "engine", "image", "foreign", "test"]
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,17 @@ PACKAGES: Final = (
     HostPackage("e2fsprogs", "image", _program("mkfs.ext4")),
     HostPackage("fdisk", "image", _program("sfdisk")),
     HostPackage("uidmap", "image", _unprivileged_ready),
+    HostPackage("qemu-user-static", "foreign", _program("qemu-aarch64-static")),
+    HostPackage("arch-test", "foreign", _program("arch-test")),
     HostPackage("chromium", "test", _program("chromium")),
 )
 """Every package, in the order in which they are listed to the user."""
 
 
 SETUP: Final[tuple[Part, ...]] = ("python", "engine", "image")
-"""What everybody needs; tests need more."""
+"""What everybody needs; Debian images of other architectures and tests need more."""
+
+TESTS: Final[tuple[Part, ...]] = (*SETUP, "foreign", "test")
 
 
 def missing(parts: Iterable[Part] = SETUP) -> list[str]:
@@ -112,5 +116,5 @@ def require(part: Part) -> None:
 
 
 if __name__ == "__main__":
-    wanted: tuple[Part, ...] = (*SETUP, "test") if "test" in sys.argv[1:] else SETUP
+    wanted = TESTS if "test" in sys.argv[1:] else SETUP
     sys.stdout.write("".join(f"{name}\n" for name in missing(wanted)))

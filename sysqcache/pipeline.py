@@ -23,6 +23,7 @@ from sysqcache.instances import Instance, InstanceState
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.launch import argv as qemu_argv
 from sysqcache.launch.argv import Incoming, Launch, TbCache
+from sysqcache.launch.firmware import require_firmware
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
 from sysqcache.launch.process import QemuProcess
 from sysqcache.life import BootOptions, Life, Until
@@ -169,6 +170,7 @@ class _Start:
         if self.spec.cache.mode is not CacheMode.OFF:
             self.keeper.sweep()
         self.listener(PhaseBegan("preparing"))
+        require_firmware(self.spec, engine.firmware_dir)
         overlays = self.instance.file(paths.INSTANCE_OVERLAYS)
         if self.origin is not None:
             self.disks = self.origin.prepare_disks(overlays, engine.qemu_img)

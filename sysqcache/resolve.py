@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache import vmyaml
-from sysqcache.arch import get_arch
+from sysqcache.arch import Arch, get_arch
 from sysqcache.errors import ConfigError, ImageMissing
+from sysqcache.kernelkind import read_kernel_machine
 from sysqcache.schema import DiskFields, VmFields
 from sysqcache.spec import (
     Accelerator,
@@ -25,7 +26,7 @@ from sysqcache.spec import (
     Network,
     Ready,
 )
-from sysqcache.types import DiskFormat, GuestAccess, Probe
+from sysqcache.types import ArchName, DiskFormat, GuestAccess, Probe
 from sysqcache.vmyaml import Checked, Loc, Problem
 
 _IMAGE_PREFIX: Final = "image:"
@@ -68,7 +69,6 @@ class _Resolver:
         arch = get_arch(fields.arch)
         kernel = self._file(("kernel",), fields.kernel)
         disks = tuple(self._disk(i, disk) for i, disk in enumerate(fields.disks))
-        firmware = None if fields.firmware == "auto" else fields.firmware
         return MachineSpec(
             name=self._name(),
             arch=fields.arch,
@@ -78,7 +78,7 @@ class _Resolver:
             vcpus=fields.vcpus,
             image_id=self._image_id(disks, kernel),
             source=self._checked.document.file.absolute(),
-            firmware=self._file(("firmware",), firmware),
+            firmware=self._firmware(arch),
             kernel=kernel,
             initrd=self._file(("initrd",), fields.initrd),
             cmdline=fields.cmdline,
@@ -122,6 +122,16 @@ class _Resolver:
         elif not os.access(path, os.R_OK):
             self._add(loc, f"can't be read: {path}")
         return path
+
+    def _firmware(self, arch: Arch) -> Path | None:
+        written = self._fields.firmware
+        if written == "auto":
+            return None
+        if written != "efi":
+            return self._file(("firmware",), written)
+        if not arch.efi:
+            self._add(("firmware",), f"there is no EFI firmware for {arch.name}")
+        return Path(arch.efi)
 
     def _image(self, loc: Loc, written: str) -> Path | None:
         """A file of a built image: ``image:NAME`` or ``image:NAME/kernel``."""
@@ -188,6 +198,8 @@ class _Resolver:
         """Fields that are right alone and wrong together."""
         if spec.memory < 1 << 20 or spec.memory % (1 << 20):
             self._add(("memory",), "guest memory is counted in whole MiB")
+        if spec.kernel:
+            self._check_kernel(spec.arch, spec.kernel)
         if spec.initrd and not spec.kernel:
             self._add(("initrd",), "needs a kernel")
         if spec.cmdline and not spec.kernel:
@@ -199,6 +211,11 @@ class _Resolver:
             self._check_tcp(spec)
         if ready.probe is Probe.GUEST_AGENT and spec.agent is not GuestAccess.GUEST_AGENT:
             self._add(("ready", "probe"), "needs agent: guest-agent")
+
+    def _check_kernel(self, arch: ArchName, kernel: Path) -> None:
+        machine = read_kernel_machine(kernel)
+        if machine and machine != arch:
+            self._add(("kernel",), f"this kernel is for {machine}, the machine is {arch}")
 
     def _check_tcp(self, spec: MachineSpec) -> None:
         ready = spec.ready

@@ -178,7 +178,9 @@ class VmFields(Section):
     vcpus: Annotated[int, Field(ge=1, le=255, strict=True)] = Field(
         1, description="number of virtual CPUs"
     )
-    firmware: str = Field("auto", description="firmware file; auto: the machine type's own")
+    firmware: str = Field(
+        "auto", description="auto: the machine type's own; efi: the engine's EFI; or a file"
+    )
     kernel: str | None = Field(None, description="kernel to boot directly")
     initrd: str | None = Field(None, description="initial RAM disk for the kernel")
     cmdline: str = Field("", description="kernel command line")

@@ -82,7 +82,8 @@ class Accelerator:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """A whole machine. Sizes in bytes, times in seconds, paths absolute.
+    """A whole machine. Sizes in bytes, times in seconds, paths absolute; a ``firmware``
+    without a directory is a file of the engine's.
 
     ``image_id`` names what the machine boots; machines that boot the same image share
     what they translated. ``serial_log`` None means the file in the instance directory.

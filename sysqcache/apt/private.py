@@ -19,11 +19,15 @@ class PrivateApt:
 
     :param root: directory for lists, cache and configuration; made when missing.
     :param work: runs apt and logs it.
+    :param architecture: Debian's name of the one that packages are for; "" is the machine's.
     """
 
-    def __init__(self, root: Path, sources: Sequence[Source], work: Work) -> None:
+    def __init__(
+        self, root: Path, sources: Sequence[Source], work: Work, architecture: str = ""
+    ) -> None:
         self.root = root.absolute()
         self._work = work
+        self._architecture = architecture
         for name in ("lists/partial", "cache/archives/partial", "download"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         (self.root / _SOURCES).write_text("\n".join(s.deb822() for s in sources))
@@ -48,7 +52,12 @@ class PrivateApt:
             "Acquire::Languages": "none",
             **host_options(),
         }
-        return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+        if self._architecture:
+            settings["APT::Architecture"] = self._architecture
+            # a list, which has to be emptied of what dpkg says first
+            settings["APT::Architectures::"] = self._architecture
+        text = "".join(f'{name} "{value}";\n' for name, value in settings.items())
+        return f"#clear APT::Architectures;\n{text}" if self._architecture else text
 
     def _run(self, *argv: str, cwd: Path | None = None) -> str:
         env = {"APT_CONFIG": str(self.root / "apt.conf")}

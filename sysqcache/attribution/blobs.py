@@ -2,7 +2,8 @@
 """Code that runs before a kernel does, wherever firmware and loader have copied it.
 
 Such code is moved as a whole. A long block that occurs once in a file tells by how much;
-whatever else is equal at that distance came with it.
+whatever else is equal at that distance came with it. Some of it runs on: a RISC-V kernel
+calls the firmware below it all the time.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ _HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
 
 
 def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
-    """Place blocks that ran before any kernel's and are code of a file, moved somewhere.
+    """Place blocks of code of a file that was moved somewhere before any kernel ran.
 
     :param deadline: of the monotonic clock; blocks beyond stay open.
     """
     content = blob.content.tobytes()
+    low = np.flatnonzero(board.blocks.pc < _LOW)
     early = np.arange(first_kernel_row(board.blocks))
     tried = np.zeros(len(early), bool)
     for _ in range(_TRIES):
@@ -46,7 +48,7 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
         tried[row] = True
         found = content.find(code)
         if found >= 0 and content.find(code, found + 1) < 0:
-            _place_all(board, blob, early, board.blocks.pc[row] - np.uint64(found))
+            _place_all(board, blob, low, board.blocks.pc[row] - np.uint64(found))
 
 
 def first_kernel_row(blocks: Blocks) -> int:

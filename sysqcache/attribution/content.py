@@ -31,8 +31,8 @@ _CANDIDATES: Final = 32
 _NEAR: Final = 512
 """Blocks before and behind that count as neighbours in time."""
 
-_USER: Final = np.uint64(1 << 47)
-"""Addresses below are those of programs."""
+_USER: Final = np.uint64(1 << 56)
+"""Addresses below are those of programs, on any architecture."""
 
 _WORD: Final = np.dtype("<u8")
 

@@ -21,7 +21,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on st
 _Plain = Annotated[bool, typer.Option("--plain", help="The same QEMU without our patches.")]
 _Target = Annotated[
     list[str] | None,
-    typer.Option("--target", metavar="ARCH", help="x86_64, aarch64 or riscv64; repeatable."),
+    typer.Option(
+        "--target", metavar="ARCH", help="x86_64, aarch64 or riscv64; repeatable; all by default."
+    ),
 ]
 
 
@@ -64,7 +66,7 @@ def _targets(names: list[str] | None) -> tuple[str, ...]:
     from sysqcache.enginebuild.configure import TARGETS
     from sysqcache.errors import UsageError
 
-    targets = tuple(names or TARGETS[:1])
+    targets = tuple(dict.fromkeys(names or TARGETS))
     for name in targets:
         if name not in TARGETS:
             raise UsageError(f"no engine for {name!r}", hint=f"targets: {', '.join(TARGETS)}")

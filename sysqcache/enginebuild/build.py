@@ -22,7 +22,7 @@ from sysqcache.errors import EngineBuildError
 from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 2_000_000_000
-"""Bytes that unpacked source and objects of one target take, with some to spare."""
+"""Bytes that unpacked source and objects take, with some to spare."""
 
 _TREES: Final = "trees"
 
@@ -38,7 +38,7 @@ class BuildOptions:
     :param jobs: compilers at once; 0: one a processor.
     """
 
-    targets: tuple[str, ...] = ("x86_64",)
+    targets: tuple[str, ...] = configure.TARGETS
     source: Path | None = None
     plain: bool = False
     force: bool = False
@@ -173,7 +173,7 @@ def _publish(
             shutil.copyfile(build_dir / name, binary)
             binary.chmod(0o755)
             work.run(["strip", "--strip-debug", binary])
-        versions = _firmware(tree.directory, output / info.FIRMWARE, work)
+        versions = _firmware(tree.directory, options.targets, output / info.FIRMWARE, work)
         meta = {
             "version": tree.version,
             "source": tree.origin,
@@ -193,11 +193,11 @@ def _publish(
     return engine
 
 
-def _firmware(tree: Path, target: Path, work: Work) -> dict[str, str]:
-    if firmware.in_tree(tree):
-        return firmware.from_tree(tree, target)
+def _firmware(tree: Path, targets: Sequence[str], target: Path, work: Work) -> dict[str, str]:
+    if firmware.in_tree(tree, targets):
+        return firmware.from_tree(tree, targets, target)
     apt = source_.debian_apt(work)
     if not apt.has_lists:
         apt.update()
     with tempfile.TemporaryDirectory() as unpacked:
-        return firmware.install(apt, Path(unpacked), target)
+        return firmware.install(apt, targets, Path(unpacked), target)

@@ -14,6 +14,7 @@ from sysqcache.errors import EngineBuildError
 from sysqcache.work import Work
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")
+"""Guest architectures; all are built unless some are asked for."""
 
 OPTIONS: Final = (
     "--without-default-features",

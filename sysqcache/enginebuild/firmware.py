@@ -7,64 +7,102 @@ QEMU 10.0 wait 32 s on q35; the files are taken from the suite of the source.
 
 from __future__ import annotations
 
+import bz2
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from sysqcache.apt.private import PrivateApt
+from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
 from sysqcache.errors import EngineBuildError
 
-FILES: Final[Mapping[str, tuple[str, ...]]] = {
-    "seabios": ("bios-256k.bin", "bios-microvm.bin", "vgabios-stdvga.bin", "vgabios-virtio.bin"),
-    "qemu-system-data": (
-        "kvmvapic.bin",
-        "linuxboot.bin",
-        "linuxboot_dma.bin",
-        "multiboot.bin",
-        "multiboot_dma.bin",
-        "pvh.bin",
-    ),
-    "ipxe-qemu": ("efi-virtio.rom", "efi-e1000.rom"),
+_NETWORK: Final = {"ipxe-qemu": ("efi-virtio.rom", "efi-e1000.rom")}
+
+FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "x86_64": {
+        "seabios": (
+            "bios-256k.bin",
+            "bios-microvm.bin",
+            "vgabios-stdvga.bin",
+            "vgabios-virtio.bin",
+        ),
+        "qemu-system-data": (
+            "kvmvapic.bin",
+            "linuxboot.bin",
+            "linuxboot_dma.bin",
+            "multiboot.bin",
+            "multiboot_dma.bin",
+            "pvh.bin",
+        ),
+        **_NETWORK,
+    },
+    "aarch64": {"qemu-efi-aarch64": (EFI_AARCH64,), **_NETWORK},
+    "riscv64": {"opensbi": (OPENSBI_RISCV64,), **_NETWORK},
 }
-"""Debian package -> the files of it that go into ``share/qemu``."""
+"""Target -> Debian package -> the files of it that go into ``share/qemu``, by QEMU's names."""
+
+_DEBIAN_NAMES: Final[Mapping[str, str]] = {
+    # not AAVMF_CODE.fd, which is the same with 61 MiB of padding
+    EFI_AARCH64: "qemu-efi-aarch64/QEMU_EFI.fd",
+    OPENSBI_RISCV64: "riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin",
+}
+"""Names in Debian's packages, where they differ."""
 
 
-def install(apt: PrivateApt, scratch: Path, target: Path) -> dict[str, str]:
-    """Copy every file of FILES into ``target``; gives package -> version.
+def install(apt: PrivateApt, targets: Sequence[str], scratch: Path, target: Path) -> dict[str, str]:
+    """Copy the files of FILES that ``targets`` need into ``target``; gives package -> version.
 
     :raises EngineBuildError: a package lacks one of its files.
     """
     target.mkdir(parents=True, exist_ok=True)
+    packages = needed(targets)
     versions = {}
-    for package, deb in zip(FILES, apt.download(*FILES), strict=True):
+    for package, deb in zip(packages, apt.download(*packages), strict=True):
         tree = scratch / package
         apt.unpack(deb, tree)
         versions[package] = deb.name.split("_")[1].replace("%3a", ":")
-        for name in FILES[package]:
+        for name in packages[package]:
             shutil.copyfile(_find(tree, name, package), target / name)
     return versions
 
 
-def in_tree(source: Path) -> bool:
-    """Whether a source tree brings every file of FILES (a release archive does)."""
-    return all((source / "pc-bios" / name).is_file() for name in _names())
+def needed(targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Debian package -> files, for all of ``targets`` together."""
+    return {package: names for target in targets for package, names in FILES[target].items()}
 
 
-def from_tree(source: Path, target: Path) -> dict[str, str]:
-    """Copy every file of FILES from a source tree's ``pc-bios`` into ``target``."""
+def in_tree(source: Path, targets: Sequence[str]) -> bool:
+    """Whether a source tree brings every file that is needed (a release archive does)."""
+    return all(_in_tree(source, name) is not None for name in _names(targets))
+
+
+def from_tree(source: Path, targets: Sequence[str], target: Path) -> dict[str, str]:
+    """Copy every file that is needed from a source tree's ``pc-bios`` into ``target``."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in _names():
-        shutil.copyfile(source / "pc-bios" / name, target / name)
+    for name in _names(targets):
+        file = _in_tree(source, name)
+        assert file is not None
+        if file.suffix == ".bz2":
+            (target / name).write_bytes(bz2.decompress(file.read_bytes()))
+        else:
+            shutil.copyfile(file, target / name)
     return {"pc-bios": "as in the source"}
 
 
-def _names() -> list[str]:
-    return [name for names in FILES.values() for name in names]
+def _in_tree(source: Path, name: str) -> Path | None:
+    """The file in a source tree; EFI firmware is packed there."""
+    found = [source / "pc-bios" / name, source / "pc-bios" / f"{name}.bz2"]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _names(targets: Sequence[str]) -> list[str]:
+    return [name for names in needed(targets).values() for name in names]
 
 
 def _find(tree: Path, name: str, package: str) -> Path:
-    found = [path for path in sorted(tree.rglob(name)) if path.is_file()]
+    pattern = _DEBIAN_NAMES.get(name, name)
+    found = [path for path in sorted(tree.rglob(pattern)) if path.is_file()]
     if not found:
-        raise EngineBuildError(f"Debian's package {package} has no {name}")
+        raise EngineBuildError(f"Debian's package {package} has no {pattern}")
     return found[0]

@@ -2,24 +2,26 @@
 """Symbols that a kernel exports to its modules, from the tables of its module loader.
 
 The tables ``__ksymtab`` and ``__ksymtab_gpl`` (include/linux/export-internal.h of the
-kernel) hold three 32-bit distances for each symbol, each counted from its own place: to
-the symbol, to its name and to the name of its namespace. They are sorted by name. Where
-they begin is known only from symbols that a kernel may lack, so they are found by the
-names in them.
+kernel) say three things of each symbol: where it is, its name and the name of its
+namespace. On x86-64 and arm64 these are 32-bit distances, each counted from its own
+place, on RISC-V they are 64-bit addresses. The tables are sorted by name. Where they
+begin is known only from symbols that a kernel may lack, so they are found by the names
+in them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
+import numpy as np
+
+from sysqcache.guestmap import limits
 from sysqcache.guestmap.image import KernelImage
 from sysqcache.guestmap.memory import GuestMemory, UnreadableError
 
-_ENTRY: Final = 12
-_NAME_AT: Final = 4
 _NAME: Final = re.compile(rb"([A-Za-z_][\w.$]*)\0")
 _NAME_BYTES: Final = 128
 _NEIGHBOURS: Final = 32
@@ -37,6 +39,41 @@ class Export:
     entry: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """How entries are written: what is at an address in them leads to another address."""
+
+    width: int
+    relative: bool
+
+    @property
+    def entry_size(self) -> int:
+        return 3 * self.width
+
+    def target(self, address: int, data: bytes) -> int:
+        """Where the bytes at an address lead; raises :class:`UnreadableError` when they lack."""
+        if len(data) < self.width:
+            raise UnreadableError(f"{address:#x} is outside the kernel's image")
+        number = int.from_bytes(data[: self.width], "little", signed=self.relative)
+        return address + number if self.relative else number
+
+    def references(self, image: KernelImage, places: Collection[int]) -> Iterator[tuple[int, int]]:
+        """(address, place) of what leads to one of some places."""
+        if self.relative:
+            yield from image.references(places)
+            return
+        left = dict.fromkeys(places, limits.SEARCH_HITS)
+        wanted = np.array(sorted(left), np.uint64)
+        for address in image.words(lambda words: np.isin(words, wanted)):
+            place = int.from_bytes(image.at(address, 8), "little")
+            left[place] -= 1
+            if left[place] >= 0:
+                yield address, place
+
+
+_FORMS: Final = (_Form(4, relative=True), _Form(8, relative=False))
+
+
 def find_exports(image: KernelImage, names: Collection[str]) -> dict[str, Export]:
     """Those of the symbols that are exported.
 
@@ -45,44 +82,46 @@ def find_exports(image: KernelImage, names: Collection[str]) -> dict[str, Export
     """
     places = {place: name for name in names for place in image.find(name.encode() + b"\0")}
     best: dict[str, tuple[int, Export]] = {}
-    for found, place in image.references(places):
-        entry = found - _NAME_AT
-        try:
-            export = Export(entry + image.s32(entry), entry)
-        except UnreadableError:
-            continue
-        order = _neighbours(image, entry)
-        known = best.get(places[place])
-        if order >= _ENOUGH and image.holds(export.address) and (not known or order > known[0]):
-            best[places[place]] = (order, export)
+    for form in _FORMS:
+        for found, place in form.references(image, places):
+            entry = found - form.width
+            try:
+                export = Export(form.target(entry, image.at(entry, form.width)), entry)
+            except UnreadableError:
+                continue
+            order = _neighbours(image, form, entry)
+            known = best.get(places[place])
+            good = order >= _ENOUGH and image.holds(export.address)
+            if good and (not known or order > known[0]):
+                best[places[place]] = (order, export)
     return {name: export for name, (_, export) in best.items()}
 
 
 def is_export(memory: GuestMemory, name: str, export: Export) -> bool:
     """True when the guest has this entry."""
-    try:
-        entry = export.entry
-        value = entry + _signed(memory.u32(entry))
-        place = entry + _NAME_AT + _signed(memory.u32(entry + _NAME_AT))
-        return value == export.address and memory.string(place, _NAME_BYTES) == name
-    except UnreadableError:
-        return False
+    for form in _FORMS:
+        try:
+            value, place = (
+                form.target(at, memory.read(at, form.width))
+                for at in (export.entry, export.entry + form.width)
+            )
+            if value == export.address and memory.string(place, _NAME_BYTES) == name:
+                return True
+        except UnreadableError:
+            continue
+    return False
 
 
-def _signed(number: int) -> int:
-    return number - (1 << 32) if number >> 31 else number
-
-
-def _neighbours(image: KernelImage, entry: int) -> int:
+def _neighbours(image: KernelImage, form: _Form, entry: int) -> int:
     """How many entries around this one are in order with it."""
-    own = _entry_name(image, entry)
+    own = _entry_name(image, form, entry)
     if own is None:
         return 0
     count = 0
-    for step in (-_ENTRY, _ENTRY):
+    for step in (-form.entry_size, form.entry_size):
         last = own
         for i in range(1, _NEIGHBOURS + 1):
-            name = _entry_name(image, entry + i * step)
+            name = _entry_name(image, form, entry + i * step)
             if name is None or (name >= last if step < 0 else name <= last):
                 break
             last = name
@@ -90,10 +129,10 @@ def _neighbours(image: KernelImage, entry: int) -> int:
     return count
 
 
-def _entry_name(image: KernelImage, entry: int) -> bytes | None:
-    place = entry + _NAME_AT
+def _entry_name(image: KernelImage, form: _Form, entry: int) -> bytes | None:
+    place = entry + form.width
     try:
-        found = _NAME.match(image.at(place + image.s32(place), _NAME_BYTES))
+        found = _NAME.match(image.at(form.target(place, image.at(place, 8)), _NAME_BYTES))
     except UnreadableError:
         return None
     return found[1] if found else None

@@ -93,6 +93,6 @@ class QmpDialog:
         return value if isinstance(value, dict) else {}
 
 
-def memory_ranges(connection: socket.socket) -> tuple[MemoryRange, ...]:
+def memory_ranges(dialog: QmpDialog) -> tuple[MemoryRange, ...]:
     """Ask for the machine's memory; raises :class:`QmpError`."""
-    return parse_flat_views(QmpDialog(connection).monitor("info mtree -f"))
+    return parse_flat_views(dialog.monitor("info mtree -f"))

@@ -12,10 +12,11 @@ from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
 from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.study import Study, read_btf, slide
 from sysqcache.guestmap.symbols import Symbols
+from sysqcache.guestmap.targets import address_space
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import X86Translation
 
 if TYPE_CHECKING:
     import drgn
@@ -26,7 +27,7 @@ class Guest:
     """What all walks need."""
 
     memory: GuestMemory
-    translation: X86Translation
+    translation: AddressSpace
     info: VmcoreInfo
     symbols: Symbols
     layout: Layout
@@ -72,7 +73,7 @@ def open_guest(session: Session, budget: Budget | None = None, symbol_types: str
     info = session.info
     if info is None:
         raise UnreadableError("no running Linux kernel was found in the guest's memory")
-    translation = X86Translation.from_vmcoreinfo(info)
+    translation = address_space(session.target, info)
     memory = GuestMemory(session, translation, budget)
     table = SymbolTable(memory, info, symbol_types)
     known = Study(memory, translation, info, table).kernel()

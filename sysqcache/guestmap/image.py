@@ -13,7 +13,7 @@ from sysqcache.guestmap import limits
 from sysqcache.guestmap.memory import Budget, GuestMemory, UnreadableError
 
 if TYPE_CHECKING:
-    from sysqcache.guestmap.x86 import X86Translation
+    from sysqcache.guestmap.space import AddressSpace
 
 _CHUNK: Final = 4 << 20
 
@@ -31,7 +31,7 @@ class KernelImage:
         self._budget = budget
 
     @classmethod
-    def read(cls, memory: GuestMemory, translation: X86Translation, start: int) -> KernelImage:
+    def read(cls, memory: GuestMemory, translation: AddressSpace, start: int) -> KernelImage:
         """What is mapped of the image from ``start`` on, the end of its code.
 
         Reads at most :data:`.limits.IMAGE_BYTES`. Raises :class:`UnreadableError` when
@@ -57,6 +57,12 @@ class KernelImage:
             raise UnreadableError("the kernel's image can't be read")
         return cls([(first, b"".join(parts)) for first, parts in pieces], memory.budget)
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Start of the first and end of the last piece."""
+        start, data = self.pieces[-1]
+        return self.pieces[0][0], start + len(data)
+
     def holds(self, address: int) -> bool:
         """True for an address in one of the pieces."""
         return any(start <= address < start + len(data) for start, data in self.pieces)
@@ -67,13 +73,6 @@ class KernelImage:
             if start <= address < start + len(data):
                 return data[address - start : address - start + size]
         return b""
-
-    def s32(self, address: int) -> int:
-        """A signed number; raises :class:`UnreadableError` outside the image."""
-        data = self.at(address, 4)
-        if len(data) < 4:
-            raise UnreadableError(f"{address:#x} is outside the kernel's image")
-        return int.from_bytes(data, "little", signed=True)
 
     def find(self, pattern: bytes, limit: int = limits.SEARCH_HITS) -> Iterator[int]:
         """Addresses of a byte string."""
@@ -117,11 +116,14 @@ class KernelImage:
 
 
 def _runs(
-    memory: GuestMemory, translation: X86Translation, start: int
+    memory: GuestMemory, translation: AddressSpace, start: int
 ) -> Iterator[tuple[int, int, int]]:
     """(virtual address, physical address, size) of what is mapped of the image."""
     run = (start, 0, 0)
-    for mapped in translation.sweep(start, translation.image[1], memory.physical):
+    end = min(translation.image[1], start + 2 * limits.IMAGE_BYTES)
+    for mapped in translation.sweep(start, end, memory.physical):
+        if mapped.physical != translation.image_physical(mapped.virtual):
+            continue  # modules and others may lie behind the image
         # a big page may begin before the start
         skip = max(0, start - mapped.virtual)
         first, physical, size = mapped.virtual + skip, mapped.physical + skip, mapped.size - skip

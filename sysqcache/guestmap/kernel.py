@@ -13,7 +13,7 @@ from sysqcache.imagescan.elf import notes_build_id
 def kernel_info(guest: Guest) -> KernelInfo:
     """What is known of the kernel itself."""
     symbols = guest.symbols
-    base = symbols["_text"]
+    base = guest.translation.image_start or symbols["_text"]
     end = guest.pointer(symbols["init_mm"], "mm_struct.brk")
     physical = guest.translation.image_physical(base)
     if not guest.translation.is_image(base, end) or not 0 <= physical < 1 << 52:
@@ -69,9 +69,13 @@ class ModuleWalk:
         return tuple(found)
 
     def _has_no_memory(self) -> bool:
-        """True when nothing is mapped where modules would be."""
+        """True when there is no code where that of modules would be."""
         guest = self._guest
-        return not any(guest.translation.sweep(*guest.translation.modules, guest.memory.physical))
+        found = guest.translation.sweep(*guest.translation.modules, guest.memory.physical)
+        return not any(
+            one.executable and one.physical != guest.translation.image_physical(one.virtual)
+            for one in found
+        )
 
     def _module(self, module: int) -> KernelModule:
         guest = self._guest

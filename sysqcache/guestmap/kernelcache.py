@@ -24,6 +24,7 @@ from sysqcache import paths
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
 from sysqcache.guestmap.symbols import WANTED
+from sysqcache.guestmap.targets import VARIABLES
 
 _BUILD_ID: Final = re.compile(r"[0-9a-f]{2,128}")
 
@@ -47,7 +48,9 @@ class KnownKernel:
 
 def _wanted() -> str:
     """Changes when other symbols or members are asked for: older files are not used then."""
-    text = json.dumps([sorted(WANTED), sorted(STRUCTS.items()), sorted(ENUMS.items())])
+    text = json.dumps(
+        [sorted((*WANTED, *VARIABLES)), sorted(STRUCTS.items()), sorted(ENUMS.items())]
+    )
     return xxhash.xxh3_64_hexdigest(text)
 
 

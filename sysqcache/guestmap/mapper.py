@@ -104,8 +104,12 @@ class _Mapping:
         self._note("files", 0, cache.cut_short)
         owners.paint_pages(self._table, pages, cache)
         owners.paint_firmware(self._table, resources)
-        owners.paint_kernel(self._table, guest, self._kernel, pages, resources)
-        self._note("modules", 0, owners.paint_modules(self._table, guest, self._modules))
+        owners.paint_kernel(self._table, self._kernel, pages, resources)
+        self._note(
+            "modules",
+            0,
+            owners.paint_modules(self._table, guest, self._kernel, self._modules),
+        )
         return cache.build_ids
 
     def _read_processes(self, guest: Guest, files: Files, build_ids: dict[int, str]) -> None:

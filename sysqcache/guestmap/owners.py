@@ -28,7 +28,7 @@ from sysqcache.guestmap.table import (
 )
 
 _MODULE_PAGES: Final = 1 << 19
-"""Twice the pages of the area for modules on x86-64."""
+"""Pages of 4 KiB: twice the area for modules on x86-64."""
 
 
 class TableBuilder:
@@ -110,7 +110,7 @@ def paint_pages(table: TableBuilder, pages: Pages, cache: PageCache | None) -> N
 
 
 def paint_kernel(
-    table: TableBuilder, guest: Guest, kernel: KernelInfo, pages: Pages, resources: Resources
+    table: TableBuilder, kernel: KernelInfo, pages: Pages, resources: Resources
 ) -> None:
     """The kernel image; pages that it has given back after booting are no longer its own."""
     own = np.flatnonzero(pages.use == Use.RESERVED)
@@ -120,7 +120,7 @@ def paint_kernel(
     page = page[(page >= base) & (page < base + count)]
     offset = (page - base) << np.uint64(PAGE_BITS)
     owner = np.full(len(page), table.number(_part(kernel, "data")), np.int64)
-    for name, start, end in _parts(guest, kernel, resources):
+    for name, start, end in _parts(kernel, resources):
         first, last = max(0, start - kernel.base), max(0, end - kernel.base)
         # an area's last page belongs to it even when it is not full
         inside = (offset >= np.uint64(first & -PAGE)) & (offset < np.uint64(last))
@@ -128,9 +128,7 @@ def paint_kernel(
     table.paint(page, owner, offset)
 
 
-def _parts(
-    guest: Guest, kernel: KernelInfo, resources: Resources
-) -> Iterator[tuple[str, int, int]]:
+def _parts(kernel: KernelInfo, resources: Resources) -> Iterator[tuple[str, int, int]]:
     """Name, start and end of parts of the image."""
     yield "text", *kernel.text
     start, end = resources.named("Kernel rodata")
@@ -141,16 +139,19 @@ def _parts(
             resources.named("Kernel code")[1],
         )
     yield "rodata", start - kernel.physical + kernel.base, end - kernel.physical + kernel.base
-    start, end = guest.symbols.get("__init_begin"), guest.symbols.get("__init_end")
-    yield "init", *((start, end) if start and end else kernel.init_text)
+    yield "init", *kernel.init_text
 
 
 def _part(kernel: KernelInfo, name: str) -> Owner:
     return Owner(OwnerKind.KERNEL, name, kernel.build_id)
 
 
-def paint_modules(table: TableBuilder, guest: Guest, modules: Sequence[KernelModule]) -> str:
+def paint_modules(
+    table: TableBuilder, guest: Guest, kernel: KernelInfo, modules: Sequence[KernelModule]
+) -> str:
     """Kernel modules, and code that the kernel has generated, by its page tables.
+
+    The image, which may lie in the same area, is not looked at.
 
     :returns: why it ended early, or "".
     """
@@ -159,6 +160,8 @@ def paint_modules(table: TableBuilder, guest: Guest, modules: Sequence[KernelMod
     note = ""
     try:
         for mapped in guest.translation.sweep(start, end, guest.memory.physical):
+            if kernel.base <= mapped.virtual < kernel.end:
+                continue
             for i in range(mapped.size // PAGE):
                 place = mapped.virtual + i * PAGE, mapped.physical + i * PAGE
                 pages.append((*place, mapped.executable))

@@ -2,7 +2,7 @@
 """What each page of the guest's memory is used for, from the kernel's array of struct page.
 
 The array lists every page, so the page cache of files that no process maps any more is
-found as well. It is read in pieces of one memory section, 128 MiB of guest memory each.
+found as well. It is read in pieces of one memory section, mostly 128 MiB of guest memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sysqcache.guestmap import limits
 from sysqcache.guestmap.guest import Guest
 from sysqcache.guestmap.memory import UnreadableError
 from sysqcache.guestmap.resources import Resources
-from sysqcache.guestmap.table import I64, U64
+from sysqcache.guestmap.table import I64, PAGE_BITS, U64
 
 U8 = NDArray[np.uint8]
 
@@ -26,7 +26,7 @@ U8 = NDArray[np.uint8]
 _ANONYMOUS: Final = 1
 _MAPPING_BITS: Final = 3
 _SECTION_BITS: Final = 27
-_PAGE_BITS: Final = 12
+_MOST_SECTION_BITS: Final = 30
 _NO_PAGE_TYPE: Final = 0xFFFFFFFF
 
 
@@ -43,12 +43,14 @@ class Use(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pages:
-    """One row for each guest page that has a struct page.
+    """One row for each 4 KiB of guest memory that have a struct page.
+
+    A page of the guest's own may be larger: its parts are rows that follow each other.
 
     :param page: shape (n,), page numbers, ascending.
     :param use: shape (n,), values of :class:`Use`.
     :param mapping: shape (n,), address of the struct address_space of file pages, else 0.
-    :param index: shape (n,), place of a file page in its file, in pages.
+    :param index: shape (n,), place of a file page in its file, in 4 KiB.
     """
 
     page: U64
@@ -86,6 +88,7 @@ class PageWalk:
             }
         )
         self._base = guest.translation.vmemmap_base
+        self._page_bits = guest.translation.page_bits
         self._slab = self._slab_test()
         self._reserved = np.uint64(1 << (layout.enums.get("PG_reserved", 63) & 63))
         self.cut_short = ""
@@ -105,15 +108,18 @@ class PageWalk:
         """All pages; raises :class:`UnreadableError` when not one section can be read."""
         if not self._ram:
             raise UnreadableError("the kernel names no memory")
-        count = max(end for _, end in self._ram) >> _PAGE_BITS
+        section = self._guest.info.numbers.get("SECTION_SIZE_BITS", _SECTION_BITS)
+        section = max(self._page_bits, min(section, _MOST_SECTION_BITS))
+        first = min(start for start, _ in self._ram) >> section << section
+        end = max(end for _, end in self._ram)
+        count = (end - first) >> PAGE_BITS
         if count > limits.GUEST_PAGES:
             self.cut_short = f"only the first {limits.GUEST_PAGES} of {count} pages were looked at"
-            count = limits.GUEST_PAGES
-        step = 1 << (_SECTION_BITS - _PAGE_BITS)
+            end = first + (limits.GUEST_PAGES << PAGE_BITS)
         parts = []
-        for first in range(0, count, step):
+        for start in range(first, end, 1 << section):
             try:
-                parts.append(self._section(first, min(step, count - first)))
+                parts.append(self._section(start, min(end, start + (1 << section))))
             except UnreadableError:
                 continue  # a hole in memory, such as the one for PCI, has no struct pages
         if not parts:
@@ -125,7 +131,10 @@ class PageWalk:
             )
         )
 
-    def _section(self, first: int, count: int) -> Pages:
+    def _section(self, start: int, end: int) -> Pages:
+        """The pages of the physical memory ``start``..``end``."""
+        first = start >> self._page_bits
+        count = (end >> self._page_bits) - first
         raw = self._guest.memory.bulk(self._base + first * self._size, count * self._size)
         rows = np.frombuffer(raw, self._fields)
         own = np.arange(count)
@@ -145,12 +154,29 @@ class PageWalk:
         use[(rows["flags"] & self._reserved) != 0] = Use.RESERVED
         use[is_tail & (head == own)] = Use.UNKNOWN
         is_file = use == Use.FILE
-        return Pages(
-            page=(own + first).astype(np.uint64),
-            use=use,
-            mapping=np.where(is_file, top["mapping"], np.uint64(0)),
-            index=np.where(is_file, top["index"] + (own - head).astype(np.uint64), np.uint64(0)),
+        return self._small(
+            Pages(
+                page=(own + first).astype(np.uint64),
+                use=use,
+                mapping=np.where(is_file, top["mapping"], np.uint64(0)),
+                index=np.where(
+                    is_file, top["index"] + (own - head).astype(np.uint64), np.uint64(0)
+                ),
+            )
         )
+
+    def _small(self, pages: Pages) -> Pages:
+        """Pages of 4 KiB instead of the guest's own."""
+        bits = self._page_bits - PAGE_BITS
+        if not bits:
+            return pages
+        part = np.tile(np.arange(1 << bits, dtype=np.uint64), len(pages.page))
+        page, use, mapping, index = (
+            np.repeat(getattr(pages, field.name), 1 << bits) for field in dataclasses.fields(Pages)
+        )
+        shift = np.uint64(bits)
+        index = np.where(use == Use.FILE, (index << shift) + part, np.uint64(0))
+        return Pages(page=(page << shift) + part, use=use, mapping=mapping, index=index)
 
     def _heads(self, rows: NDArray[np.void], first: int, own: I64) -> tuple[I64, NDArray[np.bool_]]:
         """The row of each page's compound head: its own row when it is no tail.

@@ -87,7 +87,7 @@ class ProcessWalk:
         file = guest.pointer(vma, "vm_area_struct.vm_file")
         if not file:
             return Mapping(start, end, perms, 0, 0, self._special(vma, (start, end), names))
-        offset = guest.pointer(vma, "vm_area_struct.vm_pgoff") << 12
+        offset = guest.pointer(vma, "vm_area_struct.vm_pgoff") << guest.translation.page_bits
         path, number, inode = self._file(file)
         return Mapping(start, end, perms, offset, number, path, file=inode)
 

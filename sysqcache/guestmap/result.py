@@ -14,8 +14,8 @@ class KernelInfo:
     """The guest's kernel; all zeros and empty when none was found.
 
     ``text`` and ``init_text`` are virtual addresses, start and end, ``base`` is the
-    virtual address of ``_text`` and ``physical`` where that lies; offsets of the
-    kernel's code in the table count from there.
+    virtual address of the image's first byte (``_text`` but on RISC-V) and ``physical``
+    where that lies; offsets of the kernel's code in the table count from there.
     """
 
     release: str = ""

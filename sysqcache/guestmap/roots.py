@@ -24,8 +24,8 @@ from sysqcache.guestmap.memory import GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import EXPORTS, Symbols
 
 if TYPE_CHECKING:
+    from sysqcache.guestmap.space import AddressSpace
     from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-    from sysqcache.guestmap.x86 import X86Translation
 
 _BTF_START: Final = b"\x9f\xeb\x01\x00"
 _BTF_HEADER: Final = struct.Struct("<HBBIIIII")
@@ -70,7 +70,7 @@ class Roots:
     """
 
     memory: GuestMemory
-    translation: X86Translation
+    translation: AddressSpace
     info: VmcoreInfo
     layout: Layout
     symbols: Symbols
@@ -80,7 +80,9 @@ class Roots:
 
         A proof is the address that :meth:`holds` looks at.
         """
-        wanted = [name for name in EXPORTS if name not in self.symbols]
+        wanted = [
+            name for name in (*EXPORTS, *self.translation.variables) if name not in self.symbols
+        ]
         exports = find_exports(image, wanted) if wanted else {}
         addresses = {name: export.address for name, export in exports.items()}
         proofs = {name: export.entry for name, export in exports.items()}
@@ -109,9 +111,12 @@ class Roots:
     def _modules(self, image: KernelImage) -> Iterator[int]:
         """Heads of lists whose ends are in the modules' area."""
         start, end = (np.uint64(one) for one in self.translation.modules)
+        first, last = np.uint64(self.symbols["_stext"]), np.uint64(image.bounds[1])
 
         def is_head(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
             inside = (words >= start) & (words < end)
+            # the image may lie in that area, and is full of pointers into itself
+            inside &= (words < first) | (words >= last)
             inside[:-1] &= inside[1:]
             return inside
 

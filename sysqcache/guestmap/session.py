@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sysqcache.errors import MachineError, QmpError
 from sysqcache.guestmap import limits
-from sysqcache.guestmap.flatview import memory_ranges
+from sysqcache.guestmap.flatview import QmpDialog, memory_ranges
 from sysqcache.guestmap.memory import GuestMemory, PhysicalMemory, UnreadableError
+from sysqcache.guestmap.targets import address_space
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
-from sysqcache.guestmap.x86 import X86Translation
 from sysqcache.launch.sockets import connect_unix
 from sysqcache.qmp.client import Watched
 
@@ -50,7 +50,8 @@ class Session:
     bound of that. Implements :class:`.memory.PhysicalMemory`.
 
     ``ranges`` is the machine's memory: nothing else is ever read, since reading device
-    registers has effects. ``info`` is None when no Linux kernel was found.
+    registers has effects. ``target`` is the guest's architecture as QEMU calls it. ``info``
+    is None when no Linux kernel was found.
     """
 
     def __init__(self, path: Path, process: Watched | None = None) -> None:
@@ -59,7 +60,9 @@ class Session:
         self._path = path
         self._process = process
         with self._explained(), _connect(path) as connection:
-            self.ranges = memory_ranges(connection)
+            dialog = QmpDialog(connection)
+            self.ranges = memory_ranges(dialog)
+            self.target = str(dialog.execute("query-target")["arch"])
         self._starts = [part.start for part in self.ranges]
         self._state = SessionState.ATTACHED
         self._prog: drgn.Program | None = None
@@ -106,7 +109,7 @@ class Session:
         ram = [(part.start, part.end) for part in self.ranges if not part.rom]
         for raw in find_notes(self, ram):
             info = VmcoreInfo.parse(raw)
-            if is_alive(self, info):
+            if is_alive(self, self.target, info):
                 with self._explained():
                     self.program.set_linux_kernel_custom(info.raw, is_live=True)
                 self.info = info
@@ -221,15 +224,14 @@ def _connect(path: Path) -> socket.socket:
         raise QmpError(f"can't connect to {path}: {error.strerror or error}") from None
 
 
-def is_alive(memory: PhysicalMemory, info: VmcoreInfo) -> bool:
+def is_alive(memory: PhysicalMemory, target: str, info: VmcoreInfo) -> bool:
     """True when the kernel that wrote this note is the one in memory.
 
     A note may be left from before a reboot, or from another kernel. The one that is alive
     has its release where its own page tables say.
     """
     try:
-        translation = X86Translation.from_vmcoreinfo(info)
-        guest = GuestMemory(memory, translation)
+        guest = GuestMemory(memory, address_space(target, info))
         name = info.symbols["init_uts_ns"] + info.offsets["uts_namespace.name"]
         release = guest.string(name + 2 * _UTS_FIELD, _UTS_FIELD)
         return bool(release) and release == info.release

@@ -14,9 +14,9 @@ from sysqcache.guestmap.kernelcache import KnownKernel
 from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
 from sysqcache.guestmap.roots import Roots, btf_candidates
+from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.symbols import VARIABLES, WANTED, Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import X86Translation
 
 
 def slide(linked: Mapping[str, int], info: VmcoreInfo) -> dict[str, int]:
@@ -29,7 +29,7 @@ class Study:
     """Getting to know the kernel of one guest."""
 
     memory: GuestMemory
-    translation: X86Translation
+    translation: AddressSpace
     info: VmcoreInfo
     table: SymbolTable
 
@@ -39,6 +39,11 @@ class Study:
         Raises :class:`UnreadableError` when it is none that can be walked.
         """
         return self._recall() or self._learn()
+
+    @property
+    def _variables(self) -> tuple[str, ...]:
+        """Those that are searched for."""
+        return *VARIABLES, *self.translation.variables
 
     def _recall(self) -> KnownKernel | None:
         """None when what was kept is not this guest's kernel."""
@@ -55,11 +60,11 @@ class Study:
         except UnreadableError:
             return None
         # a guest may have had no modules, or have hidden what others show
-        lacks = known.searched and any(name not in symbols for name in VARIABLES)
+        lacks = known.searched and any(name not in symbols for name in self._variables)
         return self._complete(known, self._image(symbols)) if lacks else known
 
     def _learn(self) -> KnownKernel:
-        addresses = self.table.find(WANTED)
+        addresses = self.table.find((*WANTED, *self.translation.variables))
         image = None
         if "init_task" not in addresses:
             # functions only: all variables have to be searched for

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from sysqcache.guestmap import x86
 from sysqcache.guestmap.memory import UnreadableError
 
 FUNCTIONS: Final = (
@@ -20,13 +19,15 @@ FUNCTIONS: Final = (
 )
 """In the symbol table of every kernel."""
 
-EXPORTS: Final = ("init_task", "iomem_resource", *x86.EXPORTS)
-"""Variables that modules may use, so that the kernel has a table of them for its loader."""
+EXPORTS: Final = ("init_task", "iomem_resource")
+"""Variables that modules may use, so that the kernel has a table of them for its loader.
+
+An architecture may have more: :attr:`.space.AddressSpace.variables`."""
 
 VARIABLES: Final = (*EXPORTS, "init_mm", "modules", "__start_BTF", "__stop_BTF")
 """In the symbol table of kernels with CONFIG_KALLSYMS_ALL, else found by :mod:`.roots`."""
 
-USEFUL: Final = ("__init_begin", "__init_end", "__start_notes", "__stop_notes")
+USEFUL: Final = ("__start_notes", "__stop_notes")
 """Done without where they lack."""
 
 WANTED: Final = (*FUNCTIONS, *VARIABLES, *USEFUL)

@@ -19,6 +19,7 @@ from sysqcache.guestmap import limits
 from sysqcache.guestmap.memory import PAGE, PhysicalMemory, UnreadableError
 
 _LINE: Final = re.compile(rb"(?:([A-Z]+)\(([^)\n]{1,64})\)|([A-Z-]{1,32}))=([^\n]{0,256})")
+_TABLES: Final = (b"SYMBOL", b"NUMBER", b"OFFSET", b"SIZE")
 _NAME: Final = b"VMCOREINFO\0"
 _HEADER: Final = 24
 _CHUNK: Final = 4 << 20
@@ -26,7 +27,10 @@ _CHUNK: Final = 4 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VmcoreInfo:
-    """The parsed note; ``symbols`` are virtual addresses with the KASLR slide applied."""
+    """The parsed note; ``symbols`` are virtual addresses with the KASLR slide applied.
+
+    ``sizes`` are bytes of structures, ``page_size`` those of a page of the kernel's.
+    """
 
     release: str
     build_id: str
@@ -35,19 +39,22 @@ class VmcoreInfo:
     numbers: Mapping[str, int]
     offsets: Mapping[str, int]
     raw: bytes
+    page_size: int = PAGE
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, raw: bytes) -> VmcoreInfo:
         """Parse the note's text; lines that make no sense are left out."""
         raw = raw[: limits.VMCOREINFO_BYTES].partition(b"\0")[0]
         plain: dict[str, str] = {}
-        tables: dict[bytes, dict[str, int]] = {b"SYMBOL": {}, b"NUMBER": {}, b"OFFSET": {}}
+        tables: dict[bytes, dict[str, int]] = {kind: {} for kind in _TABLES}
         for kind, name, word, value in _LINE.findall(raw):
             text = value.decode("ascii", "replace").strip()
             if word:
                 plain[word.decode()] = text
             elif kind in tables:
-                base = 16 if kind == b"SYMBOL" else 10
+                # some numbers are decimal, those that are addresses are not
+                base = 16 if kind == b"SYMBOL" or text.startswith("0x") else 10
                 tables[kind][name.decode("ascii", "replace")] = _number(text, base)
         build_id = plain.get("BUILD-ID", "").lower()
         return cls(
@@ -58,6 +65,8 @@ class VmcoreInfo:
             numbers=tables[b"NUMBER"],
             offsets=tables[b"OFFSET"],
             raw=raw,
+            page_size=_number(plain.get("PAGESIZE", str(PAGE)), 10),
+            sizes=tables[b"SIZE"],
         )
 
 

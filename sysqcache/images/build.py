@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -14,10 +15,18 @@ from typing import Final
 from sysqcache import hostpackages, paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
+from sysqcache.arch import get_arch
 from sysqcache.enginebuild.info import any_qemu_img
 from sysqcache.errors import ImageBuildError
-from sysqcache.images import catalog, debian, tiny, upgraded
-from sysqcache.images.recipes import RECIPES, UpgradedRecipe
+from sysqcache.images import catalog, debian, foreign, tiny, upgraded
+from sysqcache.images.recipes import (
+    RECIPES,
+    RELEASE,
+    DebianRecipe,
+    Recipe,
+    TinyRecipe,
+    UpgradedRecipe,
+)
 from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 4_000_000_000
@@ -40,13 +49,11 @@ def build(name: str, *, force: bool = False, listener: Listener = ignore) -> cat
         catalog.resolve(name)
     if (target / catalog.META).is_file() and not force:
         return catalog.resolve(name)
-    if platform.machine() != "x86_64" and name.startswith("debian"):
-        raise ImageBuildError(f"{name} can be built on x86_64 machines only")
-    archives = _archives()
-    recipe = RECIPES.get(name)
+    recipe = RECIPES[name]
+    archives = _archives(recipe)
     if isinstance(recipe, UpgradedRecipe):
         build(recipe.base, listener=listener)
-    space = SPACE if recipe else TINY_SPACE
+    space = TINY_SPACE if isinstance(recipe, TinyRecipe) else SPACE
     require_space(target, space, f"building {name}", ImageBuildError)
     with alone(paths.build_lock(), listener):
         if force or not (target / catalog.META).is_file():
@@ -57,16 +64,18 @@ def build(name: str, *, force: bool = False, listener: Listener = ignore) -> cat
 def _build(name: str, archives: list[sources.Source], target: Path, listener: Listener) -> None:
     work = Work(paths.logs_dir() / f"image-{name}.log", ImageBuildError, listener)
     with published(target) as output, scratch(paths.downloads_dir(), "image") as directory:
-        if name in RECIPES:
-            hostpackages.require("image")
-            parts = _debian(name, archives, directory, output, work)
+        recipe = RECIPES[name]
+        if isinstance(recipe, TinyRecipe):
+            parts: Parts = _tiny(recipe, archives, directory, output, work)
         else:
-            parts = _tiny(archives, directory, output, work)
+            hostpackages.require("image")
+            parts = _debian(recipe, archives, directory, output, work)
         _write_meta(name, output, parts)
 
 
-def _archives() -> list[sources.Source]:
-    archives = sources.for_release(sources.read_sources(), debian.RELEASE)
+def _archives(recipe: Recipe) -> list[sources.Source]:
+    release = recipe.release if isinstance(recipe, TinyRecipe) else RELEASE
+    archives = sources.for_release(sources.read_sources(), release)
     if not archives:
         raise ImageBuildError(
             "apt's configuration of this machine names no Debian mirror",
@@ -76,28 +85,45 @@ def _archives() -> list[sources.Source]:
 
 
 def _debian(
-    name: str, archives: list[sources.Source], directory: Path, output: Path, work: Work
+    recipe: DebianRecipe | UpgradedRecipe,
+    archives: list[sources.Source],
+    directory: Path,
+    output: Path,
+    work: Work,
 ) -> Parts:
-    recipe = RECIPES[name]
     qemu_img = any_qemu_img()
     if isinstance(recipe, UpgradedRecipe):
-        apt = _apt(archives, directory, work)
+        apt = _apt(recipe, archives, directory, work)
         with work.step(f"change {recipe.package}"):
             return upgraded.build(recipe, apt, directory, output, qemu_img, work)
-    with work.step("install Debian's packages"):
+    with work.step("install Debian's packages"), _able_to_run(recipe, work):
         root = debian.bootstrap(recipe, archives, directory, work)
     with work.step("make the disk"):
         return debian.make_files(recipe, root, directory, output, qemu_img, work)
 
 
-def _tiny(archives: list[sources.Source], directory: Path, output: Path, work: Work) -> Parts:
-    apt = _apt(archives, directory, work)
+def _able_to_run(recipe: DebianRecipe, work: Work) -> contextlib.AbstractContextManager[None]:
+    """For as long as packages are being installed, this machine runs the image's programs."""
+    if recipe.arch == platform.machine():
+        return contextlib.nullcontext()
+    return foreign.programs(get_arch(recipe.arch), work)
+
+
+def _tiny(
+    recipe: TinyRecipe,
+    archives: list[sources.Source],
+    directory: Path,
+    output: Path,
+    work: Work,
+) -> Parts:
+    apt = _apt(recipe, archives, directory, work)
     with work.step("make kernel and initial RAM disk"):
-        return tiny.build(apt, directory / "unpacked", output)
+        return tiny.build(recipe, apt, directory / "unpacked", output)
 
 
-def _apt(archives: list[sources.Source], directory: Path, work: Work) -> PrivateApt:
-    apt = PrivateApt(directory / "apt", archives, work)
+def _apt(recipe: Recipe, archives: list[sources.Source], directory: Path, work: Work) -> PrivateApt:
+    architecture = get_arch(recipe.arch).debian_name
+    apt = PrivateApt(directory / "apt", archives, work, architecture)
     with work.step("fetch the package lists"):
         apt.update()
     return apt
@@ -108,7 +134,7 @@ def _write_meta(name: str, output: Path, parts: Parts) -> None:
     files = sorted(path for path in output.iterdir() if path.is_file())
     meta = {
         "name": name,
-        "arch": "x86_64",
+        "arch": RECIPES[name].arch,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "kernel_release": parts.kernel_release,
         "packages": len(packages),

@@ -22,7 +22,10 @@ KNOWN: Final[Mapping[str, str]] = {
     "debian12-x86_64": "Debian 12 with systemd, nginx, ssh, gcc, perl and python3",
     "debian12-x86_64-other": "Debian 12 with redis, php, luajit, git and vim on a partitioned disk",
     "debian12-x86_64-upgraded": "debian12-x86_64 with another version of OpenSSL",
+    "debian12-arm64": "Debian 12 for arm64 with systemd, gcc, perl and python3",
     "tiny-x86_64": "Debian's kernel and busybox with a shell on the serial line",
+    "tiny-arm64": "the same for arm64",
+    "tiny-riscv64": "the same for riscv64, from Debian 13",
 }
 """Name -> description of every image that `sysqcache image build` can make."""
 

@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Final
 
 from sysqcache.apt.private import host_options
 from sysqcache.apt.sources import Source
+from sysqcache.arch import get_arch
 from sysqcache.errors import ImageBuildError
 from sysqcache.images import disk
 from sysqcache.images.catalog import DISK, INITRD, KERNEL
-from sysqcache.images.recipes import DebianRecipe
+from sysqcache.images.recipes import RELEASE, DebianRecipe
 from sysqcache.work import Work
-
-RELEASE: Final = "bookworm"
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ def bootstrap(recipe: DebianRecipe, sources: Sequence[Source], scratch: Path, wo
         [
             "mmdebstrap",
             "--mode=auto",
+            f"--architectures={get_arch(recipe.arch).debian_name}",
             "--variant=minbase",
             "--dpkgopt=force-unsafe-io",
             '--aptopt=Acquire::Languages "none"',
@@ -77,7 +76,7 @@ def _inputs(recipe: DebianRecipe, scratch: Path) -> tuple[Path, Path, Path]:
     with resources.as_file(resources.files("sysqcache.images") / "data") as data:
         setup.write_bytes((data / "debian-setup.sh").read_bytes())
         with tarfile.open(overlay, "w") as archive:
-            for name in ("debian", recipe.files):
+            for name in ("debian", *recipe.files):
                 archive.add(data / name, ".", filter=_as_root)
     return overlay, setup, scratch / "packages.txt"
 

@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_SYSTEM: Final = (
+from sysqcache.types import ArchName
+
+RELEASE: Final = "bookworm"
+
+_BASE: Final = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "passwd",
-    "linux-image-cloud-amd64", "zstd",  # zstd packs the initial RAM disk
-    "qemu-guest-agent", "openssh-server",
+    "zstd",  # packs the initial RAM disk
+    "qemu-guest-agent",
 )  # fmt: skip
+_SYSTEM: Final = (*_BASE, "linux-image-cloud-amd64", "openssh-server")
+
+_NETWORK_AND_DISK: Final = ("virtio_pci", "virtio_blk", "virtio_net", "af_packet")
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,32 @@ class DiskLayout:
 class DebianRecipe:
     """A system that mmdebstrap installs.
 
-    :param packages: what is installed besides Debian's essential packages.
-    :param files: directory of ``data`` that is laid over the system, after ``debian``.
+    :param packages: what is installed besides Debian's essential packages, the kernel
+        included.
+    :param files: directories of ``data`` that are laid over the system, after ``debian``;
+        the last one holds what tells the machine from others.
     """
 
     packages: tuple[str, ...]
-    files: str
+    files: tuple[str, ...]
     layout: DiskLayout
+    arch: ArchName = ArchName.X86_64
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """A kernel, and busybox in an initial RAM disk.
+
+    :param kernel: the metapackage that depends on the kernel's package.
+    :param modules: disk, network, and the power button that `sysqcache stop` presses;
+        those that the kernel has built in are passed over.
+    :param release: Debian's release.
+    """
+
+    arch: ArchName
+    kernel: str
+    modules: tuple[str, ...]
+    release: str = RELEASE
 
 
 @dataclass(frozen=True)
@@ -55,17 +81,20 @@ class UpgradedRecipe:
 
     base: str
     package: str
+    arch: ArchName = ArchName.X86_64
 
 
-RECIPES: Final[Mapping[str, DebianRecipe | UpgradedRecipe]] = {
+Recipe = DebianRecipe | TinyRecipe | UpgradedRecipe
+
+RECIPES: Final[Mapping[str, Recipe]] = {
     "debian12-x86_64": DebianRecipe(
         (*_SYSTEM, "nginx", "gcc", "libc6-dev", "python3", "perl"),
-        "debian12-x86_64",
+        ("work", "debian12-x86_64"),
         DiskLayout(4 << 30, "5f2d1c0e-7c1b-4d57-9f6e-0d1f2a3b4c5d"),
     ),
     "debian12-x86_64-other": DebianRecipe(
         (*_SYSTEM, "redis-server", "rsyslog", "cron", "luajit", "php-cli", "git", "vim", "sqlite3"),
-        "debian12-x86_64-other",
+        ("debian12-x86_64-other",),
         DiskLayout(
             3 << 30,
             "c81f9a36-2b4e-4f0d-8a55-71e6d09b3f42",
@@ -74,5 +103,27 @@ RECIPES: Final[Mapping[str, DebianRecipe | UpgradedRecipe]] = {
         ),
     ),
     "debian12-x86_64-upgraded": UpgradedRecipe("debian12-x86_64", "libssl3"),
+    # the same work, and no more than it needs: foreign code installs it, slowly
+    "debian12-arm64": DebianRecipe(
+        (*_BASE, "linux-image-cloud-arm64", "gcc", "libc6-dev", "python3", "perl"),
+        ("work", "debian12-arm64"),
+        DiskLayout(3 << 30, "0b6f0d52-94f4-4c0e-9d6b-3a7c1e58d2f4"),
+        ArchName.AARCH64,
+    ),
+    "tiny-x86_64": TinyRecipe(
+        ArchName.X86_64, "linux-image-cloud-amd64", (*_NETWORK_AND_DISK, "button", "evdev")
+    ),
+    "tiny-arm64": TinyRecipe(
+        ArchName.AARCH64,
+        "linux-image-cloud-arm64",
+        (*_NETWORK_AND_DISK, "gpio_pl061", "gpio_keys", "evdev", "qemu_fw_cfg"),
+    ),
+    # Debian 12 has no riscv64
+    "tiny-riscv64": TinyRecipe(
+        ArchName.RISCV64,
+        "linux-image-riscv64",
+        (*_NETWORK_AND_DISK, "gpio_keys", "evdev", "qemu_fw_cfg"),
+        release="trixie",
+    ),
 }
-"""Image -> what it is made of; the tiny image is made in tiny.py."""
+"""Image -> what it is made of."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tiny guest: Debian's cloud kernel, and busybox in an initial RAM disk.
+"""The tiny guest: Debian's kernel, and busybox in an initial RAM disk.
 
 It needs seconds to build and runs no foreign code while it does.
 """
@@ -7,6 +7,7 @@ It needs seconds to build and runs no foreign code while it does.
 from __future__ import annotations
 
 import gzip
+import lzma
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -17,10 +18,10 @@ from sysqcache.apt.private import PrivateApt
 from sysqcache.errors import ImageBuildError
 from sysqcache.images.catalog import INITRD, KERNEL
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.images.recipes import TinyRecipe
 
-KERNEL_META: Final = "linux-image-cloud-amd64"
-MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_net", "af_packet", "button", "evdev")
-"""Disk, network, and the power button that `sysqcache stop` presses."""
+_KERNELS: Final = "boot/vmlinu[xz]-*"
+"""Debian's name is vmlinux where the kernel does not unpack itself."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,24 @@ class TinyParts:
     packages: tuple[str, ...]
 
 
-def build(apt: PrivateApt, scratch: Path, target: Path) -> TinyParts:
-    """Write kernel and initrd of the tiny guest into ``target``.
+def build(recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path) -> TinyParts:
+    """Write kernel and initrd of a tiny guest into ``target``.
 
+    :param apt: of the recipe's release and architecture.
     :raises ImageBuildError: a package has not the expected contents.
     """
     kernel_package = next(
-        (name for name in apt.depends(KERNEL_META) if name.startswith("linux-image-")), ""
+        (name for name in apt.depends(recipe.kernel) if name.startswith("linux-image-")), ""
     )
     if not kernel_package:
-        raise ImageBuildError(f"{KERNEL_META} depends on no kernel package")
+        raise ImageBuildError(f"{recipe.kernel} depends on no kernel package")
     debs = apt.download(kernel_package, "busybox-static")
     for deb in debs:
         apt.unpack(deb, scratch)
-    kernel = _one(scratch, "boot/vmlinuz-*")
-    release = kernel.name.removeprefix("vmlinuz-")
+    kernel = _one(scratch, _KERNELS)
+    release = kernel.name.partition("-")[2]
     (target / KERNEL).write_bytes(kernel.read_bytes())
-    archive = _initrd(scratch, _one(scratch, f"**/lib/modules/{release}"))
+    archive = _initrd(recipe, scratch, _one(scratch, f"**/lib/modules/{release}"))
     # level 1 and no time stamp: quick to unpack, and equal inputs give equal bytes
     (target / INITRD).write_bytes(gzip.compress(archive, 1, mtime=0))
     return TinyParts(release, tuple(deb.stem for deb in debs))
@@ -60,17 +62,18 @@ def _one(root: Path, pattern: str) -> Path:
     return found[-1]
 
 
-def _initrd(root: Path, modules: Path) -> bytes:
+def _initrd(recipe: TinyRecipe, root: Path, modules: Path) -> bytes:
     cpio = CpioWriter()
     for name in ("proc", "sys", "dev", "tmp", "root", "sbin", "usr/bin", "usr/sbin"):
         cpio.directory(name)
     cpio.device("dev/console", 5, 1)
     cpio.file("bin/busybox", _one(root, "**/bin/busybox").read_bytes(), 0o755)
     cpio.symlink("bin/sh", "busybox")
-    files = {path.stem.replace("-", "_"): path for path in modules.rglob("*.ko")}
-    order = load_order(MODULES, files)
+    found = [*modules.rglob("*.ko"), *modules.rglob("*.ko.xz")]
+    files = {path.name.partition(".")[0].replace("-", "_"): path for path in found}
+    order = load_order(recipe.modules, files)
     for name in order:
-        cpio.file(f"lib/modules/{name}.ko", files[name].read_bytes())
+        cpio.file(f"lib/modules/{name}.ko", module_bytes(files[name]))
     cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
     with resources.as_file(resources.files("sysqcache.images") / "data" / "tiny") as data:
         cpio.tree(data)
@@ -80,18 +83,32 @@ def _initrd(root: Path, modules: Path) -> bytes:
 def load_order(wanted: tuple[str, ...], files: dict[str, Path]) -> list[str]:
     """Names of ``wanted`` modules and what they depend on, dependencies first.
 
-    :param files: module name -> ``.ko`` file; a wanted module that is not there is
+    :param files: module name -> its file; a wanted module that is not there is
         taken to be built into the kernel.
     """
     order: list[str] = []
     for name in wanted:
         if name in order or name not in files:
             continue
-        for before in load_order(dependencies(files[name].read_bytes()), files):
+        for before in load_order(dependencies(module_bytes(files[name])), files):
             if before not in order:
                 order.append(before)
         order.append(name)
     return order
+
+
+def module_bytes(file: Path) -> bytes:
+    """A module's ELF file; Debian 13 packs them with xz.
+
+    :raises ImageBuildError: the file is damaged.
+    """
+    data = file.read_bytes()
+    if file.suffix != ".xz":
+        return data
+    try:
+        return lzma.decompress(data)
+    except lzma.LZMAError as err:
+        raise ImageBuildError(f"{file}: {err}") from err
 
 
 def dependencies(module: bytes) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ _PF_X: Final = 1
 _SHT_NOTE: Final = 7
 _NT_BUILD_ID: Final = 3
 _ET_REL: Final = 1
-_NOTE: Final = re.compile(rb"\x04\0\0\0([\x08-\x40])\0\0\0\x03\0\0\0GNU\0", re.DOTALL)
+BUILD_ID_NOTE: Final = re.compile(rb"\x04\0\0\0([\x08-\x40])\0\0\0\x03\0\0\0GNU\0", re.DOTALL)
+"""A note whose description, of as many bytes as the group says, is a build id."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def find_build_id(content: bytes) -> str:
     For compressed kernel modules: the sections that say where it is come last, the build
     id itself long before that, so that only some of the file has to be unpacked.
     """
-    found = _NOTE.search(content)
+    found = BUILD_ID_NOTE.search(content)
     if not found:
         return ""
     value = content[found.end() : found.end() + found[1][0]]

@@ -26,19 +26,24 @@ _MARKED: Final = 256
 
 _TOKENS_BYTES: Final = 16 << 10
 _FEWEST: Final = 2 * _MARKED
+_FLAT_HEAD: Final = 64 << 10
+"""Bytes in front of the code of flat images: arm64 has 64 KiB, RISC-V a page or two."""
+
+_PAGE: Final = 4096
 _TEXT_BYTES: Final = (b"t", b"T", b"w", b"W")
 
 
 def kernel_functions(kernel: KernelFile) -> list[tuple[int, int, str]]:
-    """Offset from ``_text``, 0 and name of each function; empty when no table is found.
+    """Offset in the image, 0 and name of each function; empty when no table is found.
 
     Raises KernelFileError when the kernel is not unpacked.
     """
     image = kernel.loaded(0)
+    most = _FLAT_HEAD if kernel.flat else 0
     content = image.tobytes()
     place = content.find(_DIGITS)
     while place >= 0:
-        found = _Table(image, content, place).functions(kernel.text_address)
+        found = _Table(image, content, place, most).functions(kernel.text_address)
         if found:
             return found
         place = content.find(_DIGITS, place + 1)
@@ -46,15 +51,21 @@ def kernel_functions(kernel: KernelFile) -> list[tuple[int, int, str]]:
 
 
 class _Table:
-    """The parts of the table whose list of tokens has its digits at ``digits``."""
+    """The parts of the table whose list of tokens has its digits at ``digits``.
 
-    def __init__(self, image: NDArray[np.uint8], content: bytes, digits: int) -> None:
+    ``most`` is how far behind the image's first byte its code may begin.
+    """
+
+    def __init__(
+        self, image: NDArray[np.uint8], content: bytes, digits: int, most: int = 0
+    ) -> None:
         self._image = image
         self._content = content
         self._digits = digits
+        self._most = most
 
     def functions(self, text: int) -> list[tuple[int, int, str]]:
-        """Offset, 0 and name of each function; ``text`` is the address of ``_text``."""
+        """Offset, 0 and name of each function; ``text`` is the address of the image."""
         index = self._find_index()
         if index is None:
             return []
@@ -67,7 +78,7 @@ class _Table:
         first, count = found
         names = list(self._names(tokens, first, count))
         for offsets, base in self._offset_tables(first, count, index):
-            rows = _relative(offsets, base - text, names)
+            rows = _relative(offsets, base - text, names, self._most)
             if rows is not None:
                 return [
                     (int(row), 0, name[1:].decode("ascii", "replace"))
@@ -168,16 +179,17 @@ def _aligned(size: int) -> int:
 
 
 def _relative(
-    offsets: NDArray[np.int64], base: int, names: list[bytes]
+    offsets: NDArray[np.int64], base: int, names: list[bytes], most: int
 ) -> NDArray[np.int64] | None:
-    """Offsets from ``_text``, which proves them: it has to be at 0.
+    """Offsets in the image, which ``_text`` or ``_stext`` proves: they are where code begins.
 
     Kernels with absolute addresses of per-CPU symbols store the others as negative numbers.
     """
-    row = next((row for row, name in enumerate(names) if name[1:] == b"_text"), None)
+    wanted = (b"_text", b"_stext") if most else (b"_text",)
+    row = next((row for row, name in enumerate(names) if name[1:] in wanted), None)
     if row is None or abs(base) >= 1 << 32:
         return None
     for rows in (np.where(offsets < 0, base - 1 - offsets, -1), base + (offsets & 0xFFFFFFFF)):
-        if rows[row] == 0:
+        if 0 <= rows[row] <= most and not rows[row] % _PAGE:
             return rows
     return None

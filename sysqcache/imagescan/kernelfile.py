@@ -3,7 +3,8 @@
 
 An x86 bzImage holds a boot stub and a packed vmlinux with its relocations behind it:
 Documentation/arch/x86/boot.rst, arch/x86/tools/relocs.c and handle_relocations() in
-arch/x86/boot/compressed/misc.c of the kernel.
+arch/x86/boot/compressed/misc.c of the kernel. Kernels of arm64 and RISC-V are flat images
+(:mod:`flatkernel`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from sysqcache.imagescan import keep, limits
 from sysqcache.imagescan.blocks import BytesBlocks
 from sysqcache.imagescan.elf import MAGIC, read_code
+from sysqcache.imagescan.flatkernel import FlatKernel, flat_kernel
 from sysqcache.imagescan.kernelload import KernelFileError, Loader
-from sysqcache.imagescan.unpack import PackedDataError, packing, unpack
+from sysqcache.imagescan.unpack import PackedDataError, unpack
 from sysqcache.modules import Module, ModuleKind
 
 __all__ = ["KEPT", "KernelFile", "KernelFileError", "read_kernel"]
@@ -36,9 +38,11 @@ class KernelFile:
     :param module: the kernel: its build id, or the hash of the file; name is the release.
     :param file: the file's own bytes: the boot stub runs in them, and so does firmware's
         view of it.
-    :param vmlinux: the unpacked ELF file with its relocations, empty when there is none.
-    :param text_address: virtual address of ``_text`` as linked.
+    :param vmlinux: the unpacked ELF file with its relocations, or the flat image; empty
+        when there is none.
+    :param text_address: virtual address of the image's first byte as linked.
     :param note: in words, what of it is not known.
+    :param flat: what ``vmlinux`` is.
     """
 
     module: Module
@@ -46,9 +50,10 @@ class KernelFile:
     vmlinux: memoryview
     text_address: int
     note: str = ""
+    flat: bool = False
 
     def loaded(self, kaslr_offset: int) -> NDArray[np.uint8]:
-        """The image as the boot stub leaves it in memory, from ``_text`` on.
+        """The image as it lies in memory when it begins to run, from its first byte on.
 
         :param kaslr_offset: bytes by which the kernel's virtual addresses are moved,
             as in a guest map; 0 for a kernel without KASLR.
@@ -57,6 +62,8 @@ class KernelFile:
         :raises KernelFileError: the ELF file or its relocations make no sense, or there
             is none.
         """
+        if self.flat:
+            return FlatKernel(self.vmlinux).loaded(kaslr_offset)
         return Loader(self.vmlinux).image(kaslr_offset)
 
 
@@ -70,7 +77,7 @@ def read_kernel(file: bytes) -> KernelFile:
     if not _is_bzimage(file):
         if file[:4] == MAGIC:
             return _with_elf(unknown, file, memoryview(file), "")
-        return KernelFile(unknown, file, memoryview(b""), 0, _other(file))
+        return _flat(unknown, file, digest)
     release = _release(file)
     module = dataclasses.replace(unknown, name=release)
     vmlinux = keep.load(KEPT, digest)
@@ -87,15 +94,20 @@ def _is_bzimage(file: bytes) -> bool:
     return len(file) >= _HEADER and file[0x202:0x206] == b"HdrS"
 
 
-def _other(file: bytes) -> str:
-    """Other architectures' images have headers of their own; none is unpacked yet."""
-    names = ((0x38, b"ARM\x64", "arm64"), (0x38, b"RSC\x05", "riscv64"))
-    for place, magic, name in names:
-        if file[place : place + 4] == magic:
-            return f"the {name} kernel is known by its hash only"
-    if packing(file[:8]):
-        return "a packed kernel is known by its hash only"
-    return "the kernel file is of a kind that is not known"
+def _flat(unknown: Module, file: bytes, digest: str) -> KernelFile:
+    """A flat image, packed or not."""
+    kept = keep.load(KEPT, digest)
+    try:
+        image = flat_kernel(file) if kept is None else FlatKernel(kept, packed=True)
+    except KernelFileError as error:
+        return KernelFile(unknown, file, memoryview(b""), 0, f"the kernel: {error}")
+    if image is None:
+        note = "the kernel file is of a kind that is not known"
+        return KernelFile(unknown, file, memoryview(b""), 0, note)
+    if image.packed and kept is None:
+        keep.save(KEPT, digest, image.content)
+    module = Module(ModuleKind.KERNEL, image.build_id or unknown.id, image.release)
+    return KernelFile(module, file, image.content, image.address, flat=True)
 
 
 def _release(file: bytes) -> str:

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from sysqcache.enginebuild.check import check
-from sysqcache.enginebuild.firmware import FILES
+from sysqcache.enginebuild.configure import TARGETS
+from sysqcache.enginebuild.firmware import needed
 from sysqcache.enginebuild.info import Engine, find_engine, load
 from sysqcache.errors import EngineBuildError
 
 pytestmark = pytest.mark.qemu
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return find_engine("x86_64")
+@pytest.fixture(scope="module", params=TARGETS)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return find_engine(request.param)
 
 
 def test_the_engine_answers_and_has_the_cache(engine: Engine) -> None:
@@ -30,13 +31,13 @@ def test_the_engine_answers_and_has_the_cache(engine: Engine) -> None:
 
 
 def test_the_engine_is_described_truthfully(engine: Engine) -> None:
-    recorded = engine.meta["build_ids"]["qemu-system-x86_64"]
+    recorded = engine.meta["build_ids"][engine.binary.name]
     assert len(engine.build_id) == 40
     assert engine.build_id == recorded
 
 
 def test_all_firmware_is_there(engine: Engine) -> None:
-    for names in FILES.values():
+    for names in needed(engine.meta["targets"]).values():
         for name in names:
             assert (engine.firmware_dir / name).stat().st_size > 0
 

@@ -11,7 +11,7 @@ from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import PAGE, Budget, GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import DIRECT_BASE, X86Translation
+from sysqcache.guestmap.x86 import DIRECT_BASE, KERNEL_MAP, X86Space, x86_space
 
 
 class FakeMemory:
@@ -51,6 +51,13 @@ def virtual(physical: int) -> int:
     return DIRECT_BASE + physical
 
 
+def fake_x86(root: int, phys_base: int = 0) -> X86Space:
+    """An address space with a top page table at a physical address."""
+    numbers = {"phys_base": phys_base}
+    symbols = {"swapper_pg_dir": KERNEL_MAP + root - phys_base}
+    return x86_space(VmcoreInfo("", "", 0, symbols, numbers, {}, b""))
+
+
 def fake_guest(
     memory: FakeMemory,
     *,
@@ -62,7 +69,8 @@ def fake_guest(
     budget: Budget | None = None,
 ) -> Guest:
     """A guest whose kernel addresses are all in the direct mapping."""
-    translation = X86Translation(0, 4, 0, 1 << 30, DIRECT_BASE)
+    translation = fake_x86(0)
+    translation.use_variables({}, lambda address: 0)
     info = VmcoreInfo("6.1.0-fake", "ab" * 20, 0, {}, numbers or {}, {}, b"")
     layout = Layout(offsets or {}, sizes or {}, enums or {})
     guest_memory = GuestMemory(memory, translation, budget)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,20 @@ def test_the_machines_own_lists_are_left_alone(tmp_path: Path) -> None:
         assert f'"{apt.root / name}"' in config
     assert 'Dir::Etc::sourceparts "/dev/null"' in config
     assert not apt.has_lists
+
+
+def test_packages_of_another_architecture(tmp_path: Path) -> None:
+    source = Source(("deb",), ("http://127.0.0.1:9/debian",), ("trixie",), ("main",))
+    apt = PrivateApt(tmp_path / "apt", [source], Work(tmp_path / "log", EngineBuildError), "arm64")
+    done = subprocess.run(
+        ["apt-config", "dump", "--format", "%f=%v%n", "APT::Architecture", "APT::Architectures"],
+        env={**os.environ, "APT_CONFIG": str(apt.root / "apt.conf")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = done.stdout.split()
+    assert "APT::Architecture=arm64" in found
+    assert [line for line in found if line.startswith("APT::Architectures:")] == [
+        "APT::Architectures::=arm64"
+    ]

@@ -94,6 +94,33 @@ def test_firmware_and_boot_stub_are_found_wherever_they_run() -> None:
     assert places[14].kind is ModuleKind.UNKNOWN
 
 
+def test_firmware_that_a_kernel_calls() -> None:
+    """OpenSBI runs on below a RISC-V kernel, at the place where it was found."""
+    world = World()
+    sbi = blob(code(1, 0x4000), "opensbi.bin")
+    content = sbi.content.tobytes()
+    moved_firmware(world, content, 0x8000_0000)
+    world.run(P, KERNEL.base + P, code(3, 20))
+    for offset in (0x1000, 0x1100, 0x1200):
+        world.run(0x8000_0000 + offset, 0x8000_0000 + offset, content[offset : offset + 30])
+    # equal by chance, or not at that place
+    world.run(P + 0x300, 0x8000_0300, code(9, 30))
+    world.run(P + 0x302, 0x8000_0302, content[0x302:0x304])
+    places = world.places(truths=Truths(blobs=(sbi,)))
+    assert [place.offset for place in places[6:9]] == [0x1000, 0x1100, 0x1200]
+    assert [place.module for place in places[6:9]] == ["opensbi.bin"] * 3
+    assert [place.module for place in places[9:]] == ["", ""]
+
+
+def test_programs_above_the_addresses_of_x86() -> None:
+    """arm64 maps libraries below 2^48."""
+    world = World()
+    content = code(1, 2 * PAGE)
+    program(world, content, base=0xFFFF_8F00_0000)
+    places = world.places(truths=files((SHELL, 0x1000, content)))
+    assert [place.module for place in places] == [SHELL.name] * 5
+
+
 def test_firmware_is_not_looked_for_once_the_kernel_runs() -> None:
     world = World()
     bios = blob(code(1, 0x4000), "bios.bin")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
+from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, fake_x86, virtual
 
 from sysqcache.guestmap import image as image_module
 from sysqcache.guestmap import limits
@@ -22,7 +22,7 @@ from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.roots import Roots, btf_candidates
 from sysqcache.guestmap.symbols import Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import KERNEL_MAP, X86Translation
+from sysqcache.guestmap.x86 import KERNEL_MAP
 
 BASE = KERNEL_MAP + (16 << 20)
 SIZE = 1 << 20
@@ -39,18 +39,31 @@ def addresses(names: list[str], at: int = 0x80000) -> dict[str, int]:
 
 
 def put_table(
-    data: bytearray, at: int, strings: int, symbols: Mapping[str, int], prefix: str = ""
+    data: bytearray,
+    at: int,
+    strings: int,
+    symbols: Mapping[str, int],
+    prefix: str = "",
+    form: str = "iii",
 ) -> None:
-    """A table of exports at offset ``at``, its names at ``strings``."""
+    """A table of exports at offset ``at``, its names at ``strings``.
+
+    ``form``: "iii" for distances, "QQQ" for addresses.
+    """
+    size = struct.calcsize(form)
     for name, address in symbols.items():
         row = prefix + name
         data[strings : strings + len(row) + 1] = row.encode() + b"\0"
         # the linker keeps a name that ends another one once
         own = strings + len(prefix)
         no_namespace = own + len(name)
-        places = address - BASE - at, own - at - 4, no_namespace - at - 8
-        struct.pack_into("<iii", data, at, *places)
-        at += 12
+        places = address - BASE, own, no_namespace
+        for i, place in enumerate(places):
+            here = at + i * size // 3
+            struct.pack_into(
+                f"<{form[0]}", data, here, place - here if size == 12 else place + BASE
+            )
+        at += size
         strings += len(row) + 1
 
 
@@ -62,16 +75,18 @@ def data() -> bytearray:
     return image
 
 
+@pytest.mark.parametrize(("form", "at"), [("iii", 0x1004), ("QQQ", 0x1008)])
 @pytest.mark.parametrize("prefix", ["", "old_"])
-def test_exports(prefix: str) -> None:
+def test_exports(prefix: str, form: str, at: int) -> None:
     image = bytearray(SIZE)
-    put_table(image, 0x1004, 0x4001, addresses(NAMES), prefix)
+    put_table(image, at, 0x4001, addresses(NAMES), prefix, form)
     found = find_exports(image_of(image), WANTED)
     wanted = addresses(NAMES)
     assert {name: one.address for name, one in found.items()} == {
         name: wanted[name] for name in ("init_task", "vmemmap_base")
     }
-    assert found["init_task"].entry == BASE + 0x1004 + 12 * NAMES.index("init_task")
+    step = struct.calcsize(f"<{form}")
+    assert found["init_task"].entry == BASE + at + step * NAMES.index("init_task")
 
 
 def test_planted_exports_lose_against_a_table(data: bytearray) -> None:
@@ -108,6 +123,8 @@ def test_exports_end_in_an_image_full_of_them() -> None:
     assert find_exports(image, WANTED) == {}
     near = image_of(text + (words - len(text)).astype("<i4").tobytes())
     assert find_exports(near, WANTED) == {}
+    absolute = (np.zeros(size // 8, np.uint64) + np.uint64(BASE + size)).tobytes()
+    assert find_exports(image_of(absolute + text), WANTED) == {}
     assert time.monotonic() - start < 10
     assert len(list(image.find(b"init_task\0"))) == limits.SEARCH_HITS
     late = KernelImage(image.pieces, Budget(seconds=-1))
@@ -136,6 +153,11 @@ def test_an_export_is_checked_in_each_guest(data: bytearray) -> None:
     assert not is_export(fake_guest(memory).memory, "init_task", moved)
     nowhere = Export(own.address, 0x4141414141414141)
     assert not is_export(fake_guest(memory).memory, "init_task", nowhere)
+    memory.u64(0x7000, own.address, virtual(0x7100))
+    memory.write(0x7100, b"init_task\0")
+    pointers = Export(own.address, virtual(0x7000))
+    assert is_export(fake_guest(memory).memory, "init_task", pointers)
+    assert not is_export(fake_guest(memory).memory, "init_mm", pointers)
 
 
 def small_btf(name: str = "task_struct") -> bytes:
@@ -211,7 +233,7 @@ class Kernel:
     """Page tables, the image's variables and two modules."""
 
     def __init__(self) -> None:
-        self.x86 = X86Translation(ROOT, 4, 0, 1 << 30)
+        self.x86 = fake_x86(ROOT, IMAGE - (BASE - KERNEL_MAP))
         self.memory = memory = FakeMemory()
         self.area = self.x86.modules[0]
         upper, image, area = 0x2000, 0x3000, 0x4000
@@ -323,8 +345,11 @@ def test_proofs_that_do_not_hold_in_this_guest() -> None:
 def test_an_image_without_end_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "IMAGE_BYTES", 3 << 20)
     kernel = Kernel()
-    # each big page of the image is the same one
-    kernel.memory.u64(0x3000, *([IMAGE | 0x83] * 512))
+    for i in range(1, 64):
+        kernel.memory.u64(0x3000 + 8 * (8 + i), IMAGE + (i << 21) | 0x83)
+        kernel.memory.write(IMAGE + (i << 21), bytes(2 << 20))
+    # what lies behind the image is not part of it
+    kernel.memory.u64(0x3000 + 8 * 7, AREA | 0x83)
     memory = GuestMemory(kernel.memory, kernel.x86)
     found = KernelImage.read(memory, kernel.x86, BASE + PAGE)
     assert sum(len(data) for _, data in found.pieces) == 3 << 20
@@ -332,8 +357,9 @@ def test_an_image_without_end_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -
     assert start == BASE + PAGE
     with pytest.raises(UnreadableError):
         KernelImage.read(GuestMemory(FakeMemory(), kernel.x86), kernel.x86, BASE)
-    # mapped, but there is no such memory
-    kernel.memory.u64(0x3000, *([0x4000_0000_0083] * 512))
+    # mapped, but not as an image is
+    kernel.memory.u64(0x3000, *([IMAGE | 0x83] * 8))
+    kernel.memory.u64(0x3000 + 8 * 8, *([AREA | 0x83] * 504))
     with pytest.raises(UnreadableError):
         KernelImage.read(GuestMemory(kernel.memory, kernel.x86), kernel.x86, BASE)
 

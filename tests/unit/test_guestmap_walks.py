@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from guestmaphelp import FakeMemory, fake_guest, virtual
+from guestmaphelp import FakeMemory, fake_guest, fake_x86, virtual
 
 from sysqcache import paths
 from sysqcache.guestmap import kernelcache, limits, mapper
@@ -33,7 +33,7 @@ from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.session import is_alive
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import KERNEL_MAP, X86Translation
+from sysqcache.guestmap.x86 import KERNEL_MAP
 
 LIST = {"thing.link": 16}
 
@@ -358,7 +358,7 @@ def test_page_tables() -> None:
     memory.u64(upper + 8 * ((start >> 30) & 511), middle | 3)
     memory.u64(middle, lower | 3, 0x600000 | 0x83)
     memory.u64(lower, 0x5000 | 3 | 1 << 63, 0x7000 | 3)
-    x86 = X86Translation(root, 4, 0, 1 << 30)
+    x86 = fake_x86(root)
     assert x86.physical(start + 0x1234, memory.read_physical) == 0x7234
     assert x86.physical(start + (2 << 20) + 5, memory.read_physical) == 0x600005
     for address in (start + 0x2000, 0, 1 << 70):
@@ -380,6 +380,7 @@ class FakeSession:
 
     def __init__(self, info: VmcoreInfo | None) -> None:
         self.info = info
+        self.target = "x86_64"
         self.ranges = (MemoryRange(0, 64 * PAGE, False, "ram"),)
         self.paused_ms = 0.0
 
@@ -421,11 +422,11 @@ def test_only_a_living_kernel_is_believed() -> None:
     memory.u64(0x2000 + 8 * 510, 0x3003)
     memory.u64(0x3000, 0x83)
     memory.write(0x5000 + 2 * 65, b"6.1.0\0")
-    assert is_alive(memory, info)
+    assert is_alive(memory, "x86_64", info)
     memory.write(0x5000 + 2 * 65, b"6.12.0\0")
-    assert not is_alive(memory, info)
-    assert not is_alive(FakeMemory(), info)
-    assert not is_alive(memory, VmcoreInfo.parse(b""))
+    assert not is_alive(memory, "x86_64", info)
+    assert not is_alive(FakeMemory(), "x86_64", info)
+    assert not is_alive(memory, "x86_64", VmcoreInfo.parse(b""))
 
 
 def test_known_kernels_are_kept_and_damaged_files_are_not_used() -> None:

@@ -114,4 +114,4 @@ def read_cpio(data: bytes) -> list[tuple[str, int, bytes]]:
 def test_scripts_of_the_guests_are_well_formed(name: str) -> None:
     with resources.as_file(resources.files("sysqcache.images") / "data" / name) as path:
         subprocess.run(["sh", "-n", path], check=True)
-        assert "@" not in path.read_text().replace("$@", "").replace("getty@ttyS0", "")
+        assert "@" not in path.read_text().replace("$@", "").replace("getty@tty", "")

@@ -44,7 +44,7 @@ def needs(*programs: str) -> None:
 
 
 def test_every_recipe_is_in_the_catalog() -> None:
-    assert set(RECIPES) | {"tiny-x86_64"} == set(catalog.KNOWN)
+    assert set(RECIPES) == set(catalog.KNOWN)
     for recipe in RECIPES.values():
         if isinstance(recipe, UpgradedRecipe):
             base = RECIPES[recipe.base]
@@ -56,11 +56,15 @@ def test_every_recipe_is_in_the_catalog() -> None:
 def test_files_of_an_image(name: str) -> None:
     recipe = RECIPES[name]
     assert isinstance(recipe, DebianRecipe)
-    with resources.as_file(resources.files("sysqcache.images") / "data" / recipe.files) as data:
-        subprocess.run(["sh", "-n", data / "usr/local/bin/work"], check=True)
-        host = (data / "etc/hostname").read_text().strip()
-        assert f"127.0.1.1 {host}\n" in (data / "etc/hosts").read_text()
-        assert len((data / "etc/machine-id").read_text()) == 33
+    with resources.as_file(resources.files("sysqcache.images") / "data") as data:
+        [task] = [
+            file for name in recipe.files if (file := data / name / "usr/local/bin/work").exists()
+        ]
+        subprocess.run(["sh", "-n", task], check=True)
+        own = data / recipe.files[-1] / "etc"
+        host = (own / "hostname").read_text().strip()
+        assert f"127.0.1.1 {host}\n" in (own / "hosts").read_text()
+        assert len((own / "machine-id").read_text()) == 33
 
 
 def test_images_differ_in_what_tells_machines_apart() -> None:
@@ -68,7 +72,7 @@ def test_images_differ_in_what_tells_machines_apart() -> None:
     assert len({recipe.layout.uuid for recipe in recipes}) == len(recipes)
     data = resources.files("sysqcache.images") / "data"
     for file in ("hostname", "machine-id"):
-        texts = {(data / recipe.files / "etc" / file).read_text() for recipe in recipes}
+        texts = {(data / recipe.files[-1] / "etc" / file).read_text() for recipe in recipes}
         assert len(texts) == len(recipes)
 
 

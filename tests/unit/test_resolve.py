@@ -127,3 +127,23 @@ def test_the_same_image_has_the_same_id(tmp_path: Path) -> None:
     a = load(tmp_path, "name: x\ndisks: [{file: a.img}]").image_id
     assert a == load(tmp_path, "name: y\nmemory: 2GiB\ndisks: [{file: a.img}]").image_id
     assert a != load(tmp_path, "name: x\ndisks: [{file: b.img}]").image_id
+
+
+def test_efi_is_a_file_of_the_engine(tmp_path: Path) -> None:
+    spec = load(tmp_path, "arch: aarch64\nfirmware: efi")
+    assert str(spec.firmware) == "edk2-aarch64-code.fd"
+    assert details(tmp_path, "arch: riscv64\nfirmware: efi") == [
+        "vm.yaml:2: firmware: there is no EFI firmware for riscv64"
+    ]
+
+
+def test_a_kernel_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "zImage").write_bytes(bytes(0x24) + b"\x18\x28\x6f\x01")
+    (tmp_path / "Image").write_bytes(bytes(0x38) + b"ARM\x64")
+    assert details(tmp_path, "arch: aarch64\nkernel: zImage") == [
+        "vm.yaml:2: kernel: this kernel is for 32-bit arm, the machine is aarch64"
+    ]
+    assert details(tmp_path, "kernel: Image") == [
+        "vm.yaml:1: kernel: this kernel is for aarch64, the machine is x86_64"
+    ]
+    assert load(tmp_path, "arch: aarch64\nkernel: Image").kernel == tmp_path / "Image"

@@ -11,6 +11,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from machinehelp import sysqcache
@@ -27,6 +28,7 @@ from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.images.recipes import RECIPES, TinyRecipe
 from sysqcache.imagescan.elf import notes_build_id
 from sysqcache.work import Work, published, scratch
 
@@ -34,7 +36,7 @@ _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null
 _ONE_IN = 60
 """Of the kernel's functions, so many are compared: each is a line over a slow console."""
 
-_SYMBOLS = "_text|_stext|_etext|_sinittext|_einittext|modules|init_task"
+_SYMBOLS = "_start|_text|_stext|_etext|_sinittext|_einittext|modules|init_task"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ def agree(found: GuestMap, before: Truth, after: Truth) -> int:
     assert found.kernel.release == before.release
     symbols = before.symbols
     assert found.kernel.text == (symbols["_stext"], symbols["_etext"])
-    assert found.kernel.base == symbols["_text"]
+    assert found.kernel.base == _image_start(symbols)
     assert found.kernel.init_text == (symbols["_sinittext"], symbols["_einittext"])
     assert {one.name: (one.start, one.size) for one in found.modules} == before.modules
     assert all(len(one.build_id) == 40 for one in found.modules)
@@ -109,6 +111,15 @@ def agree(found: GuestMap, before: Truth, after: Truth) -> int:
             assert ours[pid] == before.maps[pid], pid
         compared += sum("x" in one.perms and one.inode != 0 for one in stable)
     return compared
+
+
+def _image_start(symbols: dict[str, int]) -> int:
+    """The kernel's first byte: a symbol of RISC-V, of x86-64, of arm64 with all symbols.
+
+    Other arm64 kernels have none for the 64 KiB in front of their code.
+    """
+    known = symbols.get("_start") or symbols.get("_text")
+    return known or symbols["_stext"] - (64 << 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +234,9 @@ umount /proc /sys
 mount -o move /dev /root/dev
 exec switch_root /root /sbin/init
 """
+_TINY = cast(TinyRecipe, RECIPES["tiny-x86_64"])
 _DEBIAN_MODULES = (
-    *tiny.MODULES, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
+    *_TINY.modules, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
 )  # fmt: skip
 
 
@@ -244,7 +256,7 @@ def trixie_guest() -> Path:
     with scratch(paths.downloads_dir(), "trixie") as directory, published(target) as output:
         apt = PrivateApt(directory / "apt", archives, work)
         apt.update()
-        names = apt.depends(tiny.KERNEL_META)
+        names = apt.depends(_TINY.kernel)
         kernel_package = next(name for name in names if name.startswith("linux-image-"))
         unpacked = directory / "unpacked"
         for deb in apt.download(kernel_package, "busybox-static"):
@@ -255,7 +267,7 @@ def trixie_guest() -> Path:
         (output / "kernel").write_bytes(kernel.read_bytes())
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
-        (output / "initrd").write_bytes(tiny._initrd(unpacked, modules))
+        (output / "initrd").write_bytes(tiny._initrd(_TINY, unpacked, modules))
         (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target
 

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import itertools
 import os
 import random
 import signal
@@ -14,36 +11,24 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from guesttruth import (
-    Truth,
-    agree,
-    build_ids,
-    functions,
-    functions_agree,
-    segment_sha256,
-    segments,
-    trixie_guest,
-    truth,
-)
+from guesttruth import trixie_guest
 from machinehelp import TINY, Background, report, sysqcache
+from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.guest import drgn_program, open_guest
-from sysqcache.guestmap.kallsyms import TEXT_TYPES, SymbolTable
+from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.memory import Budget
-from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
-from sysqcache.guestmap.symbols import EXPORTS, VARIABLES
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.images import catalog
-from sysqcache.instances import ForeignProcess, Instance
+from sysqcache.instances import Instance
 from sysqcache.journal import read_journal
 from sysqcache.launch.sockets import connect_unix
 from sysqcache.qmp.client import QmpClient
@@ -51,15 +36,6 @@ from sysqcache.qmp.client import QmpClient
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
-
-
-def socket_of(name: str) -> Path:
-    return Instance(name).file(paths.INSTANCE_QMP_INTROSPECT)
-
-
-def process_of(name: str) -> ForeignProcess:
-    instance = Instance(name)
-    return ForeignProcess(instance.read().process, instance.file(paths.INSTANCE_QEMU_LOG))
 
 
 @pytest.fixture
@@ -72,108 +48,6 @@ def machine(own_state: Path) -> Iterator[str]:
     # drgn may still hold the socket that "stop" asks through
     if process.poll() is None:
         process.signal(signal.SIGKILL)
-
-
-def compare(name: str) -> tuple[GuestMap, Truth]:
-    """Map a guest between two questions to it, and compare."""
-    before = truth(name)
-    found = mapper.map_machine(socket_of(name), process_of(name))
-    assert agree(found, before, truth(name)) > 0
-    assert all(
-        len(one.build_id) == 40
-        for process in found.processes
-        for one in process.maps
-        if "x" in one.perms and one.inode
-    )
-    return found, before
-
-
-def compare_contents(name: str, told: Truth) -> int:
-    """Functions, build ids, and all executable parts of files; the number of these."""
-    parts = segments(name, told)
-    symbols = functions(name)
-    ids = build_ids(name, list(told.modules))
-    with Session.open(socket_of(name), process_of(name)) as session:
-        assert functions_agree(session, symbols) >= 200
-        found = mapper.map_guest(session)
-        assert found.kernel.build_id == ids.pop("")
-        assert {one.name: one.build_id for one in found.modules} == ids
-        for part in parts:
-            assert segment_sha256(session, found.table, part) == part.sha256, part.path
-    return len(parts)
-
-
-@contextlib.contextmanager
-def paused(name: str) -> Iterator[None]:
-    """The guest stands still, so that nothing differs between two maps of it."""
-    with QmpClient.connect(Instance(name).file(paths.INSTANCE_QMP)) as qmp:
-        qmp.execute("stop")
-        try:
-            yield
-        finally:
-            qmp.execute("cont")
-
-
-def contents(found: GuestMap) -> dict[str, Any]:
-    """All of a map that two maps of a paused guest have in common."""
-    table = found.table
-    rows = zip(table.start.tolist(), table.end.tolist(), table.owner.tolist(), strict=True)
-    return {
-        "kernel": found.kernel,
-        "modules": found.modules,
-        "processes": found.processes,
-        "pages": [(start, end, table.owners[owner]) for start, end, owner in rows],
-        "offsets": table.offset.tolist(),
-        "note": found.note,
-    }
-
-
-def compare_functions_only(name: str) -> None:
-    """With no symbols but functions the map is the same, and so is what is kept of a kernel."""
-    with paused(name):
-        full = mapper.map_machine(socket_of(name), process_of(name))
-        assert full.note == ""
-        file = kernelcache.file_of(full.kernel.build_id)
-        assert file is not None
-        file.unlink()
-        with Session.open(socket_of(name), process_of(name)) as session:
-            first = mapper.map_guest(session, symbol_types=TEXT_TYPES)
-            again = [mapper.map_guest(session, symbol_types=TEXT_TYPES) for _ in range(5)]
-            guest = open_guest(session, symbol_types=TEXT_TYPES)
-            told = SymbolTable(guest.memory, guest.info).find(VARIABLES)
-            functions = SymbolTable(guest.memory, guest.info, TEXT_TYPES)
-            assert functions.find(VARIABLES).keys() == {"_stext"}
-        assert told == {one: guest.symbols[one] for one in (*VARIABLES, "_stext")}
-        assert first.took_s <= 2
-        assert min(one.took_s for one in again) <= 0.6
-        for one in (first, again[0], mapper.map_machine(socket_of(name))):
-            assert contents(one) == contents(full)
-        compare_after_planting(name, full)
-
-
-def compare_after_planting(name: str, full: GuestMap) -> None:
-    """What another guest made us believe of this kernel is found out, one by one."""
-    good = kernelcache.load(full.kernel.build_id)
-    assert good is not None
-    assert good.roots.keys() == {*EXPORTS, "init_mm", "modules"}
-    for symbol, step in itertools.product(good.roots, (0, 12)):
-        lie = {symbol: good.symbols[symbol] + 64}
-        proof = {symbol: good.roots[symbol] + step}
-        bad = dataclasses.replace(
-            good, symbols={**good.symbols, **lie}, roots={**good.roots, **proof}
-        )
-        kernelcache.save(full.kernel.build_id, bad)
-        with Session.open(socket_of(name), process_of(name)) as session:
-            found = mapper.map_guest(session, symbol_types=TEXT_TYPES)
-        assert contents(found) == contents(full), symbol
-        assert kernelcache.load(full.kernel.build_id) == good, symbol
-    without = {name: at for name, at in good.symbols.items() if name not in good.roots}
-    # a guest that hides something, or has no modules
-    kernelcache.save(full.kernel.build_id, dataclasses.replace(good, symbols=without, roots={}))
-    with Session.open(socket_of(name), process_of(name)) as session:
-        found = mapper.map_guest(session, symbol_types=TEXT_TYPES)
-    assert contents(found) == contents(full)
-    assert kernelcache.load(full.kernel.build_id) == good
 
 
 def test_functions_are_symbols_enough(machine: str) -> None:
@@ -303,6 +177,7 @@ class Liar:
     def __init__(self, session: Session, seed: int, one_in: int) -> None:
         self.info = session.info
         self.ranges = session.ranges
+        self.target = session.target
         self.paused_ms = 0.0
         self._session = session
         self._choose = random.Random(seed)

@@ -6,7 +6,7 @@ passwd -q -d root
 systemctl --quiet enable systemd-networkd.service sysqcache-ready.service
 systemctl --quiet set-default multi-user.target
 # a getty there would take the input meant for the serial shell
-systemctl --quiet mask serial-getty@ttyS0.service
+systemctl --quiet mask serial-getty@ttyS0.service serial-getty@ttyAMA0.service
 # nothing here needs the network before nginx listens, and a machine may have no network card
 systemctl --quiet mask systemd-networkd-wait-online.service
 # work that starts by itself at some time after boot would make runs differ

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Firmware: which files a build gets, where they are from, and machines without theirs."""
+
+from __future__ import annotations
+
+import bz2
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
+from sysqcache.enginebuild import firmware
+from sysqcache.enginebuild.configure import TARGETS
+from sysqcache.errors import EngineBuildError, LaunchError
+from sysqcache.launch.firmware import require_firmware
+from sysqcache.spec import MachineSpec
+from sysqcache.types import ArchName
+
+
+def spec(arch: ArchName, file: Path | None = None) -> MachineSpec:
+    base = MachineSpec("vm", arch, "virt", "max", 1 << 30, 1, "image", Path("/vm.yaml"))
+    return dataclasses.replace(base, firmware=file)
+
+
+def test_every_target_has_firmware() -> None:
+    assert set(firmware.FILES) == set(TARGETS)
+    assert set(firmware.needed(["riscv64"])) == {"opensbi", "ipxe-qemu"}
+    assert set(firmware.needed(["aarch64", "riscv64"])) == {
+        "qemu-efi-aarch64",
+        "opensbi",
+        "ipxe-qemu",
+    }
+
+
+def test_a_release_archive_brings_its_own(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "pc-bios").mkdir(parents=True)
+    for name in ("efi-virtio.rom", "efi-e1000.rom"):
+        (source / "pc-bios" / name).write_bytes(name.encode())
+    assert not firmware.in_tree(source, ["aarch64"])
+    (source / "pc-bios" / f"{EFI_AARCH64}.bz2").write_bytes(bz2.compress(b"efi"))
+    assert firmware.in_tree(source, ["aarch64"])
+    assert not firmware.in_tree(source, ["aarch64", "riscv64"])
+    firmware.from_tree(source, ["aarch64"], target)
+    assert (target / EFI_AARCH64).read_bytes() == b"efi"
+    assert (target / "efi-virtio.rom").read_bytes() == b"efi-virtio.rom"
+
+
+def test_a_package_without_its_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match=r"opensbi has no .*fw_dynamic\.bin"):
+        firmware._find(tmp_path, OPENSBI_RISCV64, "opensbi")
+    file = tmp_path / "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert firmware._find(tmp_path, OPENSBI_RISCV64, "opensbi") == file
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        (spec(ArchName.RISCV64), OPENSBI_RISCV64),
+        (spec(ArchName.AARCH64, Path(EFI_AARCH64)), EFI_AARCH64),
+    ],
+)
+def test_a_machine_without_its_firmware(tmp_path: Path, machine: MachineSpec, name: str) -> None:
+    with pytest.raises(LaunchError) as caught:
+        require_firmware(machine, tmp_path)
+    assert name in caught.value.message
+    assert caught.value.hint == "sysqcache engine build --force"
+    (tmp_path / name).touch()
+    require_firmware(machine, tmp_path)
+
+
+@pytest.mark.parametrize("arch", [ArchName.AARCH64, ArchName.X86_64])
+def test_machines_that_need_none(tmp_path: Path, arch: ArchName) -> None:
+    require_firmware(spec(arch), tmp_path)
+    require_firmware(spec(ArchName.RISCV64, tmp_path / "own.bin"), tmp_path)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every place that the blocks of arm64 and riscv64 guests got, against the files' own bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from attributionrun import (
+    Run,
+    check_files,
+    check_firmware,
+    check_kernel,
+    check_modules,
+    check_processes,
+    recorded,
+)
+from machinehelp import TINY
+
+from sysqcache import paths
+from sysqcache.enginebuild.info import find_engine
+from sysqcache.errors import EngineMissing, ImageMissing
+from sysqcache.guestmap.session import Session
+from sysqcache.images import catalog
+from sysqcache.types import ArchName
+
+pytestmark = pytest.mark.vm
+
+GUESTS = {"tiny-arm64": "aarch64", "tiny-riscv64": "riscv64"}
+PATCHED = 0.05
+"""Share of the text that a kernel may patch: tracing, alternatives, static keys."""
+
+
+@pytest.fixture(scope="module", params=GUESTS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    try:
+        engine = find_engine(GUESTS[request.param])
+        catalog.resolve(request.param)
+    except (EngineMissing, ImageMissing) as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+    config = TINY.with_name(f"{request.param}.yaml")
+    with recorded(config, engine, tmp_path_factory.mktemp("home")) as found:
+        yield found
+
+
+def test_nearly_all_blocks_are_placed_and_right(run: Run) -> None:
+    total = len(run.places.record)
+    counts = {str(kind): count for kind, count in run.places.counts().items()}
+    assert run.look.note == ""
+    assert total >= 50_000
+    assert run.places.attributed >= 0.97 * total
+    assert counts["unknown"] <= 0.005 * total
+    assert run.places.kernel == run.contents.kernel
+    checked, lost = check_files(run)
+    assert (checked >= 3_000, lost) == (True, 0)
+    assert check_processes(run) >= 1_000
+    assert check_kernel(run) >= 50_000
+    compared, patched = check_modules(run)
+    assert compared >= 300
+    assert patched <= compared // 4
+    firmware = check_firmware(run)
+    # the kernel is started directly on arm64, and by OpenSBI on riscv64
+    assert firmware >= 2_000 if run.spec.arch is ArchName.RISCV64 else firmware == 0
+
+
+def test_the_kernel_in_memory_is_the_one_of_the_file(run: Run) -> None:
+    kernel = run.found.kernel
+    assert run.contents.notes == ()
+    assert run.contents.kernel is not None
+    file = run.contents.kernel_file(run.contents.kernel)
+    assert file is not None
+    start, end = (address - kernel.base for address in kernel.text)
+    with Session.open(run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process) as session:
+        text = session.read_physical(kernel.physical + start, end - start)
+    memory = np.frombuffer(text, np.uint8)
+    image = file.loaded(kernel.kaslr_offset)[start:end]
+    assert np.count_nonzero(image != memory) < PATCHED * len(memory)
