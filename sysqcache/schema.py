@@ -173,7 +173,7 @@ class VmFields(Section):
     name: Name = Field("auto", description="the machine's name; auto: the name of this file")
     arch: ArchName = Field(ArchName.X86_64, description="guest architecture")
     machine: str = Field("auto", description="QEMU machine type; auto: pc or virt")
-    cpu: str = Field("auto", description="QEMU CPU model; auto: qemu64, max or rv64")
+    cpu: str = Field("auto", description="QEMU CPU model; auto: one without slow features")
     memory: Size = Field(_written("1GiB"), description="guest memory")
     vcpus: Annotated[int, Field(ge=1, le=255, strict=True)] = Field(
         1, description="number of virtual CPUs"

@@ -69,6 +69,7 @@ def test_nothing_that_was_not_asked_for() -> None:
         (ArchName.X86_64, "pc", "max,-la57", "max,-la57"),
         (ArchName.AARCH64, "virt", "max", "max,pauth-impdef=on"),
         (ArchName.AARCH64, "virt", "max,pauth-impdef=off", "max,pauth-impdef=off"),
+        (ArchName.AARCH64, "virt", "max,pauth=off", "max,pauth=off"),
         (ArchName.AARCH64, "virt", "cortex-a72", "cortex-a72"),
         (ArchName.RISCV64, "virt", "rv64", "rv64"),
     ],

@@ -38,7 +38,11 @@ def test_defaults_are_concrete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arch", "machine", "cpu"),
-    [("x86_64", "pc", "qemu64"), ("aarch64", "virt", "max"), ("riscv64", "virt", "rv64")],
+    [
+        ("x86_64", "pc", "qemu64"),
+        ("aarch64", "virt", "max,pauth=off,sve=off,sme=off"),
+        ("riscv64", "virt", "rv64"),
+    ],
 )
 def test_defaults_of_each_architecture(tmp_path: Path, arch: str, machine: str, cpu: str) -> None:
     spec = load(tmp_path, f"arch: {arch}")
