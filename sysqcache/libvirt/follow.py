@@ -42,6 +42,8 @@ _EVENTS: Final = ("POWERDOWN", "SHUTDOWN", "STOP")
 _ASK_EVERY: Final = 5.0
 _WORTH_A_LOOK: Final = 1000
 """Blocks that were recorded since the last look."""
+_FIRST: Final = 5.0
+"""Seconds before the first look, unless the guest ends before."""
 _QUIET: Final = 10.0
 """Seconds between looks, at least, and ten times as long as a look took."""
 _STEP: Final = 0.5
@@ -163,7 +165,8 @@ class Looker:
             Placer(self.copied, summary, warn, quiet=True) if self.copied is not None else None
         )
         self._recorded = 0
-        self._next = time.monotonic() + _QUIET
+        self._next = time.monotonic() + _FIRST
+        self._tell = warn
 
     def ask(self, *, urgent: bool) -> None:
         """Ask for the counters, and look if there is enough to be seen.
@@ -175,10 +178,10 @@ class Looker:
         recorded = self.stats.recorded if self.stats is not None else 0
         new = recorded - self._recorded
         if (new and urgent) or (new >= _WORTH_A_LOOK and time.monotonic() >= self._next):
-            self._look()
+            self._look(recorded)
             self._recorded = recorded
 
-    def _look(self) -> None:
+    def _look(self, recorded: int) -> None:
         """Whatever fails is tried again the next time."""
         if self._journal is None or self._placer is None:
             return
@@ -187,6 +190,7 @@ class Looker:
             commands.tb_cache_checkpoint(self._machine.qmp)
         if self._intake.refresh(self._journal) is not None:
             self._placer.look(self._machine)
+            self._tell(f"looked into {self._intake.state.name} after {recorded:,} blocks")
         self._next = time.monotonic() + max(_QUIET, 10 * (time.monotonic() - began))
 
     def place(self) -> None:

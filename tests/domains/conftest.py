@@ -7,9 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from daemonhelp import Daemon, missing
+from daemonhelp import Daemon, eventually, missing
 from domainhelp import Machine
 
 from sysqcache import paths
@@ -18,7 +19,7 @@ from sysqcache.images.catalog import ImagePaths
 
 
 @pytest.fixture(scope="session")
-def daemon() -> Iterator[Daemon]:
+def daemon(x86_engine: Engine) -> Iterator[Daemon]:
     """libvirtd in a directory that QEMU's user can get to, unlike pytest's own."""
     pytest.importorskip("libvirt")
     why = missing()
@@ -26,7 +27,22 @@ def daemon() -> Iterator[Daemon]:
         pytest.skip(why)
     directory = Path(tempfile.mkdtemp(prefix="sqc-"))
     directory.chmod(0o711)
-    found = Daemon(directory)
+    found = Daemon(directory, x86_engine.qemu_img)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def second(x86_engine: Engine) -> Iterator[Daemon]:
+    """Another libvirtd, which takes itself for another host."""
+    directory = Path(tempfile.mkdtemp(prefix="sqc-"))
+    directory.chmod(0o711)
+    other_host = 'host_uuid = "b1a1a3c5-58f4-4c5e-9a0e-0f3b5f6f7a11"\n'
+    found = Daemon(directory, x86_engine.qemu_img, other_host)
     try:
         found.start()
         yield found
@@ -90,6 +106,36 @@ def home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(paths.ENV_HOME, str(shared_home))
     monkeypatch.delenv(paths.ENV_STORE, raising=False)
     return shared_home
+
+
+@pytest.fixture(scope="session")
+def learnt(daemon: Daemon, shared_home: Path, files: Path) -> tuple[Path, dict[str, Any]]:
+    """A store after one boot of the tiny domain, and what was said of that run."""
+    found = Machine(daemon, shared_home, "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_HOME, str(shared_home))
+        found.define(files)
+        found.enable()
+        with found.watched() as watching:
+            found.start()
+            recorded = found.status()["blocks"]["recorded"]
+            eventually(lambda: watching.looked_after() > recorded - 1000)
+            found.shut_down()
+            watching.wait("new blocks")
+        last_run = found.status()["last_run"]
+        found.sysqcache("disable", "tiny", "--keep-blocks")
+        found.remove()
+        store = daemon.directory / "learnt"
+        found.store.rename(store)
+    return store, last_run
+
+
+@pytest.fixture
+def warm(machine: Machine, learnt: tuple[Path, dict[str, Any]]) -> Machine:
+    """The domain with the cache on, and a store that knows it."""
+    shutil.copytree(learnt[0], machine.store)
+    machine.enable()
+    return machine
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ mount --bind "$1/group" /etc/group
 for name in lib cache log; do mount --bind "$1/$name" "/var/$name"; done
 mount --bind "$1/run" /run
 # not /usr/bin: libvirtd would ask each emulator there what it can do
-PATH=/usr/sbin:/sbin
+PATH="$1/bin:/usr/sbin:/sbin"
 virtlogd &
 exec libvirtd
 """
@@ -55,15 +55,22 @@ def missing() -> str:
 
 
 class Daemon:
-    """libvirtd and virtlogd in ``directory``; both end with :meth:`stop`."""
+    """libvirtd and virtlogd in ``directory``; both end with :meth:`stop`.
 
-    def __init__(self, directory: Path) -> None:
+    :param qemu_img: the tool that libvirtd finds.
+    :param more: further lines of libvirtd.conf.
+    """
+
+    def __init__(self, directory: Path, qemu_img: Path, more: str = "") -> None:
         self.directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        for name in ("etc/hooks", "lib/libvirt/qemu", "cache/libvirt", "log/libvirt", "run"):
+        for name in ("bin", "etc/hooks", "lib/libvirt/qemu", "cache/libvirt", "log/libvirt", "run"):
             (directory / name).mkdir(parents=True)
+        (directory / "bin" / "qemu-img").symlink_to(qemu_img)
         for name, text in _CONFIG.items():
             (directory / "etc" / name).write_text(text)
+        with (directory / "etc" / "libvirtd.conf").open("a") as config:
+            config.write(more)
         for name, line in (
             ("passwd", f"libvirt-qemu:x:{QEMU_UID}:{QEMU_UID}::/var/lib/libvirt:/bin/false\n"),
             ("group", f"libvirt-qemu:x:{QEMU_UID}:\n"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,13 +14,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_DNS, uuid5
 
 from daemonhelp import QEMU_UID, Daemon, eventually
 
+from sysqcache import paths
 from sysqcache.libvirt.folder import DomainFolder
 
 _XML = """<domain type='qemu'>
   <name>{name}</name>
+  <uuid>{uuid}</uuid>
   <memory unit='MiB'>256</memory>
   <vcpu>1</vcpu>
   <os>
@@ -72,11 +76,18 @@ class Machine:
         qemu_img = files / "own" / "bin" / "qemu-img"
         disk = self.disks / "disk.qcow2"
         subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
-        xml = _XML.format(name=self.name, files=files, disks=self.disks)
+        # the same in all tests, so that one may use what another learnt
+        uuid = uuid5(NAMESPACE_DNS, self.name)
+        xml = _XML.format(name=self.name, uuid=uuid, files=files, disks=self.disks)
         self.redefine(xml)
         # the first definition is not what libvirt makes of it when it reads it again
         self.redefine(self.definition())
         self.folder = DomainFolder(self.daemon.virsh("domuuid", self.name).strip())
+
+    @property
+    def store(self) -> Path:
+        """Where it keeps its blocks."""
+        return paths.libvirt_dir() / paths.LIBVIRT_STORES / self.folder.uuid
 
     def redefine(self, xml: str) -> None:
         """Define it as ``xml``."""
@@ -179,3 +190,8 @@ class Watching:
     def wait(self, said: str, times: int = 1) -> None:
         """Wait until it said something so many times."""
         eventually(lambda: self.text().count(said) >= times)
+
+    def looked_after(self) -> int:
+        """How many blocks the guest had recorded when it was last looked into."""
+        found = re.findall(r"looked into \S+ after ([0-9,]+) blocks", self.text())
+        return int(found[-1].replace(",", "")) if found else 0

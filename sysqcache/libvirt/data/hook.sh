@@ -7,6 +7,8 @@ case "$2" in
 started|reconnect) ;;
 *) exit 0 ;;
 esac
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
 xml=$(cat)
 case "$xml" in
 *@NAMESPACE@*) ;;
