@@ -123,6 +123,12 @@ class Daemon:
             self._process.wait(20)
         self._process = None
 
+    @property
+    def inside(self) -> list[str]:
+        """What to put before a command that shall see what libvirtd and QEMU see."""
+        assert self._process is not None
+        return ["nsenter", "--mount", "--target", str(self._process.pid)]
+
     def alive(self) -> bool:
         """Whether libvirtd still runs: a crash would go unnoticed otherwise."""
         return self._process is not None and self._process.poll() is None
