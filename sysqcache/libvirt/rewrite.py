@@ -67,7 +67,18 @@ class Mark:
 def cache_arguments(paths: CachePaths) -> list[str]:
     """What QEMU gets on top: the cache, and two QMP channels of our own."""
     cache = f"{_OBJECT}mode=on,journal={escape(paths.journal)},boot-set={escape(paths.boot_set)}"
-    arguments = ["-object", cache]
+    return ["-object", cache, *channel_arguments(paths)]
+
+
+def measured_arguments(paths: CachePaths, *, cached: bool) -> list[str]:
+    """The same for a machine that is measured: it records nothing, and may have no cache."""
+    cache = f"{_OBJECT}mode=read-only,boot-set={escape(paths.boot_set)}"
+    return [*(["-object", cache] if cached else []), *channel_arguments(paths)]
+
+
+def channel_arguments(paths: CachePaths) -> list[str]:
+    """Two QMP channels of our own."""
+    arguments = []
     for name, path in zip(_CHANNELS, (paths.monitor, paths.introspection), strict=True):
         arguments += ["-chardev", f"socket,id={name},path={escape(path)},server=on,wait=off"]
         arguments += ["-mon", f"chardev={name},mode=control"]
@@ -91,8 +102,11 @@ def _mark_element(root: Element) -> Element | None:
     return None
 
 
-def enabled(xml: str, paths: CachePaths) -> str:
-    """The XML of a domain with the cache on; it must not be on already."""
+def enabled(xml: str, paths: CachePaths, arguments: list[str] | None = None) -> str:
+    """The XML of a domain with the cache on; it must not be on already.
+
+    :param arguments: what QEMU gets instead of :func:`cache_arguments`.
+    """
     document = Document(xml)
     root = document.root
     mark = Mark(
@@ -103,7 +117,7 @@ def enabled(xml: str, paths: CachePaths) -> str:
     edits = [
         _with_metadata(document, mark),
         _with_emulator(document, paths.emulator),
-        _with_arguments(document, cache_arguments(paths)),
+        _with_arguments(document, arguments or cache_arguments(paths)),
     ]
     if mark.namespace:
         place = root.inner - 1

@@ -107,6 +107,7 @@ def test_a_start_over_garbage(machine: Machine) -> None:
 
 
 def test_damaged_records_are_left_out_and_counted(machine: Machine) -> None:
+    """The golden journal has one damaged record by itself."""
     machine.enable()
     data = bytearray(GOLDEN.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -114,6 +115,7 @@ def test_damaged_records_are_left_out_and_counted(machine: Machine) -> None:
     own(journal(machine))
     machine.sysqcache("follow", "tiny")
     found = machine.status()
+    assert found["damaged_blocks"] == 2
     assert found["rejected_journals"] == 0
     assert found["waiting_journals"] == 0
 
