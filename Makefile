@@ -30,7 +30,7 @@ test-packages: | packages
 	@test -x $(BIN)/python || $(STEP) --quiet .stamps/venv.log "make the virtual environment" \
 	    python3 -m venv .venv
 	@$(STEP) --quiet .stamps/pip.log "install the Python packages" \
-	    $(BIN)/pip install --disable-pip-version-check -e '.[dev,engine-build]'
+	    $(BIN)/pip install --disable-pip-version-check -e '.[dev,engine-build,libvirt]'
 	@touch $@
 
 engine: .stamps/venv

@@ -26,6 +26,8 @@
     |   +-- StoreBusy          22
     |   +-- FormatError        23   damaged journal or pack
     |   +-- VerifyFailed       24   `cache verify` found damage
+    +-- LibvirtError           30   libvirt does not answer, or refuses
+    |   +-- DomainRefused      31   a domain can't have the cache, or lose it, as it is
 
 The library raises; only ``sysqcache.cli`` prints and exits.
 """
@@ -189,3 +191,15 @@ class VerifyFailed(StoreError):
     """`cache verify` found damage; nothing was changed."""
 
     exit_code = 24
+
+
+class LibvirtError(SysqcacheError):
+    """libvirt does not answer or refuses a call; the domain is as before."""
+
+    exit_code = 30
+
+
+class DomainRefused(LibvirtError):
+    """A domain can't have the cache, or lose it, as it is now; nothing was touched."""
+
+    exit_code = 31

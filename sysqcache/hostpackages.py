@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -55,6 +56,15 @@ def _file(path: str) -> Callable[[], bool]:
     return lambda: Path(path).exists()
 
 
+def _python_headers() -> bool:
+    return Path(sysconfig.get_paths()["include"], "Python.h").exists()
+
+
+def _libvirt_driver() -> bool:
+    name = "libvirt/connection-driver/libvirt_driver_qemu.so"
+    return any(Path("/usr").glob(f"lib*/{name}")) or any(Path("/usr/lib").glob(f"*/{name}"))
+
+
 def _unprivileged_ready() -> bool:
     return os.geteuid() == 0 or _program("newuidmap")()
 
@@ -63,6 +73,8 @@ _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 PACKAGES: Final = (
     HostPackage("python3-venv", "python", lambda: find_spec("ensurepip") is not None),
+    HostPackage("python3-dev", "python", _python_headers),
+    HostPackage("libvirt-dev", "python", _library("libvirt")),
     HostPackage("debian-archive-keyring", "engine", _file(_KEYRING)),
     HostPackage("dpkg-dev", "engine", _program("dpkg-source")),
     HostPackage("patch", "engine", _program("patch")),
@@ -84,6 +96,9 @@ PACKAGES: Final = (
     HostPackage("qemu-user-static", "foreign", _program("qemu-aarch64-static")),
     HostPackage("arch-test", "foreign", _program("arch-test")),
     HostPackage("chromium", "test", _program("chromium")),
+    HostPackage("libvirt-daemon", "test", _program("libvirtd")),
+    HostPackage("libvirt-daemon-driver-qemu", "test", _libvirt_driver),
+    HostPackage("libvirt-clients", "test", _program("virsh")),
 )
 """Every package, in the order in which they are listed to the user."""
 

@@ -47,6 +47,23 @@ JOURNAL_SUFFIX: Final = ".journal"
 JOURNAL_NOTE_SUFFIX: Final = ".json"
 JOURNAL_PLACES_SUFFIX: Final = ".places"
 
+# names inside the directory of what libvirt's machines use
+LIBVIRT_ENGINES: Final = "engines"
+LIBVIRT_DOMAINS: Final = "domains"
+LIBVIRT_STORES: Final = "stores"
+LIBVIRT_LOCK: Final = "lock"
+
+# names inside the folder of a libvirt domain
+DOMAIN_STATE: Final = "state.json"
+DOMAIN_LOCK: Final = "lock"
+DOMAIN_BOOT_SET: Final = "boot-set.txt"
+DOMAIN_PACKS: Final = "packs"
+DOMAIN_RUN: Final = "run"
+DOMAIN_WAITING: Final = "waiting"
+DOMAIN_JOURNAL: Final = "run.journal"
+DOMAIN_QMP: Final = "qmp.sock"
+DOMAIN_QMP_INTROSPECT: Final = "qmp2.sock"
+
 # names inside the cache directory
 ENGINES: Final = "engines"
 IMAGES: Final = "images"
@@ -81,6 +98,14 @@ def store_dir() -> Path:
     """Directory of the block store: packs, journals, metadata."""
     store = os.environ.get(ENV_STORE)
     return Path(store).absolute() if store else state_dir() / "store"
+
+
+def libvirt_dir() -> Path:
+    """Directory of what libvirt's machines use: QEMU's user must be able to get there."""
+    home = os.environ.get(ENV_HOME)
+    if home:
+        return Path(home).absolute() / "libvirt"
+    return Path("/var/lib/sysqcache/libvirt") if os.geteuid() == 0 else state_dir() / "libvirt"
 
 
 def engines_dir() -> Path:

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sysqcache.errors import MachineError
 from sysqcache.placement import Placements
@@ -21,31 +21,58 @@ from sysqcache.report import AttributionSummary
 from sysqcache.specjson import read_spec
 
 if TYPE_CHECKING:
+    from sysqcache.attribution.checkpoint import Files
     from sysqcache.attribution.observation import Observation
     from sysqcache.machine import Machine
+    from sysqcache.qmp.client import QmpClient, Watched
     from sysqcache.spec import MachineSpec
 
 Warn = Callable[[str], None]
 
 
-class Placer:
-    """Looks into one machine, any number of times, then places its blocks once."""
+class Looked(Protocol):
+    """A running machine that can be looked into, whoever started it."""
 
-    def __init__(self, journal: Path, summary: AttributionSummary, warn: Warn) -> None:
+    @property
+    def instance(self) -> Files:
+        """Where its spare QMP socket is."""
+
+    @property
+    def process(self) -> Watched:
+        """Its QEMU."""
+
+    @property
+    def qmp(self) -> QmpClient:
+        """A connection to it."""
+
+
+class Placer:
+    """Looks into one machine, any number of times, then places its blocks once.
+
+    :param quiet: look without a command that other clients of QEMU hear about.
+    """
+
+    def __init__(
+        self, journal: Path, summary: AttributionSummary, warn: Warn, *, quiet: bool = False
+    ) -> None:
         self.journal, self.summary = journal, summary
         self._warn = warn
+        self._quiet = quiet
         self._looks: list[Observation] = []
 
-    def look(self, machine: Machine) -> None:
+    def look(self, machine: Looked) -> None:
         """Take in what the guest holds now; a machine that has ended is left alone."""
         from sysqcache.attribution.checkpoint import checkpoint
+        from sysqcache.guestmap.quiet import QuietSession
+        from sysqcache.guestmap.session import Session
 
         try:
             commands.tb_cache_checkpoint(machine.qmp)
         except MachineError:
             return
         try:
-            found = checkpoint(machine.instance, machine.process, self.journal)
+            attach = QuietSession.open if self._quiet else Session.open
+            found = checkpoint(machine.instance, machine.process, self.journal, attach=attach)
         except Exception as error:
             self._warn(f"the guest was not looked into: {error!r}")
             return

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from sysqcache import paths
 from sysqcache.attribution.observation import Observation, observe
@@ -13,12 +15,18 @@ from sysqcache.errors import SysqcacheError
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
-from sysqcache.instances import Instance
 from sysqcache.journal import read_journal
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
 """Wall clock of mapping and comparing together, beyond what QEMU takes to answer."""
+
+
+class Files(Protocol):
+    """Who knows where a machine's files are."""
+
+    def file(self, name: str) -> Path:
+        """The file that :mod:`sysqcache.paths` gives this name in a machine's directory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,9 +39,14 @@ class Checkpoint:
 
 
 def checkpoint(
-    instance: Instance, process: Watched, journal: Path, *, seconds: float = SECONDS
+    instance: Files,
+    process: Watched,
+    journal: Path,
+    *,
+    seconds: float = SECONDS,
+    attach: Callable[[Path, Watched], Session] = Session.open,
 ) -> Checkpoint:
-    """Look into a machine over its spare QMP socket.
+    """Look into a machine over its spare QMP socket; ``attach`` is the way to do it.
 
     The engine should have been told to write out its journal right before. Nothing that
     the guest holds raises, nor do a QEMU that ends, a socket that is in use, or a journal
@@ -41,15 +54,23 @@ def checkpoint(
     """
     start = time.perf_counter()
     try:
-        seen = _look(instance.file(paths.INSTANCE_QMP_INTROSPECT), process, journal, seconds)
+        seen = _look(
+            instance.file(paths.INSTANCE_QMP_INTROSPECT), process, journal, seconds, attach
+        )
     except SysqcacheError as error:
         return Checkpoint(None, time.perf_counter() - start, error.message)
     return Checkpoint(seen, time.perf_counter() - start, seen.note)
 
 
-def _look(socket: Path, process: Watched, journal: Path, seconds: float) -> Observation:
+def _look(
+    socket: Path,
+    process: Watched,
+    journal: Path,
+    seconds: float,
+    attach: Callable[[Path, Watched], Session],
+) -> Observation:
     deadline = time.monotonic() + seconds
-    with Session.open(socket, process) as session:
+    with attach(socket, process) as session:
         found = mapper.map_guest(session, Budget(seconds=seconds))
         recorded = read_journal(journal)
         left = max(0.0, deadline - time.monotonic())

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, str]] = {
     "resume": "Let a saved machine go on, or many copies of it.",
     "snapshot": "Points inside a machine's disks to go back to.",
     "compare": "Measure every way to start a machine, side by side.",
+    "libvirt": "Warm caches for machines that libvirt manages.",
     "cache": "Inspect and maintain the block store.",
     "engine": "Build the patched QEMU and look at it.",
     "image": "Build guest images and list them.",

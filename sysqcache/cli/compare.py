@@ -20,7 +20,9 @@ _FAILED = 1
 
 @app.command()
 def compare(
-    file: Annotated[Path, typer.Argument(metavar="VM.yaml", help="What the machine is.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="VM.yaml", help="What the machine is.")
+    ] = None,
     task: Annotated[
         str, typer.Option("--task", metavar="CMD", help="What runs twice in each guest.")
     ] = "true",
@@ -37,6 +39,12 @@ def compare(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field, as in memory=2GiB."),
     ] = None,
     timeout: TaskTimeout = 3600.0,
+    domain: Annotated[
+        str, typer.Option("--libvirt", metavar="DOMAIN", help="A domain instead of a vm.yaml.")
+    ] = "",
+    connect: Annotated[
+        str, typer.Option("--connect", "-c", metavar="URI", help="With --libvirt: as for virsh.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Measure every way to start a machine: cold and warm boots, resumes by each method.
@@ -45,6 +53,8 @@ def compare(
     cold and the resumes without +warm run with the cache off; the others use the blocks of
     one boot that is done first. Every round runs all ways, in another order each time.
     Nothing of the user's machines, disks, saved states and blocks is used or changed.
+
+    With --libvirt a domain that has the cache: cold, warm, managedsave, managedsave+warm.
     """
     from sysqcache import resolve
     from sysqcache.cli.boot import handle_signals
@@ -54,6 +64,13 @@ def compare(
 
     if not task.strip():
         raise UsageError("--task takes a command")
+    if bool(domain) == (file is not None):
+        raise UsageError("compare takes a VM.yaml, or --libvirt DOMAIN")
+    if domain or file is None:
+        from sysqcache.cli.comparedomain import compare_domain
+
+        compare_domain(domain, connect, task, runs, as_json=as_json)
+        return
     if html is not None:
         _check_writable(html)
     request = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)

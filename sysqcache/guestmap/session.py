@@ -59,7 +59,7 @@ class Session:
         self.paused_ms = 0.0
         self._path = path
         self._process = process
-        with self._explained(), _connect(path) as connection:
+        with self._explained(), connect(path) as connection:
             dialog = QmpDialog(connection)
             self.ranges = memory_ranges(dialog)
             self.target = str(dialog.execute("query-target")["arch"])
@@ -90,7 +90,7 @@ class Session:
         os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
         import drgn
 
-        with self._explained(), _connect(self._path) as connection:
+        with self._explained(), connect(self._path) as connection:
             # drgn waits without a timeout of its own; the kernel's works on its reads too
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
@@ -217,7 +217,8 @@ class Session:
         self.close()
 
 
-def _connect(path: Path) -> socket.socket:
+def connect(path: Path) -> socket.socket:
+    """A connection to a QMP socket. Raises :class:`QmpError`."""
     try:
         return connect_unix(path, limits.QMP_SECONDS)
     except OSError as error:

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ways to start a machine of libvirt, side by side: cold, warm, and from a managed save.
+
+What is measured is a transient copy behind overlays, with the packs that the domain's next
+start would map; nothing is recorded. A managed save is what `virsh save` writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from sysqcache.compare import host
+from sysqcache.compare.figures import Spread
+from sysqcache.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
+from sysqcache.guest.agent import GuestAgent
+from sysqcache.libvirt import rewrite
+from sysqcache.libvirt.connect import (
+    connect,
+    explained,
+    inactive_xml,
+    lookup,
+    module,
+    require_local,
+)
+from sysqcache.libvirt.copies import DomainCopy
+from sysqcache.libvirt.facts import DomainFacts
+from sysqcache.libvirt.folder import DomainFolder, DomainState
+from sysqcache.libvirt.follow import peer
+from sysqcache.libvirt.publish import emulator
+from sysqcache.qmp import commands
+from sysqcache.qmp.client import QmpClient
+
+if TYPE_CHECKING:
+    import libvirt
+
+Tell = Callable[[str], None]
+
+_AGENT: Final = "org.qemu.guest_agent.0"
+_READY_SECONDS: Final = 300.0
+_POLL: Final = 0.02
+_SETTLE: Final = 3.0
+
+
+class DomainWay(enum.StrEnum):
+    """A way to start; the cold ones have the same engine with the cache off."""
+
+    COLD = "cold"
+    WARM = "warm"
+    SAVED = "managedsave"
+    SAVED_WARM = "managedsave+warm"
+
+    @property
+    def cached(self) -> bool:
+        """Whether kept blocks are used."""
+        return self in (DomainWay.WARM, DomainWay.SAVED_WARM)
+
+    @property
+    def saved(self) -> bool:
+        """Whether it goes on where it was saved."""
+        return self in (DomainWay.SAVED, DomainWay.SAVED_WARM)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainSample:
+    """One start: seconds from the call to libvirt to its return, to the agent's first
+    command, and of the task's first and second run; ``hit_rate`` at the end.
+    """
+
+    way: DomainWay
+    round: int
+    start_s: float
+    ready_s: float
+    first_task_s: float
+    second_task_s: float
+    host_cpu_s: float
+    hit_rate: float
+    ready_hit_rate: float
+
+
+VALUES: Final = ("start_s", "ready_s", "first_task_s", "second_task_s", "host_cpu_s")
+RATIOS: Final = (
+    ("warm/cold ready", DomainWay.WARM, DomainWay.COLD, "ready_s"),
+    ("warm/cold first task", DomainWay.WARM, DomainWay.COLD, "first_task_s"),
+    ("managedsave+warm/managedsave ready", DomainWay.SAVED_WARM, DomainWay.SAVED, "ready_s"),
+    (
+        "managedsave+warm/managedsave first task",
+        DomainWay.SAVED_WARM,
+        DomainWay.SAVED,
+        "first_task_s",
+    ),
+    ("managedsave+warm/cold ready", DomainWay.SAVED_WARM, DomainWay.COLD, "ready_s"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainResult:
+    """All starts of one domain."""
+
+    domain: str
+    task: str
+    runs: int
+    samples: Sequence[DomainSample]
+    facts: Mapping[str, Any]
+
+    def of(self, way: DomainWay) -> list[DomainSample]:
+        """The starts of one way."""
+        return [sample for sample in self.samples if sample.way is way]
+
+    def spread(self, way: DomainWay, name: str) -> Spread:
+        """One value of a way."""
+        return Spread.of([getattr(sample, name) for sample in self.of(way)])
+
+    def ratios(self) -> dict[str, Spread]:
+        """By name, taken within rounds."""
+        found = {}
+        for name, part, whole, value in RATIOS:
+            parts = zip(self.of(part), self.of(whole), strict=True)
+            found[name] = Spread.of([getattr(a, value) / getattr(b, value) for a, b in parts])
+        return found
+
+    def start_delay(self) -> float:
+        """Seconds by which the cache makes libvirt's start of a domain longer."""
+        cold, warm = (self.spread(way, "start_s") for way in (DomainWay.COLD, DomainWay.WARM))
+        return warm.median - cold.median
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``compare --libvirt --json`` prints."""
+        ratios = self.ratios()
+        return {
+            "machine": self.domain,
+            "runs": self.runs,
+            "host": dict(self.facts),
+            "task": self.task,
+            "ways": [
+                {
+                    "way": str(way),
+                    **{name: self.spread(way, name).to_json() for name in VALUES},
+                    "hit_rate": round(self.spread(way, "hit_rate").median, 6),
+                    "ready_hit_rate": round(self.spread(way, "ready_hit_rate").median, 6),
+                }
+                for way in DomainWay
+            ],
+            "start_delay_s": round(self.start_delay(), 4),
+            "ratios": {name: round(value.median, 4) for name, value in ratios.items()},
+            "ratio_spreads": {name: value.to_json() for name, value in ratios.items()},
+            "samples": [dataclasses.asdict(sample) for sample in self.samples],
+        }
+
+
+def compare_domain(name: str, uri: str, task: str, runs: int, tell: Tell) -> DomainResult:
+    """Measure every way ``runs`` times.
+
+    Raises :class:`DomainRefused` for a domain that runs, is saved, is not enabled, has no
+    guest agent or has not learnt anything yet; other errors when a start fails.
+    """
+    if runs < 1:
+        raise UsageError(f"--runs takes 1 or more; found {runs}")
+    connection = connect(uri)
+    require_local(connection)
+    domain = lookup(connection, name)
+    xml = inactive_xml(domain)
+    folder = DomainFolder(domain.UUIDString())
+    _require_comparable(domain, xml, folder)
+    samples: list[DomainSample] = []
+    with _copy(folder, folder.read(), rewrite.disabled(xml)) as copy:
+        comparison = _Comparison(connection, copy, task)
+        tell("saving it")
+        comparison.save()
+        for number in range(runs):
+            order = list(DomainWay) if number % 2 == 0 else list(reversed(DomainWay))
+            for way in order:
+                sample = comparison.start(way, number)
+                tell(f"{way}: ready {sample.ready_s:.2f} s, first task {sample.first_task_s:.2f} s")
+                samples.append(sample)
+    samples.sort(key=lambda sample: sample.round)
+    return DomainResult(domain.name(), task, runs, samples, host.facts())
+
+
+def _require_comparable(domain: libvirt.virDomain, xml: str, folder: DomainFolder) -> None:
+    name = domain.name()
+    if rewrite.find_mark(xml) is None:
+        raise DomainRefused(f"{name} has no cache", hint=f"sysqcache libvirt enable {name}")
+    if domain.isActive():
+        raise DomainRefused(f"{name} is running", hint=f"virsh shutdown {name}")
+    if _AGENT not in xml:
+        raise DomainRefused(
+            f"{name} can't be compared: no command can be run in it",
+            hint=f"give it a channel {_AGENT}, and the guest qemu-guest-agent",
+        )
+    with contextlib.suppress(OSError):
+        if folder.boot_set.read_text().strip():
+            return
+    raise DomainRefused(
+        f"{name} has not learnt anything yet",
+        hint="start it and shut it down once, beside sysqcache libvirt watch",
+    )
+
+
+@contextlib.contextmanager
+def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[DomainCopy]:
+    """The copy's directory, removed afterwards."""
+    program = emulator(state.engine, state.arch)
+    # short: a socket's path has at most 107 bytes
+    directory = folder.directory / "cmp"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(directory, state.uid, state.gid)
+    directory.chmod(0o711)
+    paths = rewrite.CachePaths(
+        program, directory / "none", folder.boot_set, directory / "qmp.sock", directory / "q2.sock"
+    )
+    name = f"{DomainFacts.of(plain).name}-compare"
+    qemu_img = program.with_name("qemu-img")
+    try:
+        yield DomainCopy(directory, name, str(uuid4()), plain, paths, state.owner, qemu_img)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Agent(GuestAgent):
+    """The guest agent, asked through libvirt, which holds its channel."""
+
+    def __init__(self, domain: libvirt.virDomain) -> None:
+        self._domain = domain
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, timeout: float = 30.0
+    ) -> Any:
+        import libvirt_qemu
+
+        libvirt = module()
+        request = {"execute": command, "arguments": dict(arguments or {})}
+        try:
+            text = libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(request), int(timeout), 0)
+        except libvirt.libvirtError as error:
+            raise GuestCommandError(f"guest agent, {command}: {error}") from None
+        return json.loads(text)["return"]
+
+    def wait(self) -> None:
+        """Until a command has run. Raises :class:`GuestCommandError` after some minutes."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while True:
+            try:
+                self.run("true", 30.0)
+            except GuestCommandError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL)
+            else:
+                return
+
+
+class _Comparison:
+    """Starts and saves of one copy."""
+
+    def __init__(self, connection: libvirt.virConnect, copy: DomainCopy, task: str) -> None:
+        self._connection, self._copy, self._task = connection, copy, task
+        self._file = copy.directory / "saved"
+        self._aside = copy.directory / "saved-disks"
+        self._prepared = 0.0
+
+    def save(self) -> None:
+        """Boot, wait until the guest is idle, and save it: for both ways to go on."""
+        with self._running(DomainWay.WARM) as domain:
+            _Agent(domain).wait()
+            time.sleep(_SETTLE)
+            with explained(f"{domain.name()} can't be saved"):
+                domain.save(str(self._file))
+            self._copy.put_aside(self._aside)
+
+    def start(self, way: DomainWay, number: int) -> DomainSample:
+        """One start with two runs of the task."""
+        with self._running(way) as domain:
+            prepared = self._prepared
+            started = time.monotonic()
+            agent = _Agent(domain)
+            agent.wait()
+            ready = time.monotonic()
+            ready_rate = self._hit_rate()
+            first = agent.run(self._task, _READY_SECONDS)
+            second = agent.run(self._task, _READY_SECONDS)
+            if first.exit or second.exit:
+                raise GuestCommandError(f"{self._task!r} failed in the guest", detail=first.stderr)
+            process = peer(self._copy.paths.introspection)
+            return DomainSample(
+                way=way,
+                round=number,
+                start_s=started - prepared,
+                ready_s=ready - prepared,
+                first_task_s=first.wall_s,
+                second_task_s=second.wall_s,
+                host_cpu_s=process.cpu_seconds() if process is not None else 0.0,
+                hit_rate=self._hit_rate(),
+                ready_hit_rate=ready_rate,
+            )
+
+    def _hit_rate(self) -> float:
+        with QmpClient.connect(self._copy.paths.monitor) as qmp:
+            stats = commands.query_tb_cache(qmp)
+        return stats.adopted / stats.requested if stats is not None and stats.requested else 0.0
+
+    @contextlib.contextmanager
+    def _running(self, way: DomainWay) -> Iterator[libvirt.virDomain]:
+        """The copy, started one way; it is gone afterwards."""
+        libvirt = module()
+        if way.saved:
+            self._copy.bring_back(self._aside)
+        else:
+            self._copy.fresh_disks()
+        # what was written before is not to be written during this one
+        os.sync()
+        self._prepared = time.monotonic()
+        with explained(f"{self._copy.name} does not start"):
+            xml = self._copy.xml(cached=way.cached)
+            if way.saved:
+                self._connection.restoreFlags(str(self._file), xml, 0)
+                domain = self._connection.lookupByName(self._copy.name)
+            else:
+                domain = self._connection.createXML(xml)
+        try:
+            yield domain
+        finally:
+            with contextlib.suppress(libvirt.libvirtError, LibvirtError):
+                domain.destroy()

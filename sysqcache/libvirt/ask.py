@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Asks libvirt and the engine whether the engine has all that a domain needs.
+
+libvirt turns the domain's XML into a command line for the engine, and refuses what it knows
+the engine not to have; then the engine itself is asked for every device and back end on
+that line. Nothing is started but an engine without a machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sysqcache.errors import DomainRefused, LibvirtError
+from sysqcache.libvirt.connect import explained
+
+if TYPE_CHECKING:
+    import libvirt
+
+_SECONDS: Final = 30.0
+_NATIVE: Final = "qemu-argv"
+_KINDS: Final = {
+    "-device": ("driver", ""),
+    "-netdev": ("type", "NetClientDriver"),
+    "-blockdev": ("driver", "BlockdevDriver"),
+    "-chardev": ("backend", "ChardevBackendKind"),
+    "-audiodev": ("driver", "AudiodevDriver"),
+    "-object": ("qom-type", "ObjectType"),
+}
+"""Options that name something which an engine may lack: the key of the name in its JSON
+form, and the QMP enumeration that lists what there is ("": any device)."""
+
+
+def require_support(connection: libvirt.virConnect, xml: str, name: str, emulator: Path) -> None:
+    """Check that an engine can run a domain.
+
+    :param xml: its definition with the engine as its emulator.
+    Raises :class:`DomainRefused` that names everything which the engine lacks.
+    """
+    try:
+        with explained("the engine lacks something"):
+            line = connection.domainXMLToNative(_NATIVE, xml, 0)
+    except LibvirtError as error:
+        raise DomainRefused(
+            f"the engine can't run {name}", detail=error.message, hint=_hint(name)
+        ) from None
+    arguments = shlex.split(line)
+    machine = _value_of(arguments, "-machine").partition(",")[0]
+    known = _ask(emulator)
+    lacking = [f"{what} {value}" for what, value in wanted(arguments) if value not in known[what]]
+    if machine not in known["-machine"]:
+        lacking.append(f"-machine {machine}")
+    if lacking:
+        raise DomainRefused(
+            f"the engine can't run {name}: it lacks {len(lacking)} of the things it needs",
+            detail="\n".join(sorted(set(lacking))),
+            hint=_hint(name),
+        )
+
+
+def _hint(name: str) -> str:
+    return f"virsh edit {name} to do without, or leave it with its own emulator"
+
+
+def _value_of(arguments: Sequence[str], option: str) -> str:
+    for here, following in itertools.pairwise(arguments):
+        if here == option:
+            return following
+    return ""
+
+
+def wanted(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Option and name of everything on a command line that an engine may lack."""
+    for option, value in itertools.pairwise(arguments):
+        if option not in _KINDS:
+            continue
+        key = _KINDS[option][0]
+        if value.startswith("{"):
+            yield option, str(json.loads(value).get(key, ""))
+        else:
+            yield option, value.partition(",")[0].removeprefix(f"{key}=")
+
+
+def _ask(emulator: Path) -> Mapping[str, set[str]]:
+    """What an engine has, by option."""
+    devices, machines, schema = _run(
+        emulator,
+        ("qom-list-types", {"implements": "device", "abstract": False}),
+        ("query-machines", {}),
+        ("query-qmp-schema", {}),
+    )
+    known = {
+        "-device": {entry["name"] for entry in devices},
+        "-machine": {entry["name"] for entry in machines}
+        | {entry["alias"] for entry in machines if "alias" in entry},
+    }
+    members = _enumerations(schema)
+    for option, (_, enumeration) in _KINDS.items():
+        if enumeration:
+            known[option] = members(enumeration)
+    return known
+
+
+def _enumerations(schema: list[dict[str, Any]]) -> Any:
+    """The schema has no names of types, only numbers: look them up where they are used."""
+    types = {entry["name"]: entry for entry in schema}
+    tags = {
+        "NetClientDriver": ("netdev_add", "type"),
+        "BlockdevDriver": ("blockdev-add", "driver"),
+        "ObjectType": ("object-add", "qom-type"),
+        "AudiodevDriver": ("query-audiodevs", "driver"),
+        "ChardevBackendKind": ("chardev-add", "type"),
+    }
+
+    def members(name: str) -> set[str]:
+        command, tag = tags[name]
+        entry = types[command]
+        inner = types[entry["ret-type" if name == "AudiodevDriver" else "arg-type"]]
+        if inner["meta-type"] == "array":
+            inner = types[inner["element-type"]]
+        if name == "ChardevBackendKind":
+            backend = next(m["type"] for m in inner["members"] if m["name"] == "backend")
+            inner = types[backend]
+        kind = next(m["type"] for m in inner["members"] if m["name"] == tag)
+        return {member["name"] for member in types[kind]["members"]}
+
+    return members
+
+
+def _run(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list[Any]:
+    """The answers of an engine without a machine."""
+    asked = [("qmp_capabilities", {}), *commands, ("quit", {})]
+    lines = "".join(json.dumps({"execute": c, "arguments": a}) + "\n" for c, a in asked)
+    try:
+        done = subprocess.run(
+            [
+                *(str(emulator), "-machine", "none", "-nodefaults", "-no-user-config"),
+                *("-display", "none", "-qmp", "stdio"),
+            ],
+            input=lines,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            cwd="/",
+        )
+        messages = [json.loads(line) for line in done.stdout.splitlines()]
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
+    answers = [message["return"] for message in messages if "return" in message]
+    if len(answers) < len(asked) - 1:
+        raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
+    return answers[1 : 1 + len(commands)]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A copy of a domain that is measured in its place: its disks behind overlays.
+
+The domain itself is neither started nor changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from sysqcache.errors import DiskError, DomainRefused
+from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
+from sysqcache.libvirt.facts import Owner
+from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainCopy:
+    """A copy in ``directory``, which QEMU's user ``owner`` may write to."""
+
+    directory: Path
+    name: str
+    uuid: str
+    plain: str
+    paths: CachePaths
+    owner: Owner
+    qemu_img: Path
+
+    def xml(self, *, cached: bool) -> str:
+        """Its definition, with the cache or without."""
+        arguments = measured_arguments(self.paths, cached=cached)
+        return _renamed(enabled(self.plain, self.paths, arguments), self)
+
+    def fresh_disks(self) -> None:
+        """New overlays over the domain's disks. Raises :class:`DiskError`."""
+        for number, (file, kind) in enumerate(_sources(Document(self.plain).root)):
+            overlay = _overlay(self.directory, number)
+            overlay.unlink(missing_ok=True)
+            qemu_img = [str(self.qemu_img), "create", "-q", "-f", "qcow2"]
+            command = [*qemu_img, "-F", kind, "-b", file, str(overlay)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise DiskError(f"no overlay over {file}: {done.stderr.strip()}")
+            self._give(overlay)
+
+    def put_aside(self, target: Path) -> None:
+        """Keep the overlays as they are now."""
+        target.mkdir()
+        for overlay in self.directory.glob("disk*.qcow2"):
+            shutil.copyfile(overlay, target / overlay.name)
+
+    def bring_back(self, source: Path) -> None:
+        """The overlays as they were put aside."""
+        for kept in source.iterdir():
+            shutil.copyfile(kept, self.directory / kept.name)
+            self._give(self.directory / kept.name)
+
+    def _give(self, path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, self.owner.uid, self.owner.gid)
+
+
+def _overlay(directory: Path, number: int) -> Path:
+    return directory / f"disk{number}.qcow2"
+
+
+def _disks(root: Element) -> list[Element]:
+    devices = root.find("devices")
+    found = [] if devices is None else devices.all("disk")
+    return [disk for disk in found if disk.get("device", "disk") == "disk"]
+
+
+def _sources(root: Element) -> list[tuple[str, str]]:
+    """File and format of each disk. Raises :class:`DomainRefused` for others than files."""
+    found = []
+    for disk in _disks(root):
+        source, driver = disk.find("source"), disk.find("driver")
+        file = source.get("file") if source is not None else ""
+        if not file or disk.find("readonly") is not None:
+            raise DomainRefused(
+                f"{root.string('name')} has a disk that is no file: it can't be compared",
+                hint="only disks in files can be put behind overlays",
+            )
+        found.append((file, driver.get("type", "raw") if driver is not None else "raw"))
+    return found
+
+
+def _renamed(xml: str, copy: DomainCopy) -> str:
+    """Name and UUID of the copy, overlays in place of disks."""
+    document = Document(xml)
+    root = document.root
+    named, uuid = root.find("name"), root.find("uuid")
+    edits = []
+    if named is not None:
+        edits.append(Edit(named.inner, named.inner_end, content(copy.name)))
+    if uuid is not None:
+        edits.append(Edit(uuid.inner, uuid.inner_end, copy.uuid))
+    for number, disk in enumerate(_disks(root)):
+        source, driver = disk.find("source"), disk.find("driver")
+        assert source is not None
+        file = attribute(str(_overlay(copy.directory, number)))
+        edits.append(Edit(source.start, source.end, f"<source file={file}/>"))
+        if driver is not None:
+            edits.append(document.remove(driver))
+        edits.append(Edit(disk.inner, disk.inner, "<driver name='qemu' type='qcow2'/>"))
+    return document.apply(edits)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The folder of an enabled domain: its files, who may do what there, its state file.
+
+::
+
+    libvirt/                  traversable
+      engines/BUILD-ID/       the engine, readable by all
+      stores/NAME/            kept blocks, private
+      domains/UUID/           traversable
+        state.json            private
+        boot-set.txt, packs/  readable by QEMU's group
+        run/                  belongs to QEMU's user: journal and sockets
+        waiting/              private: journals on their way into the store
+
+Nothing that QEMU's user wrote is ever mapped as a pack, or used where it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sysqcache import paths
+from sysqcache.errors import LibvirtError
+from sysqcache.libvirt.facts import Owner, image_id
+from sysqcache.libvirt.rewrite import CachePaths
+from sysqcache.store.layout import replace_file
+
+_FORMAT: Final = 1
+_SOCKET_PATH: Final = 107
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LastRun:
+    """What is known of the last run that was followed to its end."""
+
+    ended: float = 0.0
+    requested: int = 0
+    adopted: int = 0
+    blocks_new: int = 0
+    attributed: int = 0
+    recorded: int = 0
+    packs: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Adopted blocks among those that were asked for."""
+        return self.adopted / self.requested if self.requested else 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainState:
+    """The state file. ``engine`` names a folder of engines, ``store`` one of stores.
+
+    ``shared`` tells a store that other domains may use; ``rejected`` counts journals that
+    could not be used at all, ``damaged`` blocks of others that were left out.
+    """
+
+    uuid: str
+    name: str
+    uri: str
+    arch: str
+    engine: str
+    store: str
+    shared: bool
+    uid: int
+    gid: int
+    runs: int = 0
+    rejected: int = 0
+    damaged: int = 0
+    warning: str = ""
+    last: LastRun = LastRun()
+
+    @property
+    def owner(self) -> Owner:
+        """Who QEMU runs as."""
+        return Owner(self.uid, self.gid)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of the file."""
+        return {"format": _FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises ``ValueError``, ``TypeError`` or ``KeyError`` when they are wrong."""
+        if not isinstance(value, dict) or value.get("format") != _FORMAT:
+            raise ValueError("made by another version of sysqcache")
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {key: item for key, item in value.items() if key in names}
+        fields["last"] = LastRun(**fields.get("last", {}))
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainFolder:
+    """The folder of the domain with this UUID; it need not exist."""
+
+    uuid: str
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return paths.libvirt_dir() / paths.LIBVIRT_DOMAINS / self.uuid
+
+    @property
+    def run(self) -> Path:
+        """The one directory that QEMU may write to."""
+        return self.directory / paths.DOMAIN_RUN
+
+    @property
+    def waiting(self) -> Path:
+        """Journals that were taken away from QEMU, and are not in the store yet."""
+        return self.directory / paths.DOMAIN_WAITING
+
+    @property
+    def packs(self) -> Path:
+        """The packs that the next start maps."""
+        return self.directory / paths.DOMAIN_PACKS
+
+    @property
+    def boot_set(self) -> Path:
+        """The list of them."""
+        return self.directory / paths.DOMAIN_BOOT_SET
+
+    @property
+    def monitor(self) -> Path:
+        """QMP, for the one who follows the domain."""
+        return self.run / paths.DOMAIN_QMP
+
+    @property
+    def introspection(self) -> Path:
+        """QMP, for looks into the guest and for questions."""
+        return self.run / paths.DOMAIN_QMP_INTROSPECT
+
+    @property
+    def image_id(self) -> str:
+        """What the store calls the domain's image."""
+        return image_id(self.uuid)
+
+    def file(self, name: str) -> Path:
+        """A file under the name that it has for other machines."""
+        return self.introspection if name == paths.INSTANCE_QMP_INTROSPECT else self.run / name
+
+    def cache_paths(self, emulator: Path) -> CachePaths:
+        """What the domain's XML names."""
+        journal = self.run / paths.DOMAIN_JOURNAL
+        return CachePaths(emulator, journal, self.boot_set, self.monitor, self.introspection)
+
+    def exists(self) -> bool:
+        """Whether the domain has a folder."""
+        return (self.directory / paths.DOMAIN_STATE).exists()
+
+    def make(self, owner: Owner) -> None:
+        """Make it, or set owners and modes right again. Raises :class:`LibvirtError`."""
+        longest = len(os.fsencode(self.introspection))
+        if longest > _SOCKET_PATH:
+            raise LibvirtError(
+                f"{self.run} is too long a path for a socket",
+                hint=f"set SYSQCACHE_HOME to a path that is {longest - _SOCKET_PATH} bytes shorter",
+            )
+        base = paths.libvirt_dir()
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+            for directory in (base, base / paths.LIBVIRT_DOMAINS, self.directory):
+                _directory(directory, 0o711)
+            _directory(self.waiting, 0o700)
+            _directory(self.packs, 0o750, gid=owner.gid)
+            _directory(self.run, 0o700, owner.uid, owner.gid)
+        except OSError as error:
+            raise LibvirtError(
+                f"{self.directory} can't be made: {error.strerror or error}",
+                hint="run it as root, or set SYSQCACHE_HOME to a directory of your own",
+            ) from None
+
+    def remove(self) -> None:
+        """Remove it with all that is in it. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)
+
+    def read(self) -> DomainState:
+        """The state. Raises :class:`LibvirtError`."""
+        path = self.directory / paths.DOMAIN_STATE
+        try:
+            return DomainState.from_json(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LibvirtError(
+                f"{path} can't be read: {error}", hint="sysqcache libvirt enable writes it anew"
+            ) from None
+
+    def write(self, state: DomainState) -> None:
+        """Replace the state, atomically. Raises OSError."""
+        content = json.dumps(state.to_json(), indent=1).encode()
+        replace_file(self.directory / paths.DOMAIN_STATE, content)
+
+    def update(self, **changes: Any) -> DomainState:
+        """Change fields of the state. Raises :class:`LibvirtError`, OSError."""
+        state = dataclasses.replace(self.read(), **changes)
+        self.write(state)
+        return state
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Be the one who follows the domain and takes its journals; False if another is."""
+        path = self.directory / paths.DOMAIN_LOCK
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
+
+
+def list_folders() -> list[DomainFolder]:
+    """All enabled domains, also those that libvirt no longer knows."""
+    directory = paths.libvirt_dir() / paths.LIBVIRT_DOMAINS
+    try:
+        found = sorted(directory.iterdir())
+    except OSError:
+        return []
+    return [f for f in (DomainFolder(entry.name) for entry in found) if f.exists()]
+
+
+def store_root(state: DomainState) -> Path:
+    """The store of a domain."""
+    return paths.libvirt_dir() / paths.LIBVIRT_STORES / state.store
+
+
+def _directory(path: Path, mode: int, uid: int | None = None, gid: int | None = None) -> None:
+    path.mkdir(exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(fd, 0 if uid is None else uid, 0 if gid is None else gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)

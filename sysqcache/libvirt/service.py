@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The systemd unit and the libvirt hook, made out for this installation."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from importlib import resources
+from typing import Final
+
+from sysqcache import paths
+from sysqcache.libvirt.rewrite import NAMESPACE
+
+UNIT: Final = "sysqcache-libvirt.service"
+HOOK: Final = "hook.sh"
+
+
+def unit() -> str:
+    """The systemd unit of the watcher."""
+    return _filled(UNIT)
+
+
+def hook() -> str:
+    """The script for libvirt's directory of hooks."""
+    return _filled(HOOK)
+
+
+def _filled(name: str) -> str:
+    text = (resources.files("sysqcache.libvirt") / "data" / name).read_text(encoding="utf-8")
+    home = os.environ.get(paths.ENV_HOME)
+    values = {
+        "COMMAND": shlex.join([sys.executable, "-m", "sysqcache"]),
+        "ENVIRONMENT": shlex.quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
+        "STATE": f"{paths.libvirt_dir()} {paths.cache_dir()}",
+        "NAMESPACE": NAMESPACE,
+    }
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be said about an enabled domain, whether it runs or not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from sysqcache import paths
+from sysqcache.errors import LibvirtError, SysqcacheError
+from sysqcache.libvirt import rewrite, waiting
+from sysqcache.libvirt.connect import connect, explained, lookup
+from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
+from sysqcache.qmp import commands
+from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.report import blocks_json
+
+_ANSWER_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DomainStatus:
+    """``state`` is None when the cache is off; ``stats`` is None unless the domain runs."""
+
+    name: str
+    uuid: str
+    enabled: bool
+    running: bool
+    saved: bool
+    followed: bool
+    state: DomainState | None
+    stats: TbCacheStats | None
+    waiting: int = 0
+    waiting_bytes: int = 0
+    store_bytes: int = 0
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``libvirt status --json`` prints."""
+        state, last = self.state, self.state.last if self.state is not None else None
+        return {
+            "domain": self.name,
+            "uuid": self.uuid,
+            "enabled": self.enabled,
+            "running": self.running,
+            "managed_save": self.saved,
+            "followed": self.followed,
+            "uri": state.uri if state else "",
+            "engine": state.engine if state else "",
+            "store": str(store_root(state)) if state else "",
+            "store_bytes": self.store_bytes,
+            "shared": state.shared if state else False,
+            "runs": state.runs if state else 0,
+            "waiting_journals": self.waiting,
+            "waiting_bytes": self.waiting_bytes,
+            "rejected_journals": state.rejected if state else 0,
+            "damaged_blocks": state.damaged if state else 0,
+            "warning": self.problem or (state.warning if state else ""),
+            "blocks": blocks_json(self.stats) if self.stats is not None else None,
+            "last_run": dataclasses.asdict(last) | {"hit_rate": round(last.hit_rate, 6)}
+            if last is not None and last.ended
+            else None,
+        }
+
+
+def status(name: str, uri: str) -> DomainStatus:
+    """Look at one domain; needs no more than a connection that may read.
+
+    Raises :class:`LibvirtError` when libvirt or the domain is not there.
+    """
+    connection = connect(uri, read_only=True)
+    domain = lookup(connection, name)
+    with explained(f"the state of {name} can't be read"):
+        folder = DomainFolder(domain.UUIDString())
+        running, saved = bool(domain.isActive()), bool(domain.hasManagedSaveImage())
+        enabled = rewrite.find_mark(domain.XMLDesc(0)) is not None
+    state, problem, followed = None, "", False
+    if folder.exists():
+        try:
+            state = folder.read()
+            with folder.held() as free:
+                followed = not free
+        except (LibvirtError, OSError) as error:
+            problem = str(error)
+    elif enabled:
+        problem = f"{folder.directory} is missing: sysqcache libvirt enable {name} makes it"
+    left = waiting.journals(folder)
+    return DomainStatus(
+        name=domain.name(),
+        uuid=folder.uuid,
+        enabled=enabled,
+        running=running,
+        saved=saved,
+        followed=followed,
+        state=state,
+        stats=_ask(folder) if running and enabled else None,
+        waiting=len(left),
+        waiting_bytes=sum(path.stat().st_size for path in left),
+        store_bytes=_store_bytes(state),
+        problem=problem,
+    )
+
+
+def _ask(folder: DomainFolder) -> TbCacheStats | None:
+    """The counters of a running domain, None when its channel is in use."""
+    with (
+        contextlib.suppress(SysqcacheError),
+        QmpClient.connect(folder.introspection, timeout=_ANSWER_SECONDS) as qmp,
+    ):
+        return commands.query_tb_cache(qmp, _ANSWER_SECONDS)
+    return None
+
+
+def _store_bytes(state: DomainState | None) -> int:
+    if state is None:
+        return 0
+    packs = store_root(state) / paths.STORE_PACKS
+    return sum(path.stat().st_size for path in packs.glob(f"*{paths.PACK_SUFFIX}"))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Journals of a domain on their way from QEMU's directory into the store.
+
+QEMU's user owns what it wrote and may go on writing, truncate it or put something else in
+its place, so a journal is moved away, checked, and read from a copy of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sysqcache import paths
+from sysqcache.errors import FormatError
+from sysqcache.keeping import new_run_id
+from sysqcache.libvirt.folder import DomainFolder
+from sysqcache.store.journals import is_being_written
+
+MAX_BYTES: Final = (1 << 30) + (64 << 20)
+"""The engine stops recording at 1 GiB."""
+
+_CHUNK: Final = 16 << 20
+
+
+def rotate(folder: DomainFolder, uid: int) -> Path | None:
+    """Move QEMU's journal out of its reach under a name that no other run has.
+
+    The name is free then for the next start; a QEMU that still runs goes on writing into
+    the moved file. None when there is none. Raises FormatError for what is no journal of
+    QEMU's user; it was removed. Raises OSError.
+    """
+    run = os.open(folder.run, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    target = folder.waiting / f"{new_run_id('libvirt')}{paths.JOURNAL_SUFFIX}"
+    try:
+        os.rename(paths.DOMAIN_JOURNAL, target, src_dir_fd=run)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(run)
+    try:
+        _take_over(target, uid)
+    except FormatError:
+        _remove(target)
+        raise
+    return target
+
+
+def _take_over(path: Path, uid: int) -> None:
+    """Make a moved file ours. Raises FormatError unless it is a plain file of ``uid``."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise FormatError(
+            f"the journal can't be opened: {error.strerror}", reason="unreadable"
+        ) from None
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+            raise FormatError("the journal is not a file of its own", reason="unreadable")
+        if info.st_uid != uid:
+            raise FormatError(f"the journal belongs to user {info.st_uid}", reason="owner")
+        if info.st_uid != os.geteuid():
+            os.fchown(fd, os.geteuid(), os.getegid())
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def journals(folder: DomainFolder) -> list[Path]:
+    """All journals that wait, oldest first."""
+    return sorted(folder.waiting.glob(f"*{paths.JOURNAL_SUFFIX}"))
+
+
+def ended(folder: DomainFolder) -> Iterator[Path]:
+    """Those that no QEMU writes any more; a file of somebody else's is passed over."""
+    for path in journals(folder):
+        with contextlib.suppress(FormatError):
+            if not is_being_written(path):
+                yield path
+
+
+def being_written(folder: DomainFolder) -> Path | None:
+    """The journal of the QEMU that runs now."""
+    for path in reversed(journals(folder)):
+        with contextlib.suppress(FormatError):
+            if is_being_written(path):
+                return path
+    return None
+
+
+def copy(journal: Path, target: Path) -> None:
+    """What a waiting journal holds now, in a file that nobody else has open.
+
+    Raises OSError, FormatError for one that is larger than an engine writes.
+    """
+    source = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(source).st_size
+        if size > MAX_BYTES:
+            raise FormatError(f"{journal} has {size} bytes", reason="bounds")
+        target.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        copied = os.open(target, flags, 0o600)
+        try:
+            _copy_bytes(source, copied, size)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(copied)
+    finally:
+        os.close(source)
+
+
+def _copy_bytes(source: int, target: int, size: int) -> None:
+    """At most ``size`` bytes; a file that got shorter meanwhile ends earlier."""
+    while size:
+        data = os.read(source, min(size, _CHUNK))
+        if not data:
+            return
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+        size -= len(data)

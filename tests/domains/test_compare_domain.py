@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`compare --libvirt`: what is refused, and one comparison of a Debian domain."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemonhelp import QEMU_UID, Daemon, eventually
+from domainhelp import Machine
+
+from sysqcache import paths
+from sysqcache.errors import ImageMissing
+from sysqcache.images import catalog
+
+
+def compare(machine: Machine, *arguments: object, code: int = 0) -> str:
+    options = ("--libvirt", machine.name, "-c", machine.daemon.uri, *map(str, arguments))
+    done = subprocess.run(
+        [sys.executable, "-m", "sysqcache", "compare", *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.mark.qemu
+def test_what_can_not_be_compared(machine: Machine) -> None:
+    assert "has no cache" in compare(machine, code=31)
+    machine.enable()
+    assert "no command can be run in it" in compare(machine, code=31)
+    machine.daemon.virsh("start", "tiny", "--paused")
+    assert "is running" in compare(machine, code=31)
+    machine.destroy()
+
+
+DEBIAN = """
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>"""
+
+
+@pytest.fixture
+def debian(daemon: Daemon, home: Path, files: Path) -> Iterator[Machine]:
+    """The Debian guest as a domain with the cache on."""
+    try:
+        image = catalog.resolve("debian12-x86_64")
+    except ImageMissing as error:
+        pytest.skip(f"{error.message}: {error.hint}")
+    assert image.kernel is not None
+    assert image.initrd is not None
+    assert image.disk is not None
+    machine = Machine(daemon, home, "debian")
+    machine.define(files)
+    own = daemon.directory / "debian"
+    own.mkdir()
+    shutil.copyfile(image.kernel, own / "kernel")
+    shutil.copyfile(image.initrd, own / "initrd")
+    # libvirt gives a domain's disk to QEMU's user: not the one that others use
+    shutil.copyfile(image.disk, machine.disks / "disk.qcow2")
+    os.chown(machine.disks / "disk.qcow2", QEMU_UID, QEMU_UID)
+    xml = machine.definition().replace(f"{files}/kernel", f"{own}/kernel")
+    xml = xml.replace(f"{files}/initrd", f"{own}/initrd").replace("262144", "1048576")
+    xml = xml.replace("console=ttyS0 quiet", "root=/dev/vda rw console=ttyS0")
+    machine.redefine(xml.replace("\n  </devices>", DEBIAN))
+    machine.enable()
+    yield machine
+    machine.remove()
+    shutil.rmtree(own)
+    assert daemon.alive()
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+def test_a_debian_domain_compared(debian: Machine) -> None:
+    with debian.watched() as watching:
+        debian.start()
+        eventually(lambda: watching.looked_after() > 200_000)
+        debian.shut_down()
+        watching.wait("new blocks")
+        last = debian.status()["last_run"]
+        assert last["attributed"] > 0.9 * last["recorded"]
+        found: dict[str, Any] = json.loads(compare(debian, "--runs", 1, "--json"))
+        ways = {way["way"]: way for way in found["ways"]}
+        assert list(ways) == ["cold", "warm", "managedsave", "managedsave+warm"]
+        assert ways["warm"]["ready_hit_rate"] >= 0.92
+        assert ways["managedsave+warm"]["hit_rate"] >= 0.92
+        assert ways["cold"]["hit_rate"] == 0
+        assert ways["managedsave"]["hit_rate"] == 0
+        # neither the domain nor its store saw any of it
+        assert debian.status()["last_run"] == last
+    assert not list(paths.libvirt_dir().rglob("cmp"))

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writes the golden files of enabled domains: run it when what is put in changes on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sysqcache.libvirt.rewrite import CachePaths, enabled
+
+DOMAINS = Path(__file__).parent / "domains"
+FOLDER = Path("/var/lib/sysqcache/libvirt/domains/UUID")
+PATHS = CachePaths(
+    emulator=Path("/var/lib/sysqcache/libvirt/engines/BUILD-ID/bin/qemu-system-ARCH"),
+    journal=FOLDER / "run" / "run.journal",
+    boot_set=FOLDER / "boot-set.txt",
+    monitor=FOLDER / "run" / "qmp.sock",
+    introspection=FOLDER / "run" / "qmp2.sock",
+)
+
+
+def plain() -> list[Path]:
+    """The definitions as libvirt prints them, without the cache."""
+    return sorted(path for path in DOMAINS.glob("*.xml") if not path.stem.endswith(".enabled"))
+
+
+def enabled_path(path: Path) -> Path:
+    """The same with the cache."""
+    return path.with_name(f"{path.stem}.enabled.xml")
+
+
+if __name__ == "__main__":
+    for file in plain():
+        enabled_path(file).write_text(enabled(file.read_text(), PATHS))
