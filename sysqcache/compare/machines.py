@@ -84,6 +84,14 @@ class Machines:
             raise
         return saved, [*report.warnings, *warnings]
 
+    def learn(self, method: Method, listener: Listener) -> BootReport:
+        """Resume once and keep all blocks that are new. Raises :class:`MachineError`."""
+        observer = Observer(MEASURED, listener)
+        options = ResumeOptions(self.tasks, cache=CacheMode.ON, task_timeout=self.timeout)
+        report = resuming.resume(self.name(method), options, observer)
+        _finish(report, observer)
+        return report
+
     def name(self, method: Method) -> str:
         """Name of the machine that is saved by a method: one name has one saved state."""
         return f"{self.spec.name[:_NAME_MAX]}-{method}"

@@ -23,10 +23,11 @@ _HOW: Final = """\
 Every way runs once in each round, and rounds begin with different ways, so that what changes on
 the host changes all alike. Bars are medians, whiskers the smallest and the largest run. "Without
 the cache" is what there is without sysqcache; "with the cache" uses the blocks of one earlier boot
-that ran the same task, and records nothing. Ready: from the start of the QEMU process until the
-guest has answered the command <code>true</code>; a boot has passed its readiness probe before. The
-first and the second run of the task follow in the same guest. Peak memory counts pages of mapped
-files too, which copies of a template share. Ratios are taken within rounds; the table has their
+that ran the same task, for a resume also those of one earlier resume, and records nothing. Ready:
+from the start of the QEMU process until the guest has answered the command <code>true</code>; a
+boot has passed its readiness probe before. The first and the second run of the task follow in the
+same guest. Peak memory counts pages of mapped files too, which copies of a template share. Ratios
+are taken within rounds; the table has their
 medians."""
 
 _NONCE: Final = """\

@@ -91,10 +91,13 @@ class _Comparison:
     def __init__(self, request: Request, result: Result, listener: Listener) -> None:
         self.request, self.result, self.listener = request, result, listener
         self.machines = Machines(private(request.spec), request.task, request.timeout)
-        self.methods = [m for m in Method if any(way.method is m for way in result.ways)]
-        self.needs_store = any(way.cached for way in result.ways)
+        ways = result.ways
+        self.methods = [m for m in Method if any(way.method is m for way in ways)]
+        self.needs_store = any(way.cached for way in ways)
         self.nonces: dict[Method, str] = {}
-        self.steps = self.needs_store + len(self.methods) + request.runs * len(result.ways)
+        self.learning = [m for m in self.methods if any(w.method is m and w.cached for w in ways)]
+        before = self.needs_store + len(self.methods) + len(self.learning)
+        self.steps = before + request.runs * len(ways)
         self.step = 0
         self.title = ""
 
@@ -105,6 +108,8 @@ class _Comparison:
             self._fill()
         for method in self.methods:
             self._save(method)
+        for method in self.learning:
+            self._learn(method)
         for number, way in turns(self.result.ways, self.request.runs):
             self._turn(number, way)
 
@@ -148,6 +153,22 @@ class _Comparison:
         size = saved.record.disk_bytes
         self.result.savings[method] = Saving(saved.suspend_s, saved.wall_s, size)
         self._end(f"{saved.suspend_s:.2f} s, {size >> 20} MiB")
+
+    def _learn(self, method: Method) -> None:
+        """Resume once and keep the blocks: each later resume finds the guest at the same place."""
+        ways = [way for way in self.result.ways if way.method is method and way.cached]
+        if ways[0] in self.result.failed:
+            self.step += 1
+            return
+        self._begin(f"resume, {method}, to have its blocks")
+        try:
+            report = self.machines.learn(method, events.phases_only(self.listener))
+        except MachineError as error:
+            self._fail(ways, error)
+            return
+        for warning in report.warnings:
+            self._note(f"{method}: {warning}")
+        self._end(f"{report.ingest.blocks_new:,} blocks")
 
     def _turn(self, number: int, way: Way) -> None:
         if way in self.result.failed:

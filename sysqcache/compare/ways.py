@@ -20,7 +20,7 @@ class Way(enum.StrEnum):
 
     ``COLD`` boots with the cache off, which is what there is without sysqcache; ``WARM``
     boots with the blocks of one earlier boot. The others go on where the machine was saved,
-    with the cache off, or with the same blocks.
+    with the cache off, or with the blocks of that boot and of one earlier resume.
     """
 
     COLD = "cold"

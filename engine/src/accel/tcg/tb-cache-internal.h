@@ -81,6 +81,7 @@ struct TbCacheThread {
     const TbCacheBlock *hit;    /* to be verified */
     TbCachePackFile *pack;      /* where a block was found */
     uint32_t position;
+    uint32_t behind[TB_CACHE_MAX_PACKS]; /* what was found last, or 0 */
     bool did_adopt;
     bool cacheable;
     bool full;                  /* a buffer has to be written out */

@@ -421,6 +421,40 @@ static const TbCacheBlock *find_prefix(TbCacheThread *t, CPUState *cpu,
     return NULL;
 }
 
+/*
+ * Runs ask for blocks in much the same order, which is the order of a pack:
+ * the block behind the one that was found last is often the one that is
+ * wanted next.  It is in the processor's cache by now, unlike the index.
+ */
+static const TbCacheBlock *find_next(TbCacheThread *t, CPUState *cpu,
+                                     TranslationBlock *tb, vaddr pc,
+                                     const TbCacheKey *k)
+{
+    unsigned n = qatomic_load_acquire(&tb_cache->n_packs);
+    uint64_t *miss = t->miss;
+
+    for (unsigned i = 0; i < n; i++) {
+        TbCachePackFile *pack = tb_cache->packs[i];
+        size_t offset = (size_t)t->behind[i] * TB_CACHE_ALIGN;
+        const TbCacheBlock *b = (const TbCacheBlock *)(pack->base + offset);
+
+        if (offset == 0 || offset + sizeof(*b) >= pack->blocks_end ||
+            b->page_offset != k->page_offset || b->flags != k->flags ||
+            b->cflags != k->cflags || b->data[0] != k->host[0]) {
+            continue;
+        }
+        b = try_entry(t, cpu, tb, pc, k, pack, t->behind[i]);
+        if (b) {
+            t->pack = pack;
+            t->position = t->behind[i];
+            return b;
+        }
+        /* What the index says is the reason, if it is one. */
+        t->miss = miss;
+    }
+    return NULL;
+}
+
 static const TbCacheBlock *find_key(TbCacheThread *t, CPUState *cpu,
                                     TranslationBlock *tb, vaddr pc,
                                     const TbCacheKey *k)
@@ -459,11 +493,16 @@ static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
     t->miss = &t->misses.absent;
     t->page2 = NULL;
     t->page2_tried = false;
-    b = find_key(t, cpu, tb, pc, &k);
+    b = find_next(t, cpu, tb, pc, &k) ?: find_key(t, cpu, tb, pc, &k);
     if (!b && k.any_context) {
         k.cflags = tb->cflags;
         k.any_context = false;
         b = find_key(t, cpu, tb, pc, &k);
+    }
+    if (b) {
+        t->behind[t->pack->number] =
+            t->position + DIV_ROUND_UP(sizeof(*b) + body_size(b),
+                                       TB_CACHE_ALIGN);
     }
     return b;
 }

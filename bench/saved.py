@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure saved machines: against savevm, with more memory, many at once.
+
+    python -m bench.saved [compare] [sizes] [copies] [--rounds N] [--config VM.yaml]
+
+``compare`` is ``sysqcache compare`` of the resumes, ``sizes`` resumes templates of 1 and of
+4 GiB in turns, ``copies`` one and eight copies of a template in turns. Results go to
+bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.figures import RATIO, Figure, Limit
+from bench.modules import WORK, Session
+from bench.table import HEADER, cells
+from sysqcache.compare import host
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
+WAYS: Final = "internal,internal+warm,template,template+warm"
+SIZES: Final = ("1GiB", "4GiB")
+COPIES: Final = 8
+MIB: Final = 1 << 20
+_PRIVATE: Final = ("Private_Clean:", "Private_Dirty:")
+
+Values = dict[str, list[float]]
+"""Figure name to what was measured."""
+
+LIMITS: Final = {
+    "template+warm/internal, ready": Limit(0.25),
+    "template+warm/internal, first task": Limit(0.5),
+    "internal+warm/internal, first task": Limit(0.65),
+    "suspend, internal": Limit(1.5),
+    "suspend, template": Limit(1.5),
+    "ready, 4GiB/1GiB": Limit(1.1),
+    f"slowest of {COPIES}/one, ready": Limit(float(COPIES)),
+    "memory of one copy alone": Limit(60.0),
+}
+
+
+def compare(session: Session, config: Path, rounds: int, found: Values) -> None:
+    """What ``sysqcache compare`` says of the resumes."""
+    options = ("--task", WORK, "--runs", rounds, "--ways", WAYS)
+    result = session.run(session.root / "store", "compare", config, *options)
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in sorted(result["samples"], key=lambda one: one["round"]):
+        samples[sample["way"]].append(sample)
+    for way, ones in samples.items():
+        for key, name in (("ready_s", "ready"), ("first_task_s", "first task")):
+            found[f"{way}, {name}"] += [one[key] for one in ones]
+            if way != "internal":
+                base = [one[key] for one in samples["internal"]]
+                pairs = zip((one[key] for one in ones), base, strict=True)
+                found[f"{way}/internal, {name}"] += [value / other for value, other in pairs]
+    warm = samples["template+warm"]
+    found["template+warm, first/second task"] += [
+        one["first_task_s"] / one["second_task_s"] for one in warm
+    ]
+    for method, saving in result["suspends"].items():
+        found[f"suspend, {method}"].append(saving["suspend_s"])
+
+
+def template(session: Session, config: Path, name: str, *sets: str) -> None:
+    """Save a machine as a template, with the blocks of its first resume kept."""
+    store = session.root / "store"
+    options = [part for one in (f"name={name}", *sets) for part in ("--set", one)]
+    session.run(store, "boot", config, "--detach", *options)
+    session.run(store, "suspend", name, "--method", "template")
+    session.run(store, "resume", name, "--task", "true")
+
+
+def answered(times: dict[str, Any]) -> float:
+    """Seconds from the start of QEMU until the guest had run the first command."""
+    return float(times["ready_s"] + times["tasks"][0]["wall_s"])
+
+
+def sizes(session: Session, config: Path, rounds: int, found: Values) -> None:
+    """Resumes of templates that differ in their memory, in turns."""
+    for size in SIZES:
+        template(session, config, f"bench-{size.lower()}", f"memory={size}")
+    for number in range(rounds):
+        took = {}
+        for size in SIZES if number % 2 == 0 else SIZES[::-1]:
+            name = f"bench-{size.lower()}"
+            report = session.run(session.root / "store", "resume", name, "--task", "true")
+            took[size] = answered(report["times"])
+        for size in SIZES:
+            found[f"ready, {size}"].append(took[size])
+        found["ready, 4GiB/1GiB"].append(took[SIZES[1]] / took[SIZES[0]])
+
+
+def private_memory(pid: int) -> float:
+    """MiB that no other process has mapped as well."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(_PRIVATE)) * 1024 / MIB
+
+
+def run_copies(session: Session, name: str, count: int) -> tuple[list[float], list[float]]:
+    """Seconds to each copy's answer and MiB that are its own, while all are running."""
+    store = session.root / "store"
+    reports = session.run(store, "resume", name, "--copies", count, "--task", "true", "--detach")
+    names = [f"{name}-{number + 1}" for number in range(count)]
+    try:
+        pids = [session.run(store, "status", one)["pid"] for one in names]
+        memory = [private_memory(pid) for pid in pids]
+    finally:
+        for one in names:
+            session.run(store, "stop", one, "--force")
+    return [answered(report["times"]) for report in reports], memory
+
+
+def copies(session: Session, config: Path, rounds: int, found: Values) -> None:
+    """One copy and eight, in turns."""
+    name = "bench-copies"
+    template(session, config, name)
+    for _ in range(rounds):
+        one, _memory = run_copies(session, name, 1)
+        all_of_them, memory = run_copies(session, name, COPIES)
+        found["ready, one copy"] += one
+        found[f"ready, slowest of {COPIES}"].append(max(all_of_them))
+        found[f"slowest of {COPIES}/one, ready"].append(max(all_of_them) / statistics.mean(one))
+        found["memory of one copy alone"] += memory
+
+
+def table(found: Values) -> list[Figure]:
+    """Every figure with its values."""
+
+    def unit(name: str) -> str:
+        if name.startswith("memory"):
+            return "MiB"
+        return RATIO if "/" in name else "s"
+
+    return [
+        Figure("", name, unit(name), tuple(values), LIMITS.get(name))
+        for name, values in found.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parts = {"compare": compare, "sizes": sizes, "copies": copies}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
+    options = parser.parse_args(arguments)
+    chosen = options.parts or list(parts)
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    started, found = time.time(), defaultdict[str, list[float]](list)
+    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+        session = Session(Path(directory))
+        for part in chosen:
+            parts[part](session, options.config.absolute(), options.rounds, found)
+            sys.stderr.write(f"{part}: {time.time() - started:.0f} s\n")
+    results = {"version": 1, "host": host.facts(), "found": found}
+    target = ROOT / "bench" / "results"
+    target.mkdir(exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
+    (target / f"saved-{stamp}.json").write_text(json.dumps(results, indent=1))
+    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
+    for figure in table(found):
+        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
