@@ -13,6 +13,7 @@ import numpy as np
 
 from sysqcache.attribution.address import kernel_module
 from sysqcache.attribution.observation import Observation
+from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import Blob, CodePages, KernelText, Truths
 from sysqcache.imagescan.contents import INITRD, CodeFile
 from sysqcache.imagescan.kernelfile import KernelFile, KernelFileError
@@ -53,7 +54,8 @@ def truths_of(
 
 def _loaded(file: KernelFile, slide: int) -> Iterator[KernelText]:
     try:
-        yield KernelText(file.module, slide, file.loaded(slide))
+        content = file.loaded(slide)
+        yield KernelText(file.module, slide, content, prepared(content))
     except KernelFileError:
         return
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from sysqcache.attribution.address import common_rows, kernel_module
-from sysqcache.attribution.blocks import same_bytes
+from sysqcache.attribution.blocks import U8, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.truths import KernelText
+from sysqcache.modules import Module
 
 
 def place_in_kernel(board: Board, seen: Observation, text: KernelText) -> None:
@@ -20,6 +21,11 @@ def place_in_kernel(board: Board, seen: Observation, text: KernelText) -> None:
     """
     if kernel_module(seen) != text.module or seen.kernel.kaslr_offset != text.kaslr_offset:
         return
+    for content in (text.content, text.prepared):
+        _place_equal(board, seen, text.module, content)
+
+
+def _place_equal(board: Board, seen: Observation, module: Module, content: U8) -> None:
     rows, at = common_rows(board.blocks, seen)
     still = board.open[rows]
     rows, at = rows[still], at[still]
@@ -27,10 +33,10 @@ def place_in_kernel(board: Board, seen: Observation, text: KernelText) -> None:
     base = board.blocks.pc[rows] - offset
     good = (base == np.uint64(seen.kernel.base)) | (base == np.uint64(seen.kernel.physical))
     size = board.blocks.size[rows]
-    good &= (offset < np.uint64(len(text.content))) & (
-        offset + size.astype(np.uint64) <= np.uint64(len(text.content))
+    good &= (offset < np.uint64(len(content))) & (
+        offset + size.astype(np.uint64) <= np.uint64(len(content))
     )
     rows, offset, size = rows[good], offset[good], size[good]
     start = board.blocks.start[rows]
-    same = same_bytes(board.blocks.code, start, text.content, offset.astype(np.int64), size)
-    board.place(rows[same], board.number(text.module), offset[same])
+    same = same_bytes(board.blocks.code, start, content, offset.astype(np.int64), size)
+    board.place(rows[same], board.number(module), offset[same])

@@ -11,6 +11,7 @@ import pytest
 from attributionhelp import KERNEL, LIBC, PAGE, SHELL, Place, World, code, module_of, open_as
 
 from sysqcache.attribution.images import blob
+from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import CodePages, KernelText, Truths
 from sysqcache.guestmap.result import KernelInfo
 from sysqcache.guestmap.table import Owner, OwnerKind
@@ -49,6 +50,32 @@ def test_freed_kernel_code() -> None:
     opened = open_as(ModuleKind.KERNEL)
     first = Place("6.1.0-test", 0x2008, ModuleKind.KERNEL)
     assert world.places(truths=kernel_text(image)) == [first] + [opened] * 4
+
+
+@pytest.mark.parametrize(
+    ("room", "made"),
+    [
+        ("1f2003d51f2003d5", "e9031eaa1f2003d5"),
+        ("0100010001000100", "1300000013000000"),
+    ],
+)
+def test_freed_kernel_code_that_was_prepared_for_tracing(room: str, made: str) -> None:
+    function, other = bytes.fromhex(room) + code(1, 24), bytes.fromhex(room) + code(2, 24)
+    image = function * 999 + other
+    world = World()
+    world.page(KERNEL.physical, Owner(OwnerKind.FREE), 0)
+    world.run(KERNEL.physical + 32, KERNEL.base + 32, bytes.fromhex(made) + code(1, 24)[:8])
+    world.run(KERNEL.physical + 64, KERNEL.base + 64, function)
+    # not at a function's start, and patched otherwise
+    world.run(KERNEL.physical + 36, KERNEL.base + 36, bytes.fromhex(made) + code(1, 24)[:8])
+    world.run(KERNEL.physical + 96, KERNEL.base + 96, bytes.fromhex(made) + code(3, 24))
+    text = np.frombuffer(image, np.uint8)
+    truths = Truths(kernels=(KernelText(KERNEL_MODULE, 0, text, prepared(text)),))
+    placed = [Place("6.1.0-test", offset, ModuleKind.KERNEL) for offset in (32, 64)]
+    assert world.places(truths=truths) == [*placed, *[open_as(ModuleKind.KERNEL)] * 2]
+    assert len(prepared(text)) == len(text)
+    assert len(prepared(text[: len(function) * 900])) == 0
+    assert len(prepared(np.zeros(0, np.uint8))) == 0
 
 
 @pytest.mark.parametrize(

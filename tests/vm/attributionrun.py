@@ -26,6 +26,7 @@ from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import Checkpoint, checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.attribution.observation import Observation
+from sysqcache.attribution.tracing import prepared
 from sysqcache.enginebuild.info import Engine
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
@@ -170,27 +171,42 @@ def whole(file: FileBytes) -> bytes:
 def check_processes(run: Run) -> int:
     """What the kernel says of live processes, which attribution does not look at.
 
-    No two processes share an address by chance: it is random, 28 bits of it.
+    Processes that have ended may have had another file at the same address, above all on
+    arm64 with its 18 random bits: then the block is not what the living one has there.
+
+    :returns: blocks that are where a living process has them.
     """
-    mappings = {
-        (one.start, one.end, one.offset, one.build_id)
-        for process in run.found.processes
-        for one in process.maps
-        if "x" in one.perms and one.build_id
-    }
-    starts = np.array(sorted(mapping[0] for mapping in mappings), np.uint64)
-    ordered = sorted(mappings)
-    agreed = 0
-    for module, blocks in run.placed(ModuleKind.FILE):
-        for one in blocks:
-            at = int(np.searchsorted(starts, np.uint64(one.pc), "right")) - 1
-            if at < 0 or one.pc >= ordered[at][1]:
-                continue
-            start, _, offset, build_id = ordered[at]
-            assert (module.id, one.offset) == (build_id, one.pc - start + offset), one
-            agreed += 1
-    say(f"{agreed} blocks lie in mappings of live processes, all where these say")
-    return agreed
+    files = {one.module.id: one for one in run.contents.files}
+    mappings = sorted(
+        {
+            (one.start, one.end, one.offset, one.build_id)
+            for process in run.found.processes
+            for one in process.maps
+            if "x" in one.perms and one.build_id
+        }
+    )
+    placed = sorted(
+        (one.pc, module.id, one.offset, one.code)
+        for module, blocks in run.placed(ModuleKind.FILE)
+        for one in blocks
+    )
+    pcs = np.array([one[0] for one in placed], np.uint64)
+    agreed, other = set(), collections.defaultdict(list)
+    for start, end, offset, build_id in mappings:
+        first, last = np.searchsorted(pcs, np.array((start, end), np.uint64)).tolist()
+        for row in range(first, last):
+            pc, identity, at, code = placed[row]
+            here = pc - start + offset
+            if (identity, at) == (build_id, here):
+                agreed.add(row)
+            elif (
+                len(code) >= 16 and run.contents.open(files[build_id]).read(here, len(code)) == code
+            ):
+                other[row].append((build_id, here))
+    wrong = {row: places for row, places in other.items() if row not in agreed}
+    assert not wrong, [(placed[row], places) for row, places in wrong.items()][:5]
+    say(f"{len(agreed)} blocks lie where living processes have mapped them, none elsewhere")
+    return len(agreed)
 
 
 def check_kernel(run: Run) -> int:
@@ -201,7 +217,12 @@ def check_kernel(run: Run) -> int:
     file = run.contents.kernel_file(module)
     assert file is not None
     loaded = file.loaded(kernel.kaslr_offset).tobytes()
-    patched = [one for one in blocks if not held(loaded, one.offset, one)]
+    early = prepared(file.loaded(kernel.kaslr_offset)).tobytes()
+    patched = [
+        one
+        for one in blocks
+        if not held(loaded, one.offset, one) and not held(early, one.offset, one)
+    ]
     say(f"{len(blocks)} blocks of the kernel, {len(patched)} of them as patched since")
     with Session.open(run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process) as session:
         start, end = (address - kernel.base for address in kernel.text)
