@@ -78,6 +78,10 @@ def _add_pair(found: Values, name: str, cold: Mapping[str, Any], warm: Mapping[s
     found[f"{name}, ready, cold"].append(ready[0])
     found[f"{name}, ready, warm"].append(ready[1])
     found[f"{name}, ready, warm/cold"].append(ready[1] / ready[0])
+    cpu = [report["times"]["host_cpu_s"] for report in (cold, warm)]
+    found[f"{name}, host CPU, warm/cold"].append(cpu[1] / cpu[0])
+    share = cold["blocks_at_ready"]["translate_share"]
+    found[f"{name}, share of translation, cold"].append(share)
     found[f"{name}, hit rate"].append(warm["blocks_at_ready"]["hit_rate"])
     cycles = warm["blocks_at_ready"]["adopt_cycles"]
     found[f"{name}, cycles an adoption"].append(cycles)
@@ -156,7 +160,7 @@ def table(found: Values) -> list[Figure]:
 def _unit(name: str) -> str:
     if name.endswith("warm/cold"):
         return RATIO
-    if "hit rate" in name or "other kind" in name:
+    if "hit rate" in name or "other kind" in name or "share" in name:
         return SHARE
     return "s" if "ready" in name else ""
 
