@@ -69,6 +69,7 @@ def compare(
     if domain or file is None:
         from sysqcache.cli.comparedomain import compare_domain
 
+        handle_signals()
         compare_domain(domain, connect, task, runs, as_json=as_json)
         return
     if html is not None:

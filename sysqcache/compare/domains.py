@@ -170,6 +170,7 @@ def compare_domain(name: str, uri: str, task: str, runs: int, tell: Tell) -> Dom
     xml = inactive_xml(domain)
     folder = DomainFolder(domain.UUIDString())
     _require_comparable(domain, xml, folder)
+    _end_earlier(connection, _copy_name(domain.name()))
     samples: list[DomainSample] = []
     with _copy(folder, folder.read(), rewrite.disabled(xml)) as copy:
         comparison = _Comparison(connection, copy, task)
@@ -205,6 +206,19 @@ def _require_comparable(domain: libvirt.virDomain, xml: str, folder: DomainFolde
     )
 
 
+def _copy_name(name: str) -> str:
+    return f"{name}-compare"
+
+
+def _end_earlier(connection: libvirt.virConnect, name: str) -> None:
+    """End the copy that a killed comparison left."""
+    libvirt = module()
+    with contextlib.suppress(libvirt.libvirtError):
+        left = connection.lookupByName(name)
+        if not left.isPersistent():
+            left.destroy()
+
+
 @contextlib.contextmanager
 def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[DomainCopy]:
     """The copy's directory, removed afterwards."""
@@ -219,7 +233,7 @@ def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[Doma
     paths = rewrite.CachePaths(
         program, directory / "none", folder.boot_set, directory / "qmp.sock", directory / "q2.sock"
     )
-    name = f"{DomainFacts.of(plain).name}-compare"
+    name = _copy_name(DomainFacts.of(plain).name)
     qemu_img = program.with_name("qemu-img")
     try:
         yield DomainCopy(directory, name, str(uuid4()), plain, paths, state.owner, qemu_img)
