@@ -14,7 +14,7 @@ from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import cont, query_status
 from sysqcache.qmp.jobs import run_job
 
-_POLL: Final = 0.005
+_POLL: Final = 0.001
 _SLOWEST_POLL: Final = 0.1
 TIMEOUT: Final = 600.0
 _CHANNELS: Final = 2
