@@ -111,7 +111,11 @@ class Intake:
             copied.unlink()
             return None
         self._drop(journal)
-        if found and not summary.seconds:  # it was moved aside, not read
+        if found and not summary.seconds:  # the store moved it aside
+            for aside in (self._root / paths.STORE_DAMAGED).glob(f"{journal.name}.*"):
+                aside.unlink(
+                    missing_ok=True
+                )  # what is no journal is worth nothing, and may be huge
             self._reject(found[-1])
         with contextlib.suppress(SysqcacheError, OSError):
             self.folder.update(damaged=self.folder.read().damaged + summary.damaged)

@@ -65,6 +65,7 @@ def enable(name: str, uri: str, share: str, warn: Warn) -> Enabled:
     folder = DomainFolder(facts.uuid)
     engine = publish_engine(find_engine(str(arch)))
     again = rewrite.find_mark(xml) is not None
+    before = _known_state(folder)
     try:
         program = emulator(engine, str(arch))
         require_reachable(program, owner)
@@ -79,10 +80,19 @@ def enable(name: str, uri: str, share: str, warn: Warn) -> Enabled:
     except BaseException:
         if not again:
             folder.remove()
-        _clean_up()
+        elif before is not None:  # it still runs the engine that this names
+            folder.write(before)
+        if before is not None or not again:
+            _clean_up()
         raise
     _clean_up()
     return Enabled(state, packs, again)
+
+
+def _known_state(folder: DomainFolder) -> DomainState | None:
+    with contextlib.suppress(LibvirtError):
+        return folder.read()
+    return None
 
 
 def _owner(connection: libvirt.virConnect, facts: DomainFacts) -> Owner:
@@ -107,8 +117,8 @@ def _state(
         uid=owner.uid,
         gid=owner.gid,
     )
-    with contextlib.suppress(LibvirtError):
-        old = folder.read()
+    old = _known_state(folder)
+    if old is not None:
         fresh = dataclasses.replace(
             fresh, runs=old.runs, rejected=old.rejected, damaged=old.damaged, last=old.last
         )
@@ -178,9 +188,7 @@ def _abandoned(name: str) -> DomainFolder | None:
 
 def _forget(folder: DomainFolder, keep_blocks: bool, xml: str, warn: Warn) -> DomainState | None:
     """Remove a domain's folder and, unless it shall stay or is shared, its store."""
-    state = None
-    with contextlib.suppress(LibvirtError):
-        state = folder.read()
+    state = _known_state(folder)
     try:
         if state is not None:
             _empty(folder, state, keep_blocks, xml, warn)
@@ -213,8 +221,10 @@ def _clean_up() -> None:
     """Remove engines that nobody uses, and directories that hold nothing."""
     used = []
     for folder in list_folders():
-        with contextlib.suppress(LibvirtError):
-            used.append(folder.read().engine)
+        state = _known_state(folder)
+        if state is None:
+            return  # nobody knows which engine it needs
+        used.append(state.engine)
     publish.remove_engines(used)
     publish.remove_empty()
 

@@ -32,7 +32,7 @@ def _filled(name: str) -> str:
     values = {
         "COMMAND": shlex.join([sys.executable, "-m", "sysqcache"]),
         "ENVIRONMENT": shlex.quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
-        "STATE": f"{paths.libvirt_dir()} {paths.cache_dir()}",
+        "STATE": shlex.join([str(paths.libvirt_dir()), str(paths.cache_dir())]),
         "NAMESPACE": NAMESPACE,
     }
     for key, value in values.items():

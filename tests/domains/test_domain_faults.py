@@ -95,6 +95,7 @@ def test_what_is_no_journal_is_rejected_and_counted(
     assert found["waiting_journals"] == 0
     assert not os.path.lexists(journal(machine))
     assert not list((machine.store / "journals").iterdir())
+    assert not list(machine.store.glob("damaged/*"))
     assert Path("/etc/shadow").stat().st_uid == 0
 
 

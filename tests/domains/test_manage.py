@@ -13,7 +13,7 @@ from domainhelp import Machine, sysqcache
 
 from sysqcache import paths
 from sysqcache.errors import DomainRefused
-from sysqcache.libvirt import ask, publish
+from sysqcache.libvirt import ask, manage, publish
 from sysqcache.libvirt.connect import connect
 
 pytestmark = pytest.mark.qemu
@@ -54,6 +54,23 @@ def test_enabling_twice_brings_the_present_engine(machine: Machine) -> None:
     on = machine.definition()
     assert "present engine" in machine.sysqcache("enable", "tiny")
     assert machine.definition() == on
+
+
+def test_enabling_again_that_fails_changes_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.enable()
+    before, state = machine.definition(), machine.folder.read()
+
+    def refused(*_: object) -> None:
+        raise DomainRefused("libvirt would not have it")
+
+    monkeypatch.setattr(manage, "_define_reversibly", refused)
+    with pytest.raises(DomainRefused, match="would not"):
+        manage.enable("tiny", machine.daemon.uri, "others", lambda _: None)
+    assert machine.folder.read() == state
+    assert machine.definition() == before
+    assert publish.emulator(state.engine, "x86_64").exists()
 
 
 def test_who_may_do_what(machine: Machine) -> None:
