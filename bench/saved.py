@@ -106,10 +106,14 @@ def private_memory(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(_PRIVATE)) * 1024 / MIB
 
 
-def run_copies(session: Session, name: str, count: int) -> tuple[list[float], list[float]]:
+def run_copies(
+    session: Session, name: str, count: int, found: Values
+) -> tuple[list[float], list[float]]:
     """Seconds to each copy's answer and MiB that are its own, while all are running."""
     store = session.root / "store"
+    began = time.monotonic()
     reports = session.run(store, "resume", name, "--copies", count, "--task", "true", "--detach")
+    found[f"resume --copies {count}, the whole command"].append(time.monotonic() - began)
     names = [f"{name}-{number + 1}" for number in range(count)]
     try:
         pids = [session.run(store, "status", one)["pid"] for one in names]
@@ -125,8 +129,8 @@ def copies(session: Session, config: Path, rounds: int, found: Values) -> None:
     name = "bench-copies"
     template(session, config, name)
     for _ in range(rounds):
-        one, _memory = run_copies(session, name, 1)
-        all_of_them, memory = run_copies(session, name, COPIES)
+        one, _memory = run_copies(session, name, 1, found)
+        all_of_them, memory = run_copies(session, name, COPIES, found)
         found["ready, one copy"] += one
         found[f"ready, slowest of {COPIES}"].append(max(all_of_them))
         found[f"slowest of {COPIES}/one, ready"].append(max(all_of_them) / statistics.mean(one))

@@ -6,7 +6,9 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +21,7 @@ from sysqcache.errors import (
 )
 from sysqcache.instances import Instance
 from sysqcache.life import BootOptions
-from sysqcache.progress import Listener
+from sysqcache.progress import Listener, PhaseBegan
 from sysqcache.report import BootReport
 from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_COPIES: Final = 256
 _AWAKE_TIMEOUT: Final = 60.0
+_WAKING: Final = ("preparing", "looking into the image", "resuming", "waking up")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,20 +172,47 @@ def resume_copies(
             raise MachineBusy(
                 f"the machine {copy.name} is running already", hint=f"sysqcache stop {copy.name}"
             )
+    gate = _Gate()
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         waiting = [
-            pool.submit(_resume_copy, checked, copy, options, listener(copy.name))
+            pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
             for copy in copies
         ]
         return [future.result() for future in waiting]
 
 
+class _Gate:
+    """Lets as many copies wake up at a time as there are processors.
+
+    All at once would share the processors and the caches, and every one would be late.
+    """
+
+    def __init__(self) -> None:
+        self._places = threading.Semaphore(max(2, len(os.sched_getaffinity(0))))
+
+    @contextlib.contextmanager
+    def place(self, listener: Listener) -> Iterator[Listener]:
+        """A place until the machine has waked up; the listener to tell that."""
+        self._places.acquire()
+        held = contextlib.ExitStack()
+        held.callback(self._places.release)
+
+        def passing(event: progress.Event) -> None:
+            if isinstance(event, PhaseBegan) and event.name not in _WAKING:
+                held.close()
+            listener(event)
+
+        with held:
+            yield passing
+
+
 def _resume_copy(
-    checked: Checked, copy: Copy, options: ResumeOptions, listener: Listener
+    checked: Checked, copy: Copy, options: ResumeOptions, gate: _Gate, listener: Listener
 ) -> BootReport:
     spec = copy_spec(_spec(checked.record, options), copy)
     origin = CopyOrigin(checked.record, checked.directory, copy)
-    return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+    with gate.place(listener) as passing:
+        return pipeline.start_saved(spec, origin, _boot_options(options), passing, checked.engine)
 
 
 def _checked_idle(name: str) -> Checked:
