@@ -120,7 +120,8 @@ def test_flipped_bits_in_every_block(pack: Path, tmp_path: Path) -> None:
 
 def test_flipped_bits_beside_a_good_pack(pack: Path, tmp_path: Path) -> None:
     stats = boot_with(pack, tmp_path, packhelp.flip_code, pack)
-    assert stats.rejected["checksum"] > 50_000
+    # behind a good block, the good pack is looked into first
+    assert stats.rejected["checksum"] > 500
     assert hit_rate(stats) >= 0.85
 
 
@@ -138,8 +139,12 @@ def test_noise_in_the_index(pack: Path, tmp_path: Path) -> None:
 
 
 def test_an_index_that_points_to_other_blocks(pack: Path, tmp_path: Path) -> None:
-    stats = boot_with(pack, tmp_path, packhelp.shuffled_index)
-    assert stats.adopted < 0.2 * stats.requested
+    """The few entries that lead to the right block by chance lead to those behind it as well."""
+    bad = damaged(pack, tmp_path / "bad.pack", packhelp.shuffled_index)
+    stats = run(Start(CacheMode.VERIFY, [bad]), tmp_path / "guest")
+    assert stats.mismatches == 0
+    assert stats.verified > 0
+    assert stats.misses["absent"] + stats.misses["bytes"] > 5_000, stats.misses
 
 
 def test_an_index_without_an_end(pack: Path, tmp_path: Path) -> None:
