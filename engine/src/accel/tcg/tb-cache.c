@@ -375,6 +375,12 @@ static const TbCacheBlock *try_entry(TbCacheThread *t, CPUState *cpu,
     return b;
 }
 
+/* Whether @pack says that it holds no block with the flags of @k. */
+static bool other_flags(const TbCachePackFile *pack, const TbCacheKey *k)
+{
+    return (k->flags & pack->flags_clear) | (~k->flags & pack->flags_set);
+}
+
 /*
  * Look in all packs for a block with this @prefix.  Longer blocks come
  * first in the index, and any that fits is right.
@@ -394,7 +400,7 @@ static const TbCacheBlock *find_prefix(TbCacheThread *t, CPUState *cpu,
         uint64_t slot = ((h >> 32) * pack->slot_count) >> 32;
         const TbCacheIndexEntry *e;
 
-        if ((k->flags & pack->flags_clear) | (~k->flags & pack->flags_set)) {
+        if (other_flags(pack, k)) {
             continue;
         }
         for (; slot < pack->index_entries; slot++) {
@@ -439,8 +445,9 @@ static const TbCacheBlock *find_next(TbCacheThread *t, CPUState *cpu,
         const TbCacheBlock *b = (const TbCacheBlock *)(pack->base + offset);
 
         if (offset == 0 || offset + sizeof(*b) >= pack->blocks_end ||
-            b->page_offset != k->page_offset || b->flags != k->flags ||
-            b->cflags != k->cflags || b->data[0] != k->host[0]) {
+            other_flags(pack, k) || b->page_offset != k->page_offset ||
+            b->flags != k->flags || b->cflags != k->cflags ||
+            b->data[0] != k->host[0]) {
             continue;
         }
         b = try_entry(t, cpu, tb, pc, k, pack, t->behind[i]);
