@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import SHARE, Figure, Limit
-from bench.table import HEADER, cells
+from bench.output import finish
 from sysqcache import paths
-from sysqcache.compare import host
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
@@ -162,15 +161,7 @@ def main() -> int:
         for number in range(rounds):
             found.append(one_round(session, number))
             sys.stderr.write(f"round {number + 1} of {rounds}: {time.time() - started:.0f} s\n")
-    figures = table(found)
-    results = {"version": 1, "host": host.facts(), "rounds": found}
-    target = ROOT / "bench" / "results"
-    target.mkdir(exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
-    (target / f"modules-{stamp}.json").write_text(json.dumps(results, indent=1))
-    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
-    for figure in figures:
-        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    finish("modules", started, {"rounds": found}, table(found))
     return 0
 
 

@@ -11,7 +11,6 @@ bench/results.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,8 +22,7 @@ from typing import Any, Final
 
 from bench.figures import RATIO, Figure, Limit
 from bench.modules import WORK, Session
-from bench.table import HEADER, cells
-from sysqcache.compare import host
+from bench.output import finish
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
@@ -170,14 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in chosen:
             parts[part](session, options.config.absolute(), options.rounds, found)
             sys.stderr.write(f"{part}: {time.time() - started:.0f} s\n")
-    results = {"version": 1, "host": host.facts(), "found": found}
-    target = ROOT / "bench" / "results"
-    target.mkdir(exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
-    (target / f"saved-{stamp}.json").write_text(json.dumps(results, indent=1))
-    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
-    for figure in table(found):
-        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    finish("saved", started, {"found": found}, table(found))
     return 0
 
 

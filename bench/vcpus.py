@@ -10,7 +10,6 @@ of tests/vm/guest, which gcc must be able to link statically. Results go to benc
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -24,8 +23,7 @@ from typing import Any, Final
 
 from bench.figures import RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
-from bench.table import HEADER, cells
-from sysqcache.compare import host
+from bench.output import finish
 from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter
 
@@ -201,14 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
         if "stress" in chosen:
             stress(session, files, found)
-    results = {"version": 1, "name": NAME, "host": host.facts(), "found": found}
-    target = ROOT / "bench" / "results"
-    target.mkdir(exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
-    (target / f"vcpus-{stamp}.json").write_text(json.dumps(results, indent=1))
-    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
-    for figure in table(found):
-        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    finish("vcpus", started, {"name": NAME, "found": found}, table(found))
     return 0
 
 
