@@ -49,7 +49,9 @@ def run_in_guest(
 
     Raises as :func:`run_by`.
     """
-    with _explained(process), contextlib.closing(open_shell(instance, state)) as shell:
+    with _explained(process):
+        shell = open_shell(instance, state)
+    with contextlib.closing(shell):
         return run_by(shell, process, command, timeout)
 
 
