@@ -87,6 +87,7 @@ PACKAGES: Final = (
     HostPackage("libpixman-1-dev", "engine", _library("pixman-1")),
     HostPackage("libfdt-dev", "engine", _file("/usr/include/libfdt.h")),
     HostPackage("libslirp-dev", "engine", _library("slirp")),
+    HostPackage("libseccomp-dev", "engine", _library("libseccomp")),
     HostPackage("zlib1g-dev", "engine", _library("zlib")),
     HostPackage("libxxhash-dev", "engine", _library("libxxhash")),
     HostPackage("mmdebstrap", "image", _program("mmdebstrap")),

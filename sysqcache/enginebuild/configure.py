@@ -24,6 +24,8 @@ OPTIONS: Final = (
     "--enable-slirp",
     "--enable-tools",
     "--enable-pixman",
+    "--enable-vnc",  # libvirt's domains usually have a display
+    "--enable-seccomp",  # libvirt's sandbox around QEMU, where the engine can
     "--enable-plugins",
     "--enable-malloc-trim",  # what a start frees is half of the heap
     "--enable-trace-backends=log",
