@@ -9,7 +9,7 @@ import enum
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from sysqcache import paths
 from sysqcache.errors import MachineDied, NotReady, QmpError
@@ -48,6 +48,16 @@ class BootOptions:
     console: Callable[[Path, Path], object] | None = None
 
 
+class Resumed(Protocol):
+    """What a machine goes on from that did not boot."""
+
+    def awake(self, machine: Machine) -> None:
+        """The guest runs and is ready: tell it what is different now."""
+
+    def settled(self, machine: Machine) -> None:
+        """What was asked of the machine at its start is done."""
+
+
 @dataclasses.dataclass(slots=True)
 class Life:
     """Goes with a machine from its first QMP answer to its end; fills in ``report``."""
@@ -59,7 +69,7 @@ class Life:
     report: BootReport
     listener: Listener
     placer: Placer | None = None
-    awake: Callable[[Machine], None] | None = None
+    resumed: Resumed | None = None
 
     def live(self) -> None:
         """From a running QEMU to its end, or to letting go of it (``report.detached``).
@@ -71,11 +81,13 @@ class Life:
             try:
                 with contextlib.closing(self.machine.agent):
                     self._wait_ready()
-                    if self.awake is not None:
-                        self.awake(self.machine)
+                    if self.resumed is not None:
+                        self.resumed.awake(self.machine)
                     if self._leaves_sight():
                         self._look("looking into the guest")
                     self._run_tasks()
+                if self.resumed is not None:
+                    self.resumed.settled(self.machine)
                 self._wait_until()
             except KeyboardInterrupt:
                 self.report.interrupted = True
@@ -94,7 +106,7 @@ class Life:
         self.process.wait(10.0)
 
     def _wait_ready(self) -> None:
-        self.listener(PhaseBegan("booting" if self.awake is None else "waking up"))
+        self.listener(PhaseBegan("booting" if self.resumed is None else "waking up"))
         ready = self.spec.ready
         deadline = self.process.started_at + ready.timeout
         with contextlib.closing(self._probe()) as probe:

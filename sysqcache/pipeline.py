@@ -26,7 +26,7 @@ from sysqcache.launch.argv import Incoming, Launch, TbCache
 from sysqcache.launch.firmware import require_firmware
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
 from sysqcache.launch.process import QemuProcess
-from sysqcache.life import BootOptions, Life, Until
+from sysqcache.life import BootOptions, Life, Resumed, Until
 from sysqcache.machine import Machine
 from sysqcache.placing import Placer
 from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
@@ -52,7 +52,7 @@ _DEFAULTS: Final = BootOptions()
 __all__ = ["BootOptions", "Origin", "Until", "boot", "start_saved"]
 
 
-class Origin(Protocol):
+class Origin(Resumed, Protocol):
     """Where a machine comes from that does not boot."""
 
     @property
@@ -73,8 +73,9 @@ class Origin(Protocol):
     def load(self, machine: Machine) -> None:
         """Make the paused machine what it was. Raises :class:`MachineError`."""
 
-    def awake(self, machine: Machine) -> None:
-        """The guest runs and is ready: tell it what is different now."""
+    @property
+    def touched(self) -> Path | None:
+        """The list of guest memory to touch ahead of the guest."""
 
 
 def boot(
@@ -227,7 +228,13 @@ class _Start:
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
         lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
         boot_set.write_text(lines, encoding="utf-8")
-        return TbCache(mode, boot_set, self.start_set.journal, self.spec.cache.journal_max)
+        return TbCache(
+            mode,
+            boot_set,
+            self.start_set.journal,
+            self.spec.cache.journal_max,
+            self.origin.touched if self.origin is not None else None,
+        )
 
     def _connect(self, process: QemuProcess) -> None:
         """Connect to a started QEMU and go through the rest of its life."""
@@ -256,7 +263,7 @@ class _Start:
                 self.report,
                 self.listener,
                 placer,
-                self.origin.awake if self.origin is not None else None,
+                self.origin,
             ).live()
             if placer is not None and self.report.detached:
                 placer.place(self.spec, self.firmware)

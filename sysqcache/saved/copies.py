@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import secrets
 import shlex
+from pathlib import Path
 from typing import Final, Self
 
 from sysqcache.errors import MachineError
@@ -81,6 +82,14 @@ class CopyOrigin(SavedOrigin):
     """The template as the origin of one copy."""
 
     copy: Copy
+
+    @property
+    def touched(self) -> Path | None:
+        """Nothing ahead: many copies leave no processor idle, and memory is to be shared."""
+        return None
+
+    def settled(self, machine: Machine) -> None:
+        """A copy says nothing about how the template itself goes on."""
 
     def awake(self, machine: Machine) -> None:
         """Tell the guest who it is, if it can be told."""

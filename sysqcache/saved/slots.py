@@ -8,6 +8,7 @@
       <id>/saved.json    the record
       <id>/state         memory and devices (file, template), mode 0400
       <id>/disk0.qcow2   the machine's own disks
+      <id>/touched       pages that the last machine from a template touched, if known
 
 A directory is complete before the link names it, and the link is replaced atomically: a
 kill leaves the saved machine before, or the new one. Directories that nothing needs any
@@ -31,6 +32,7 @@ from sysqcache.saved.record import SavedMachine
 
 RECORD: Final = "saved.json"
 STATE: Final = "state"
+TOUCHED: Final = "touched"
 CURRENT: Final = "current"
 UNFINISHED: Final = ".new-"
 

@@ -102,6 +102,11 @@ def test_cache_object() -> None:
         "-object",
         "tb-cache,id=tbcache0,mode=on,boot-set=/b,journal=/j,,1,journal-max=1000",
     ]
+    cache = TbCache(CacheMode.ON, touched=Path("/t,"))
+    assert argv.tb_cache_args(launch(tb_cache=cache)) == [
+        "-object",
+        "tb-cache,id=tbcache0,mode=on,touched=/t,,",
+    ]
     cache = TbCache(CacheMode.READ_ONLY, Path("/b"))
     assert argv.tb_cache_args(launch(tb_cache=cache)) == [
         "-object",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from machinehelp import TINY, report, sysqcache
 
@@ -23,6 +24,7 @@ from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
 from sysqcache.instances import Instance
 from sysqcache.saved import slots
+from sysqcache.saved.touched import MAGIC, WRITTEN
 
 pytestmark = pytest.mark.vm
 
@@ -126,6 +128,56 @@ def test_blocks_are_verified_after_a_resume(machine: str) -> None:
     blocks = found["blocks"]
     assert blocks["verified"] > 0
     assert blocks["mismatches"] == 0, blocks["mismatch_log"]
+
+
+def test_pages_are_touched_ahead_the_second_time(machine: str) -> None:
+    """What the first resume touched is there when the second begins, and nothing is different."""
+    nonce = start()
+    suspend("template")
+    _, directory = slots.current(NAME)
+    state = (directory / slots.STATE).stat()
+    task = "cat /tmp/nonce; ls -lR /bin > /tmp/list; echo other > /tmp/nonce"
+    for touched in (False, True):
+        assert (directory / slots.TOUCHED).exists() == touched
+        found = report("resume", NAME, "--task", task)
+        assert any("touched=" in part for part in Instance(NAME).read().argv) == touched
+        assert found["times"]["tasks"][0]["stdout"].strip() == nonce
+        assert found["warnings"] == []
+        assert sum(found["blocks"]["rejected"].values()) == 0
+    pages = np.frombuffer((directory / slots.TOUCHED).read_bytes()[8:], dtype="<u4")[1::2]
+    written = pages[pages >= WRITTEN] - WRITTEN
+    assert written.sum() > 100
+    assert (directory / slots.STATE).stat() == state
+
+
+@pytest.mark.parametrize("how", ["garbage", "elsewhere", "writable", "short", "fifo"])
+def test_bad_list_of_touched_pages(machine: str, how: str) -> None:
+    """Is counted where it is refused; the guest's memory is as it was."""
+    nonce = start()
+    suspend("template")
+    _, directory = slots.current(NAME)
+    list_ = directory / slots.TOUCHED
+    # from beyond the end of memory, from its last page on, and from nothing at all
+    wild = np.array([0xFFFFFFFF, 0x7FFFFFFF, 0xFFFF, 0xFFFFFFFF, 0, 0], dtype="<u4").tobytes()
+    match how:
+        case "garbage":
+            list_.write_bytes(random.randbytes(4096))
+        case "elsewhere":
+            list_.write_bytes(MAGIC + wild)
+        case "writable":
+            list_.write_bytes(MAGIC)
+            list_.chmod(0o666)
+        case "short":
+            list_.write_bytes(MAGIC[:5])
+        case _:
+            os.mkfifo(list_)
+    found = report("resume", NAME, "--task", "cat /tmp/nonce")
+    assert found["times"]["tasks"][0]["stdout"].strip() == nonce
+    reasons = {"garbage": "magic", "writable": "writable", "short": "truncated"}
+    rejected = {name: n for name, n in found["blocks"]["rejected"].items() if n}
+    assert rejected == ({reasons[how]: 1} if how in reasons else {})
+    # a good one has taken its place
+    assert list_.read_bytes()[:8] == MAGIC
 
 
 def test_copies_from_one_template(machine: str) -> None:

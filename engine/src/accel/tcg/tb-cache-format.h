@@ -166,6 +166,22 @@ typedef struct TbCacheImm {
  */
 #define TB_CACHE_PREFIX     8
 
+/*
+ * The file of guest memory to touch is an array of these, the first of
+ * which is the magic.  Pages have 4 KiB, whatever the guest's have, and
+ * count from the beginning of the machine's RAM.
+ */
+typedef struct TbCacheTouched {
+    uint32_t page;              /* the first */
+    uint32_t pages;             /* how many; with WRITTEN, to be copied */
+} TbCacheTouched;
+
+#define TB_CACHE_TOUCHED_MAGIC   "sqctouch"
+#define TB_CACHE_TOUCHED_BITS    12
+#define TB_CACHE_TOUCHED_WRITTEN 0x80000000u
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheTouched) != 8);
+
 static inline uint64_t tb_cache_mix(uint64_t x)
 {
     x ^= x >> 32;

@@ -33,8 +33,11 @@ OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 #define TB_CACHE_USES_HEADER    (sizeof(TbCacheRecord) / sizeof(TbCacheUse))
 QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) % sizeof(TbCacheUse));
 
-/* How many recorded blocks are remembered, to record each only once. */
-#define TB_CACHE_SEEN_BITS      18
+/*
+ * How many recorded blocks are remembered, to record each only once: most
+ * that come again do so soon, and every machine pays for this table.
+ */
+#define TB_CACHE_SEEN_BITS      16
 
 /* Pages of a pack are populated in windows of this size, on first use. */
 #define TB_CACHE_WINDOW_BITS    20
@@ -125,6 +128,7 @@ struct TbCache {
     TbCacheMode mode;
     char *journal_path;
     char *boot_set;
+    char *touched;
     uint64_t journal_max;
 
     bool active;
@@ -201,6 +205,17 @@ TbCachePackFile *tb_cache_pack_open(const char *path,
                                     uint32_t page_bits,
                                     TbCacheRejects *rejects);
 
+/**
+ * tb_cache_check_file: refuse files that others could have written
+ * @fd: the open file, or -1
+ * @least: bytes that it must have
+ * @size: its size
+ *
+ * Returns NULL, or the name of the reason, which has been counted.
+ */
+const char *tb_cache_check_file(int fd, size_t least, size_t *size,
+                                TbCacheRejects *rejects);
+
 /** tb_cache_pack_guard_init: survive a mapped file that shrinks */
 void tb_cache_pack_guard_init(void);
 void tb_cache_pack_guard_thread(void);
@@ -235,7 +250,7 @@ unsigned tb_cache_get_writes(TbCacheWrites *info);
 
 /* tb-cache-prefault.c */
 
-#define TB_CACHE_PREFAULT_MARGIN (2 * MiB)
+#define TB_CACHE_PREFAULT_MARGIN (512 * KiB)
 
 void tb_cache_prefault_start(void);
 void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end);
@@ -253,6 +268,15 @@ static inline void tb_cache_prefault(TbCacheThread *t, uint8_t *at,
         tb_cache_prefault_slow(t, at, end);
     }
 }
+
+/* tb-cache-touched.c */
+
+/**
+ * tb_cache_touched_start: touch the guest memory that a file lists
+ * @path: the file, see TbCacheTouched
+ * @rejects: counts why it is not read
+ */
+void tb_cache_touched_start(const char *path, TbCacheRejects *rejects);
 
 /* tb-cache-journal.c */
 

@@ -87,6 +87,9 @@ static void activate(Notifier *n, void *opaque)
 {
     TbCache *s = container_of(n, TbCache, machine_done);
 
+    if (s->touched) {
+        tb_cache_touched_start(s->touched, &s->pack_rejects);
+    }
     s->reason = tb_cache_fingerprint(s->fingerprint_text);
     set_fingerprint(s);
     if (s->reason) {
@@ -202,6 +205,23 @@ static void set_boot_set(Object *obj, const char *value, Error **errp)
     s->boot_set = *value ? g_strdup(value) : NULL;
 }
 
+static char *get_touched(Object *obj, Error **errp)
+{
+    return g_strdup(TB_CACHE(obj)->touched);
+}
+
+static void set_touched(Object *obj, const char *value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the pages to touch can't be changed");
+        return;
+    }
+    g_free(s->touched);
+    s->touched = *value ? g_strdup(value) : NULL;
+}
+
 static int get_mode(Object *obj, Error **errp)
 {
     return TB_CACHE(obj)->mode;
@@ -241,6 +261,7 @@ static void tb_cache_class_init(ObjectClass *oc, void *data)
                                    &TbCacheMode_lookup, get_mode, set_mode);
     object_class_property_add_str(oc, "journal", get_journal, set_journal);
     object_class_property_add_str(oc, "boot-set", get_boot_set, set_boot_set);
+    object_class_property_add_str(oc, "touched", get_touched, set_touched);
     object_class_property_add(oc, "journal-max", "size", get_journal_max,
                               set_journal_max, NULL, NULL);
 }
@@ -264,6 +285,7 @@ static void tb_cache_finalize(Object *obj)
 
     g_free(s->journal_path);
     g_free(s->boot_set);
+    g_free(s->touched);
     g_free(s->fingerprint);
     g_string_free(s->fingerprint_text, true);
     g_ptr_array_free(s->refused, true);

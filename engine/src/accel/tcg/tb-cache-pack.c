@@ -110,7 +110,8 @@ void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset)
         return text;                            \
     } while (0)
 
-static const char *check_file(int fd, size_t *size, TbCacheRejects *rejects)
+const char *tb_cache_check_file(int fd, size_t least, size_t *size,
+                                TbCacheRejects *rejects)
 {
     struct stat st;
 
@@ -123,7 +124,7 @@ static const char *check_file(int fd, size_t *size, TbCacheRejects *rejects)
     if (st.st_mode & (S_IWGRP | S_IWOTH)) {
         REFUSE(writable, "writable");
     }
-    if (st.st_size < TB_CACHE_HEADER_SIZE) {
+    if (st.st_size < least) {
         REFUSE(truncated, "truncated");
     }
     *size = st.st_size;
@@ -214,7 +215,8 @@ TbCachePackFile *tb_cache_pack_open(const char *path,
     int fd = qemu_open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, NULL);
 
     p->path = g_strdup(path);
-    p->status = check_file(fd, &p->size, rejects);
+    p->status = tb_cache_check_file(fd, TB_CACHE_HEADER_SIZE, &p->size,
+                                    rejects);
     if (!p->status && pread(fd, h, sizeof(*h), 0) != sizeof(*h)) {
         rejects->unreadable++;
         p->status = "unreadable";

@@ -6,9 +6,10 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Adopting is so quick that the first touch of the code buffer, a huge page
- * of zeros, is its largest part.  A thread of its own does that a few MiB
+ * of zeros, is its largest part.  A thread of its own does that one huge page
  * ahead of the vCPUs: never more, for touching hundreds of MiB at the start
- * costs a short run more than it ever gets back.
+ * costs a short run more than it ever gets back, and many machines from one
+ * template each pay for what they never use.
  */
 
 #include "qemu/osdep.h"
@@ -22,7 +23,7 @@
 #endif
 
 #define STEP    (2 * MiB)       /* a huge page, where there are any */
-#define AHEAD   (2 * STEP)
+#define AHEAD   (1 * STEP)
 
 #define MAX_REQUESTS 16
 
