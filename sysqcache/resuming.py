@@ -56,10 +56,8 @@ def check(name: str) -> Checked:
     record, directory = slots.current(name)
     engine = _engine(record)
     for disk in record.disks:
-        disks.check(name, disk, directory, may_have_run=record.method is Method.INTERNAL)
-    if record.method is Method.INTERNAL:
-        _check_snapshot(record, directory, engine.qemu_img)
-    else:
+        disks.check(name, disk, directory, engine.qemu_img, tag=record.tag)
+    if record.method is not Method.INTERNAL:
         _check_state(record, directory / slots.STATE)
     return Checked(record, directory, engine)
 
@@ -81,19 +79,6 @@ def _engine(record: SavedMachine) -> Engine:
         hint="a state fits the engine that made it; sysqcache boot starts the machine afresh, "
         f"sysqcache snapshot delete {record.name} forgets it",
     )
-
-
-def _check_snapshot(record: SavedMachine, directory: Path, qemu_img: Path) -> None:
-    for disk in record.disks:
-        if disk.mode == "read-only":
-            continue
-        file = directory / disk.own if disk.own else Path(disk.file)
-        if record.tag not in disks.snapshot_tags(file, qemu_img):
-            raise SavedStateError(
-                f"the saved machine {record.name} can't be resumed: {file} does not hold its "
-                "snapshot any more",
-                hint=f"sysqcache snapshot delete {record.name} forgets it",
-            )
 
 
 def _check_state(record: SavedMachine, file: Path) -> None:

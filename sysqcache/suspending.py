@@ -230,7 +230,7 @@ class _Saving:
             self._overlays,
             slot,
             self.engine.qemu_img,
-            checksums=self.method is not Method.INTERNAL,
+            tag=tag,
         )
         return SavedMachine(
             id=one,
@@ -269,10 +269,7 @@ class _Saving:
 
     def seal(self, directory: Path, record: SavedMachine) -> SavedMachine:
         """After QEMU's end, write down what the disks with the snapshot are like now."""
-        saved = disks.freeze(
-            self.spec.disks, self._overlays, directory, self.engine.qemu_img, checksums=True
-        )
-        record = dataclasses.replace(record, disks=saved)
+        record = dataclasses.replace(record, disks=disks.refresh(record.disks, directory))
         slots.rewrite(directory, record)
         return record
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,12 +15,14 @@ from typing import Any, Final
 
 from sysqcache.errors import DiskError, SavedStateError
 from sysqcache.launch.overlay import create_overlay, remove_overlays
+from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
 from sysqcache.spec import Disk
 from sysqcache.types import DiskFormat, DiskMode
 
-_FROZEN: Final = 0o400
+_ONLY_LEAKS: Final = 3
+"""Exit code of `qemu-img check`: clusters that nothing refers to, as a kill leaves them."""
 
 
 def own_name(index: int) -> str:
@@ -28,36 +31,51 @@ def own_name(index: int) -> str:
 
 
 def freeze(
-    disks: Sequence[Disk], overlays: Path, slot: Path, qemu_img: Path, *, checksums: bool
+    disks: Sequence[Disk], overlays: Path, slot: Path, qemu_img: Path, *, tag: str = ""
 ) -> tuple[SavedDisk, ...]:
     """Take the disks of a machine that does not write any more into its saved directory.
 
-    :param checksums: also hash the machine's own disks.
-    Raises OSError or :class:`DiskError`.
+    :param tag: of the snapshot that they hold, "" when memory is elsewhere.
+    Raises OSError, :class:`DiskError` or :class:`SavedStateError`.
     """
     return tuple(
-        _freeze(disk, overlays / own_name(i), slot / own_name(i), qemu_img, checksums)
+        _freeze(disk, overlays / own_name(i), slot / own_name(i), qemu_img, tag)
         for i, disk in enumerate(disks)
     )
 
 
-def _freeze(disk: Disk, overlay: Path, own: Path, qemu_img: Path, checksums: bool) -> SavedDisk:
+def _freeze(disk: Disk, overlay: Path, own: Path, qemu_img: Path, tag: str) -> SavedDisk:
     file = disk.file
-    if disk.mode is DiskMode.EPHEMERAL:
-        # the same file under a second name: the first goes with the machine
-        if not own.exists():
-            link_or_copy(overlay, own)
-        file = own
-    chain = {path: FileIdentity.of(Path(path)) for path in _chain(file, qemu_img)}
     is_own = disk.mode is DiskMode.EPHEMERAL
+    if is_own:
+        # the same file under a second name: the first goes with the machine
+        link_or_copy(overlay, own)
+        file = own
+    holds = bool(tag) and disk.mode is not DiskMode.READ_ONLY
+    chain = {path: FileIdentity.of(Path(path)) for path in _chain(file, qemu_img)}
     return SavedDisk(
         own=own.name if is_own else "",
         file=str(disk.file),
         format=str(disk.format),
         mode=str(disk.mode),
-        checksum=file_checksum(file) if is_own and checksums else "",
+        checksum=file_checksum(file) if is_own and not tag else "",
         identity=FileIdentity.of(file),
         chain={path: one for path, one in chain.items() if path != str(own)},
+        # who resumes a persistent disk after it was written to would lose that: no need to
+        # know what it held
+        snapshot=snapshot_sums(file, tag, data=is_own) if holds else None,
+    )
+
+
+def refresh(saved: Sequence[SavedDisk], slot: Path) -> tuple[SavedDisk, ...]:
+    """The same disks as they are now that QEMU has ended. Raises OSError."""
+    return tuple(
+        dataclasses.replace(
+            disk,
+            identity=FileIdentity.of(slot / disk.own if disk.own else Path(disk.file)),
+            chain={path: FileIdentity.of(Path(path)) for path in disk.chain},
+        )
+        for disk in saved
     )
 
 
@@ -71,52 +89,75 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _chain(file: Path, qemu_img: Path) -> list[str]:
-    """Paths of an image and of all that lies below it."""
-    command = [str(qemu_img), "info", "-U", "--backing-chain", "--output=json", str(file)]
-    done = subprocess.run(
+def _run_qemu_img(qemu_img: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(qemu_img), *arguments]
+    return subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
+
+
+def _chain(file: Path, qemu_img: Path) -> list[str]:
+    """Paths of an image and of all that lies below it."""
+    done = _run_qemu_img(qemu_img, "info", "-U", "--backing-chain", "--output=json", str(file))
     if done.returncode:
         raise DiskError(f"the disk image can't be read: {file}", detail=done.stderr.strip())
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return [str(Path(one["filename"]).absolute()) for one in found]
 
 
-def snapshot_tags(file: Path, qemu_img: Path) -> list[str]:
-    """Internal snapshots of an image. Raises :class:`DiskError`."""
-    command = [str(qemu_img), "info", "-U", "--output=json", str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
-    if done.returncode:
-        raise DiskError(f"the disk image can't be read: {file}", detail=done.stderr.strip())
-    return [one["name"] for one in json.loads(done.stdout).get("snapshots", [])]
-
-
-def check(name: str, disk: SavedDisk, directory: Path, *, may_have_run: bool) -> None:
+def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: str = "") -> None:
     """Raise :class:`SavedStateError` unless a disk is as it was saved.
 
-    :param may_have_run: the machine's own disk may have been written by a machine that was
-        resumed from it (which an internal snapshot survives).
+    :param tag: of the snapshot that it holds; the machine's own disk may have been written
+        by a machine that was resumed from it, then, and the snapshot has to be what it was.
     """
     for path, identity in disk.chain.items():
         _require_same(name, Path(path), identity)
-    if not disk.own:
-        return
-    file = directory / disk.own
+    file = directory / disk.own if disk.own else Path(disk.file)
     try:
-        now = FileIdentity.of(file)
-    except OSError:
+        same = FileIdentity.of(file) == disk.identity
+        if tag and disk.mode != DiskMode.READ_ONLY:
+            _check_snapshot(disk, file, tag, qemu_img, same=same)
+        elif disk.own and not same and file_checksum(file) != disk.checksum:
+            raise SavedStateError(f"its disk {file} is not what was saved")
+    except FileNotFoundError:
         raise _lost(name, file) from None
-    if now == disk.identity or (may_have_run and now.size >= disk.identity.size):
-        return
-    if disk.checksum and file_checksum(file) == disk.checksum:
-        return
-    raise SavedStateError(
-        f"the saved machine {name} can't be resumed: its disk {file} is not what was saved",
-        hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {name} forgets it",
-    )
+    except (SavedStateError, OSError) as error:
+        raise SavedStateError(
+            f"the saved machine {name} can't be resumed: {getattr(error, 'message', error)}",
+            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {name} forgets it",
+            detail=getattr(error, "detail", ""),
+        ) from error
+
+
+def _check_snapshot(disk: SavedDisk, file: Path, tag: str, qemu_img: Path, *, same: bool) -> None:
+    """The machine's state is always read; a disk that nobody touched is believed."""
+    saved = disk.snapshot
+    read_data = bool(saved and saved.data) and not same
+    now = snapshot_sums(file, tag, data=read_data)
+    if saved is not None:
+        _require_equal(now, saved, file)
+    if not same:
+        _check_tables(file, qemu_img)
+
+
+def _require_equal(now: SnapshotSums, saved: SnapshotSums, file: Path) -> None:
+    if now.tables != saved.tables:
+        raise SavedStateError(f"the tables of its snapshot in {file} are not what was saved")
+    if now.state != saved.state:
+        raise SavedStateError(f"its memory in {file} is not what was saved")
+    if now.data and now.data != saved.data:
+        raise SavedStateError(f"what its disk {file} held is not what was saved")
+
+
+def _check_tables(file: Path, qemu_img: Path) -> None:
+    """Going to a snapshot frees what the disk uses now: that must not be the snapshot's."""
+    done = _run_qemu_img(qemu_img, "check", "-q", "-f", "qcow2", str(file))
+    if done.returncode not in (0, _ONLY_LEAKS):
+        raise DamagedImage(
+            f"{file} is damaged: its tables contradict each other",
+            detail=(done.stdout + done.stderr).strip(),
+        )
 
 
 def _require_same(name: str, path: Path, identity: FileIdentity) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from sysqcache import specjson
 from sysqcache.errors import SavedStateError
+from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.spec import MachineSpec
 
@@ -50,8 +51,10 @@ class SavedDisk:
 
     :param own: name inside the saved machine's directory, "" for a disk elsewhere.
     :param file: where a disk elsewhere lies, or what an own one lies over.
-    :param checksum: XXH3-128 of an own disk, "" for others.
+    :param checksum: XXH3-128 of an own disk that holds no snapshot, "" for others.
     :param chain: identity of every file below, by path, the disk's own one first.
+    :param snapshot: checksums of the snapshot in it (internal); None for disks that are only
+        read, and in records of versions that took none.
     """
 
     own: str
@@ -61,13 +64,16 @@ class SavedDisk:
     checksum: str
     identity: FileIdentity
     chain: dict[str, FileIdentity]
+    snapshot: SnapshotSums | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """From a record; raises KeyError or TypeError."""
         identity = FileIdentity(**value["identity"])
         chain = {path: FileIdentity(**one) for path, one in value["chain"].items()}
-        return cls(**{**value, "identity": identity, "chain": chain})
+        sums = value.get("snapshot")
+        snapshot = SnapshotSums.from_json(sums) if sums else None
+        return cls(**{**value, "identity": identity, "chain": chain, "snapshot": snapshot})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

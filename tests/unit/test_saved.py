@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ from sysqcache.errors import SavedStateError
 from sysqcache.launch.argv import Incoming, Launch, build
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
+from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
 from sysqcache.spec import Disk, Forward, MachineSpec, Network
@@ -22,6 +24,7 @@ from sysqcache.suspending import choose
 from sysqcache.types import ArchName, DiskFormat, DiskMode
 
 PAGE = 4096
+NO_TOOL = Path("/nothing/needs/qemu-img")
 
 
 @pytest.fixture
@@ -140,8 +143,14 @@ def record(spec: MachineSpec, saved: tuple[SavedDisk, ...] = ()) -> SavedMachine
 def test_record_and_back(spec: MachineSpec) -> None:
     identity = FileIdentity(4, 5, 6)
     disk = SavedDisk("disk0.qcow2", "/d", "qcow2", "ephemeral", "sum", identity, {"/d": identity})
-    one = record(with_disks(spec, (DiskMode.EPHEMERAL, DiskFormat.QCOW2)), (disk,))
-    assert SavedMachine.decode(one.encode()) == one
+    for snapshot in (None, SnapshotSums("t", "s", "d")):
+        saved = dataclasses.replace(disk, snapshot=snapshot)
+        one = record(with_disks(spec, (DiskMode.EPHEMERAL, DiskFormat.QCOW2)), (saved,))
+        assert SavedMachine.decode(one.encode()) == one
+    # versions that took no checksums of snapshots
+    value = json.loads(one.encode())
+    del value["disks"][0]["snapshot"]
+    assert SavedMachine.decode(json.dumps(value).encode()).disks == (disk,)
 
 
 @pytest.mark.parametrize(
@@ -194,24 +203,26 @@ def saved_disk(tmp_path: Path) -> tuple[SavedDisk, Path, Path]:
 
 def test_disks_as_they_were(tmp_path: Path) -> None:
     disk, _, own = saved_disk(tmp_path)
-    disks.check("vm", disk, own.parent, may_have_run=False)
+    disks.check("vm", disk, own.parent, NO_TOOL)
     os.utime(own)  # moved or copied: the content decides
-    disks.check("vm", disk, own.parent, may_have_run=False)
+    disks.check("vm", disk, own.parent, NO_TOOL)
 
 
 def test_changed_and_lost_disks_are_refused(tmp_path: Path) -> None:
     disk, base, own = saved_disk(tmp_path)
     own.write_bytes(b"OWN" * 1000)
     with pytest.raises(SavedStateError, match="not what was saved"):
-        disks.check("vm", disk, own.parent, may_have_run=False)
-    disks.check("vm", disk, own.parent, may_have_run=True)
+        disks.check("vm", disk, own.parent, NO_TOOL)
+    own.unlink()
+    with pytest.raises(SavedStateError, match="missing"):
+        disks.check("vm", disk, own.parent, NO_TOOL)
     base.write_bytes(b"BASE" * 1000)
     with pytest.raises(SavedStateError, match="was changed since") as error:
-        disks.check("vm", disk, own.parent, may_have_run=True)
+        disks.check("vm", disk, own.parent, NO_TOOL)
     assert "sysqcache boot" in error.value.hint
     base.unlink()
     with pytest.raises(SavedStateError, match="missing"):
-        disks.check("vm", disk, own.parent, may_have_run=True)
+        disks.check("vm", disk, own.parent, NO_TOOL)
 
 
 def test_copies_differ(spec: MachineSpec) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sysqcache import paths
+from sysqcache.enginebuild.info import Engine
 from sysqcache.instances import Instance, InstanceState
 from sysqcache.types import MachineState
 
@@ -46,6 +47,14 @@ def report(*arguments: object, code: int = 0) -> dict[str, Any]:
 def boot(*arguments: object, code: int = 0) -> dict[str, Any]:
     """Boot the tiny guest, with the report as JSON."""
     return report("boot", TINY, *arguments, code=code)
+
+
+def qcow2_disk(engine: Engine, directory: Path) -> Path:
+    """An empty disk that can hold snapshots."""
+    disk = directory / "disk.qcow2"
+    command = [str(engine.qemu_img), "create", "-q", "-f", "qcow2", str(disk), "64M"]
+    subprocess.run(command, check=True)
+    return disk
 
 
 class Background:

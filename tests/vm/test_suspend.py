@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from machinehelp import TINY, report, sysqcache
+from machinehelp import TINY, qcow2_disk, report, sysqcache
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine
@@ -44,9 +46,7 @@ def machine(own_state: Path, tiny_image: ImagePaths, x86_engine: Engine) -> Iter
 @pytest.fixture
 def config(tmp_path: Path, x86_engine: Engine) -> Path:
     """The tiny machine with a disk that can hold snapshots."""
-    disk = tmp_path / "disk.qcow2"
-    command = [str(x86_engine.qemu_img), "create", "-q", "-f", "qcow2", str(disk), "64M"]
-    subprocess.run(command, check=True)
+    disk = qcow2_disk(x86_engine, tmp_path)
     file = tmp_path / "tiny.yaml"
     file.write_text(TINY.read_text() + f"disks:\n  - file: {disk}\n")
     return file
@@ -255,6 +255,63 @@ def test_changed_and_lost_disks_are_refused(machine: str, config: Path) -> None:
     assert report("resume", NAME, "--task", "true")["start"] == "template"
     flip(disk, disk.stat().st_size - 1)
     assert "was changed since" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+
+
+def internal(config: Path) -> tuple[str, Path]:
+    """A machine saved in its disk, which a resumed one has written to: nonce, disk."""
+    nonce = start(config)
+    sysqcache("exec", NAME, "--", f"echo disk-{nonce} | dd of=/dev/vda conv=fsync 2> /dev/null")
+    suspend("internal")
+    _, directory = slots.current(NAME)
+    write = "dd if=/dev/urandom of=/dev/vda bs=1M seek=8 count=4 conv=fsync 2> /dev/null"
+    report("resume", NAME, "--task", f"echo other > /tmp/nonce; {write}")
+    return nonce, directory / "disk0.qcow2"
+
+
+def test_internal_states_are_checked_whatever_was_written(machine: str, config: Path) -> None:
+    nonce, disk = internal(config)
+    image = disk.read_bytes()
+    in_memory = re.compile(f"(?<!disk-){nonce}\n".encode())
+    on_disk = re.compile(f"disk-{nonce}\n".encode())
+    memory = next(in_memory.finditer(image)).start()
+    # the guest's page cache has it too, at other places than the start of a cluster
+    data = next(found.start() for found in on_disk.finditer(image) if found.start() % 65536 == 0)
+    for place, what in ((memory, "its memory"), (data, "what its disk")):
+        flip(disk, place)
+        error = error_of("resume", NAME, code=SAVED_STATE_ERROR)
+        assert what in error
+        assert "is not what was saved" in error
+        assert "sysqcache boot" in error
+        flip(disk, place)
+    task = "cat /tmp/nonce; dd if=/dev/vda bs=1k count=1 2> /dev/null | head -n 1"
+    found = report("resume", NAME, "--task", task)
+    assert found["times"]["tasks"][0]["stdout"].split() == [nonce, f"disk-{nonce}"]
+
+
+def test_internal_states_with_damaged_tables(machine: str, config: Path) -> None:
+    nonce, disk = internal(config)
+    whole = disk.read_bytes()
+    (table,) = struct.unpack_from(">Q", whole, 64)  # of snapshots
+    (l1,) = struct.unpack_from(">Q", whole, table)
+    (l2,) = struct.unpack_from(">Q", whole, l1)
+    (refcounts,) = struct.unpack_from(">Q", whole, 48)
+    (block,) = struct.unpack_from(">Q", whole, refcounts)
+    for place, what in (
+        (table + 5, "is damaged"),
+        (l1 + 4, "is damaged"),
+        ((l2 & (1 << 56) - 512) + 5, "tables of its snapshot"),
+        (block + 9, "is damaged"),  # who writes next would take a cluster that is in use
+    ):
+        flip(disk, place)
+        error = error_of("resume", NAME, code=SAVED_STATE_ERROR)
+        assert what in error
+        assert "sysqcache boot" in error
+        flip(disk, place)
+    os.truncate(disk, len(whole) // 2)
+    assert "is damaged" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
+    disk.write_bytes(whole)
+    found = report("resume", NAME, "--task", "cat /tmp/nonce")
+    assert found["times"]["tasks"][0]["stdout"].strip() == nonce
 
 
 def test_an_engine_that_is_gone(machine: str) -> None:
