@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from sysqcache.kernelkind import ARM_32, RISCV_32, X86_32
 from sysqcache.types import ArchName
 
 EFI_AARCH64: Final = "edk2-aarch64-code.fd"
@@ -21,7 +22,8 @@ class Arch:
     to every CPU model. ``console`` is the kernel's name of the first serial port,
     ``debian_name`` what Debian calls the architecture. ``firmware`` is what the default
     machine type runs by itself, ``efi`` what ``firmware: efi`` means, as QEMU names the
-    files; "": nothing, or none.
+    files; "": nothing, or none. ``narrow_cpus`` are the target's models with 32 bits, which
+    run ``narrow_kernel`` alone; ``runs_both``: the others run that too.
     """
 
     name: ArchName
@@ -34,11 +36,24 @@ class Arch:
     serial_device: tuple[str, ...] = ("-serial", "chardev:serial0")
     firmware: str = ""
     efi: str = ""
+    narrow_cpus: frozenset[str] = frozenset()
+    narrow_kernel: str = ""
+    runs_both: bool = False
 
     @property
     def qemu_name(self) -> str:
         """File name of the emulator."""
         return f"qemu-system-{self.name}"
+
+    def is_narrow(self, cpu: str) -> bool:
+        """Whether a CPU model has 32 bits."""
+        return cpu.partition(",")[0].removesuffix("-v1") in self.narrow_cpus
+
+    def kernels(self, cpu: str) -> frozenset[str]:
+        """For which machines a kernel may be made that runs on this CPU model."""
+        if self.is_narrow(cpu):
+            return frozenset({self.narrow_kernel})
+        return frozenset({str(self.name), *([self.narrow_kernel] if self.runs_both else [])})
 
     def machine_argument(self, machine: str) -> str:
         """The value of ``-machine``."""
@@ -64,9 +79,40 @@ class Arch:
 
 _PAUTH_MODELS: Final = frozenset({"max", "neoverse-v1", "neoverse-n2", "cortex-a710"})
 
+# as QEMU 10.0 lists them
+_I386_MODELS: Final = frozenset(
+    {
+        *("486", "pentium", "pentium2", "pentium3", "athlon", "coreduo", "kvm32", "n270"),
+        "qemu32",
+    }
+)
+_AARCH32_MODELS: Final = frozenset(
+    {
+        *("arm926", "arm946", "arm1026", "arm1136", "arm1136-r2", "arm1176", "arm11mpcore"),
+        *("cortex-a7", "cortex-a8", "cortex-a9", "cortex-a15", "cortex-r5", "cortex-r5f"),
+        *("cortex-r52", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"),
+        *("cortex-m55", "sa1100", "sa1110", "ti925t"),
+    }
+)
+_RV32_MODELS: Final = frozenset(
+    {
+        *("rv32", "rv32i", "rv32e", "max32", "lowrisc-ibex", "sifive-e31", "sifive-e34"),
+        "sifive-u34",
+    }
+)
+
 _ARCHES: Final = {
     # qemu64: no ERMS, which TCG runs byte by byte, and no 5-level page tables
-    ArchName.X86_64: Arch(ArchName.X86_64, "amd64", "pc", "qemu64", "ttyS0"),
+    ArchName.X86_64: Arch(
+        ArchName.X86_64,
+        "amd64",
+        "pc",
+        "qemu64",
+        "ttyS0",
+        narrow_cpus=_I386_MODELS,
+        narrow_kernel=X86_32,
+        runs_both=True,
+    ),
     # TCG runs pointer authentication and SVE in helpers: without them a boot of Debian 12
     # takes 17.4 s instead of 28.0 s (QARMA5 would take 30 % more; hence the option for
     # models that keep it). Models with fewer features are no remedy: without E0PD the
@@ -79,9 +125,18 @@ _ARCHES: Final = {
         "ttyAMA0",
         cpu_options="pauth-impdef=on",
         efi=EFI_AARCH64,
+        narrow_cpus=_AARCH32_MODELS,
+        narrow_kernel=ARM_32,
     ),
     ArchName.RISCV64: Arch(
-        ArchName.RISCV64, "riscv64", "virt", "rv64", "ttyS0", firmware=OPENSBI_RISCV64
+        ArchName.RISCV64,
+        "riscv64",
+        "virt",
+        "rv64",
+        "ttyS0",
+        firmware=OPENSBI_RISCV64,
+        narrow_cpus=_RV32_MODELS,
+        narrow_kernel=RISCV_32,
     ),
 }
 

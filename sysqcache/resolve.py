@@ -26,7 +26,7 @@ from sysqcache.spec import (
     Network,
     Ready,
 )
-from sysqcache.types import ArchName, DiskFormat, GuestAccess, Probe
+from sysqcache.types import DiskFormat, GuestAccess, Probe
 from sysqcache.vmyaml import Checked, Loc, Problem
 
 _IMAGE_PREFIX: Final = "image:"
@@ -199,7 +199,8 @@ class _Resolver:
         if spec.memory < 1 << 20 or spec.memory % (1 << 20):
             self._add(("memory",), "guest memory is counted in whole MiB")
         if spec.kernel:
-            self._check_kernel(spec.arch, spec.kernel)
+            self._check_kernel(spec, spec.kernel)
+        self._check_firmware(spec)
         if spec.initrd and not spec.kernel:
             self._add(("initrd",), "needs a kernel")
         if spec.cmdline and not spec.kernel:
@@ -212,10 +213,23 @@ class _Resolver:
         if ready.probe is Probe.GUEST_AGENT and spec.agent is not GuestAccess.GUEST_AGENT:
             self._add(("ready", "probe"), "needs agent: guest-agent")
 
-    def _check_kernel(self, arch: ArchName, kernel: Path) -> None:
-        machine = read_kernel_machine(kernel)
-        if machine and machine != arch:
-            self._add(("kernel",), f"this kernel is for {machine}, the machine is {arch}")
+    def _check_kernel(self, spec: MachineSpec, kernel: Path) -> None:
+        """QEMU starts any kernel on any model, and a wrong one says nothing for ever."""
+        machine, arch = read_kernel_machine(kernel), get_arch(spec.arch)
+        if not machine or machine in arch.kernels(spec.cpu):
+            return
+        if arch.is_narrow(spec.cpu) and machine == spec.arch:
+            self._add(("cpu",), f"{spec.cpu} has 32 bits, and the kernel is for {machine}")
+        else:
+            self._add(("kernel",), f"this kernel is for {machine}, the machine is {spec.arch}")
+
+    def _check_firmware(self, spec: MachineSpec) -> None:
+        arch = get_arch(spec.arch)
+        if arch.firmware and arch.is_narrow(spec.cpu) and spec.firmware is None:
+            self._add(
+                ("cpu",),
+                f"{spec.cpu} has 32 bits, and the engine's firmware 64: name one in firmware",
+            )
 
     def _check_tcp(self, spec: MachineSpec) -> None:
         ready = spec.ready

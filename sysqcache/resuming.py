@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Final
 from sysqcache import pipeline, progress
 from sysqcache.errors import (
     EngineMissing,
+    LaunchError,
     MachineBusy,
     SavedStateError,
     UsageError,
 )
 from sysqcache.instances import Instance
+from sysqcache.launch.process import CHANGE_CPU
 from sysqcache.life import BootOptions
 from sysqcache.progress import Listener, PhaseBegan
 from sysqcache.report import BootReport
@@ -127,7 +129,25 @@ def resume(
     checked = _checked_idle(name)
     origin = SavedOrigin(checked.record, checked.directory)
     spec = _spec(checked.record, options)
-    return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+    with _model_may_be_gone(checked.record):
+        return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+
+
+@contextlib.contextmanager
+def _model_may_be_gone(record: SavedMachine) -> Iterator[None]:
+    """Who resumes a machine can't change its CPU."""
+    try:
+        yield
+    except LaunchError as error:
+        if error.hint != CHANGE_CPU:
+            raise
+        raise SavedStateError(
+            f"the saved machine {record.name} can't be resumed: the engine has no CPU model "
+            f"{record.spec.cpu}",
+            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
+            "forgets it",
+            detail=error.detail,
+        ) from error
 
 
 def resume_copies(
@@ -196,7 +216,7 @@ def _resume_copy(
 ) -> BootReport:
     spec = copy_spec(_spec(checked.record, options), copy)
     origin = CopyOrigin(checked.record, checked.directory, copy)
-    with gate.place(listener) as passing:
+    with gate.place(listener) as passing, _model_may_be_gone(checked.record):
         return pipeline.start_saved(spec, origin, _boot_options(options), passing, checked.engine)
 
 

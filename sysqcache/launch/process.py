@@ -289,13 +289,18 @@ def _die_with(parent: int) -> Callable[[], None]:
     return before_exec
 
 
+# what QEMU's targets and boards say of a CPU model that they don't have
+CHANGE_CPU: Final = "change cpu: in vm.yaml"
+_NO_MODEL: Final = ("find cpu model", "unable to find cpu", "invalid cpu model")
+
+
 def _launch_hint(tail: str) -> str:
     if "host forwarding rule" in tail:
         return "a forwarded port is in use on this host: change network.forwards, or use host: 0"
     if "Cannot allocate memory" in tail or "cannot set up guest memory" in tail:
         return "there is not enough free memory on this host"
-    if "find CPU model" in tail or "unable to find CPU" in tail.lower():
-        return "change cpu: in vm.yaml"
+    if any(text in tail.lower() for text in _NO_MODEL):
+        return CHANGE_CPU
     if "unsupported machine type" in tail:
         return "change machine: in vm.yaml"
     return "--debug shows more"

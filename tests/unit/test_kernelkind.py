@@ -15,6 +15,13 @@ def at(offset: int, magic: bytes) -> bytes:
     return bytes(offset) + magic + bytes(HEAD - offset - len(magic))
 
 
+def bzimage(version: int, flags: int) -> bytes:
+    head = bytearray(at(0x202, b"HdrS"))
+    struct.pack_into("<H", head, 0x206, version)
+    struct.pack_into("<H", head, 0x236, flags)
+    return bytes(head)
+
+
 def elf(bits: int, machine: int, order: int = 1) -> bytes:
     ident = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
     return ident + struct.pack("<HH" if order == 1 else ">HH", 2, machine)
@@ -24,6 +31,10 @@ def elf(bits: int, machine: int, order: int = 1) -> bytes:
     ("head", "machine"),
     [
         (at(0x202, b"HdrS"), "x86_64"),
+        (bzimage(0x20F, 0x7F), "x86_64"),
+        (bzimage(0x20F, 0x7E), "32-bit x86"),
+        (bzimage(0x20B, 0), "x86_64"),  # too old to tell
+        (bzimage(0x20F, 0)[:0x206], "x86_64"),
         (at(0x38, b"ARMd"), "aarch64"),
         (at(0x38, b"RSC\x05"), "riscv64"),
         (at(0x24, struct.pack("<I", 0x016F2818)), "32-bit arm"),

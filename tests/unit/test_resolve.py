@@ -151,3 +151,37 @@ def test_a_kernel_of_another_architecture_is_refused(tmp_path: Path) -> None:
         "vm.yaml:1: kernel: this kernel is for aarch64, the machine is x86_64"
     ]
     assert load(tmp_path, "arch: aarch64\nkernel: Image").kernel == tmp_path / "Image"
+
+
+def x86_kernel(flags: int) -> bytes:
+    """The head of a bzImage of today."""
+    head = bytearray(0x240)
+    head[0x202:0x206], head[0x206:0x208], head[0x236] = b"HdrS", b"\x0f\x02", flags
+    return bytes(head)
+
+
+def test_kernels_and_models_of_32_bits(tmp_path: Path) -> None:
+    for name, head in {
+        "x86": x86_kernel(0x7E),
+        "x86_64": x86_kernel(0x7F),
+        "arm": bytes(0x24) + b"\x18\x28\x6f\x01",
+        "arm64": bytes(0x38) + b"ARM\x64",
+    }.items():
+        (tmp_path / name).write_bytes(head)
+    for runs in (
+        "kernel: x86",
+        "kernel: x86_64",
+        "kernel: x86\ncpu: pentium3-v1",
+        "arch: aarch64\nkernel: arm\ncpu: cortex-a15",
+        "arch: riscv64\ncpu: rv32\nfirmware: arm",
+    ):
+        assert load(tmp_path, runs).kernel or "firmware" in runs
+    assert details(tmp_path, "kernel: x86_64\ncpu: qemu32,-sse") == [
+        "vm.yaml:2: cpu: qemu32,-sse has 32 bits, and the kernel is for x86_64"
+    ]
+    assert details(tmp_path, "arch: aarch64\nkernel: arm64\ncpu: cortex-a7") == [
+        "vm.yaml:3: cpu: cortex-a7 has 32 bits, and the kernel is for aarch64"
+    ]
+    assert details(tmp_path, "arch: riscv64\ncpu: rv32") == [
+        "vm.yaml:2: cpu: rv32 has 32 bits, and the engine's firmware 64: name one in firmware"
+    ]

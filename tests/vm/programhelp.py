@@ -33,6 +33,15 @@ def compiled(name: str, directory: Path) -> Path:
     return binary
 
 
+def kernel32(directory: Path) -> Path:
+    """The 32-bit kernel ``guest/kernel32.c``, which is ready at once and does nothing more."""
+    kernel = directory / "kernel32"
+    command = ["gcc", "-m32", "-O1", "-ffreestanding", "-fno-pie", "-fno-stack-protector"]
+    command += ["-nostdlib", "-static", "-Wl,-m,elf_i386,-N,-Ttext=0x100000", "-o", str(kernel)]
+    subprocess.run([*command, str(SOURCES / "kernel32.c")], check=True, capture_output=True)
+    return kernel
+
+
 def tiny_with(programs: Sequence[Path], directory: Path) -> tuple[str, ...]:
     """Fields of vm.yaml: the tiny guest with programs in its /bin."""
     image = catalog.resolve("tiny-x86_64")

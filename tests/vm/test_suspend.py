@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -322,6 +323,20 @@ def test_an_engine_that_is_gone(machine: str) -> None:
     (directory / slots.RECORD).write_text(content.replace(record.engine, "10.0.1-gone"))
     error = error_of("resume", NAME, code=SAVED_STATE_ERROR)
     assert "10.0.1-gone" in error
+
+
+def test_a_cpu_model_that_is_gone(machine: str) -> None:
+    start()
+    suspend("template")
+    record, directory = slots.current(NAME)
+    spec = dataclasses.replace(record.spec, cpu="qemu64-v99")
+    slots.rewrite(directory, dataclasses.replace(record, spec=spec))
+    for copies in ((), ("--copies", 1)):
+        error = error_of("resume", NAME, *copies, code=SAVED_STATE_ERROR)
+        assert "no CPU model qemu64-v99" in error
+        assert "sysqcache boot" in error
+    slots.rewrite(directory, record)
+    assert report("resume", NAME, "--task", "true")["start"] == "template"
 
 
 def test_suspend_while_suspending(machine: str) -> None:
