@@ -35,6 +35,7 @@ class InstanceState:
     """What the state file holds. ``started`` is Unix time in seconds, ``ready_s`` seconds
     from the start of QEMU, ``journal`` an absolute path or "". ``start``: boot, or how it
     was resumed; ``saved_from``: directory of the saved machine that it was resumed from.
+    ``cache_reason``: why the engine does not use the cache that it was given.
     """
 
     name: str
@@ -58,6 +59,7 @@ class InstanceState:
     error: str = ""
     start: str = "boot"
     saved_from: str = ""
+    cache_reason: str = ""
 
     @property
     def process(self) -> ProcessId:

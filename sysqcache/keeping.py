@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -118,7 +119,10 @@ class Keeper:
         start.close()
         summary = IngestSummary()
         journal = start.journal
-        if journal is None or not journal.exists():
+        if journal is None:
+            return summary
+        if not journal.exists():
+            _forget(journal)
             return summary
 
         def ingest(store: Store) -> None:
@@ -148,6 +152,14 @@ class Keeper:
 
         self._try("blocks of an earlier run are not kept yet", recover)
         return sum(kept)
+
+
+def _forget(journal: Path) -> None:
+    """Nothing was written, as when the engine can't use the cache: nothing stays beside it."""
+    from sysqcache.store.journals import remove_journal
+
+    with contextlib.suppress(OSError):
+        remove_journal(journal)
 
 
 def _set_aside_damaged(store: Store, warn: Warn) -> None:

@@ -119,7 +119,12 @@ class Life:
         self.report.stats_at_ready = self.machine.stats() or self.report.stats_at_ready
         if reason := self.report.stats_at_ready.reason:
             self._warn(f"the cache is not used: {reason}")
-        self.machine.instance.update(state=MachineState.RUNNING, ready_s=self.report.times.ready_s)
+            self.placer = None  # there are no blocks to place
+        self.machine.instance.update(
+            state=MachineState.RUNNING,
+            ready_s=self.report.times.ready_s,
+            cache_reason=self.report.stats_at_ready.reason,
+        )
 
     def _leaves_sight(self) -> bool:
         """Whether much may happen between ready and the last look."""

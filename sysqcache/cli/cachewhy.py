@@ -98,6 +98,8 @@ def _never_kept(name: str) -> str:
     from sysqcache.instances import Instance
 
     state = Instance(name).current()
+    if state.cache_reason:
+        return f"The last run of {name} keeps no blocks: {state.cache_reason}."
     if state.state in ("starting", "running", "stopping"):
         return f"The first run of {name} goes on: its blocks are kept when it ends."
     if state.cache_mode in ("off", "read-only"):

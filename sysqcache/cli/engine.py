@@ -117,4 +117,6 @@ def check(target: _Target = None, plain: _Plain = False, as_json: _Json = False)
         typer.echo(json.dumps({"key": engine.key, **asdict(result)}))
         return
     cache = "has the translation cache" if result.has_cache else "has no translation cache"
+    if result.reason:
+        cache += f", but can't use it here: {result.reason}"
     typer.echo(f"{engine.binary}: QEMU {result.version}, {cache}")

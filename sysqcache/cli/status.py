@@ -19,7 +19,11 @@ def status(name: MachineName, as_json: Json = False) -> None:
     from sysqcache.instances import Instance
 
     state = Instance(name).current()
-    answer = row(state) | {"directory": str(Instance(name).directory), "blocks": None}
+    answer = row(state) | {
+        "cache_reason": state.cache_reason,
+        "directory": str(Instance(name).directory),
+        "blocks": None,
+    }
     if state.state in ("starting", "running", "stopping") and state.process.alive():
         answer |= _live(name)
     if as_json:

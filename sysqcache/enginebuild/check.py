@@ -12,6 +12,7 @@ from sysqcache.enginebuild.info import Engine
 from sysqcache.errors import EngineBuildError
 
 OBJECT: Final = "tb-cache"
+_READ_ONLY: Final = {"mode": "read-only"}
 _TIMEOUT: Final = 30.0
 
 
@@ -21,12 +22,14 @@ class CheckResult:
 
     :param has_cache: whether it knows the object ``tb-cache``.
     :param commands: names of its QMP commands that belong to the cache.
+    :param reason: why it can't use the cache on this host, "" when it can.
     """
 
     version: str
     package: str
     has_cache: bool
     commands: tuple[str, ...]
+    reason: str = ""
 
 
 def check(engine: Engine) -> CheckResult:
@@ -39,6 +42,9 @@ def check(engine: Engine) -> CheckResult:
         {"execute": "query-version", "id": "version"},
         {"execute": "qom-list-types", "id": "types", "arguments": {"implements": "user-creatable"}},
         {"execute": "query-commands", "id": "commands"},
+        # refused by an engine that does not know them
+        {"execute": "object-add", "arguments": {"qom-type": OBJECT, "id": "try"} | _READ_ONLY},
+        {"execute": "query-tb-cache", "id": "cache"},
         {"execute": "quit"},
     ]
     command = [str(engine.binary), "-machine", "none", "-nodefaults", "-display", "none"]
@@ -66,6 +72,7 @@ def check(engine: Engine) -> CheckResult:
         package=str(answers["version"]["package"]),
         has_cache=any(entry["name"] == OBJECT for entry in answers["types"]),
         commands=tuple(c["name"] for c in answers["commands"] if OBJECT in c["name"]),
+        reason=answers.get("cache", {}).get("reason", ""),
     )
 
 

@@ -28,6 +28,7 @@ def test_the_engine_answers_and_has_the_cache(engine: Engine) -> None:
     assert result.version.startswith("10.0.")
     assert result.has_cache
     assert "query-tb-cache" in result.commands
+    assert result.reason == ""
 
 
 def test_the_engine_is_described_truthfully(engine: Engine) -> None:
