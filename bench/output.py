@@ -17,10 +17,8 @@ from sysqcache.compare import host
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
-def finish(
-    kind: str, started: float, results: Mapping[str, Any], figures: Sequence[Figure]
-) -> None:
-    """Write ``results`` with facts about the host to bench/results, print ``figures``.
+def keep(kind: str, started: float, results: Mapping[str, Any]) -> None:
+    """Write ``results`` with facts about the host to bench/results.
 
     :param started: Unix time, for the file's name.
     """
@@ -28,6 +26,13 @@ def finish(
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
     text = json.dumps({"version": 1, "host": host.facts(), **results}, indent=1)
     (RESULTS / f"{kind}-{stamp}.json").write_text(text)
+
+
+def finish(
+    kind: str, started: float, results: Mapping[str, Any], figures: Sequence[Figure]
+) -> None:
+    """:func:`keep` the results, and print ``figures`` one below the other."""
+    keep(kind, started, results)
     sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
     for figure in figures:
         sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")

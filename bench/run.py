@@ -26,8 +26,8 @@ from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
 from sysqcache import resolve
 from sysqcache.compare import host
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import SysqcacheError
+from sysqcache.enginebuild.info import Engine, find_engine
+from sysqcache.errors import SysqcacheError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,15 +119,42 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def machines(files: Sequence[Path]) -> tuple[dict[str, Path], dict[str, bool]]:
-    """The vm.yaml and whether the kernel moves, by machine name. Raises SysqcacheError."""
+def machines(files: Sequence[Path]) -> tuple[dict[str, Path], dict[str, bool], list[str]]:
+    """The vm.yaml and whether the kernel moves, by machine name; the guests' architectures.
+
+    Raises SysqcacheError.
+    """
     by_name: dict[str, Path] = {}
     kaslr: dict[str, bool] = {}
+    arches: list[str] = []
     for file in files:
         spec = resolve.load(file)
         by_name[spec.name] = file.absolute()
         kaslr[spec.name] = "nokaslr" not in spec.cmdline.split()
-    return by_name, kaslr
+        arches.append(str(spec.arch))
+    return by_name, kaslr, arches
+
+
+def one_engine(arches: Sequence[str], *, plain: bool = False) -> Engine:
+    """The engine that all guests run on. Raises SysqcacheError, UsageError for several."""
+    engines = {engine.dir: engine for engine in (find_engine(arch, plain=plain) for arch in arches)}
+    if len(engines) > 1:
+        raise UsageError(
+            f"these machines have engines of their own: {', '.join(map(str, engines))}",
+            hint="measure them one after another, or sysqcache engine build",
+        )
+    return next(iter(engines.values()))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Steps and the files and engines that they need; ``plain`` only if a step does."""
+
+    steps: Sequence[Step]
+    session: Session
+    files: Mapping[str, Path]
+    engine: Engine
+    plain: Engine | None
 
 
 @contextmanager
@@ -193,29 +220,30 @@ def show(session: Session, console: Console) -> None:
         console.print(table)
 
 
-def prepare(options: argparse.Namespace) -> tuple[list[Step], Session, dict[str, Path]]:
-    """What to run. Raises SysqcacheError."""
-    files, kaslr = machines(options.config or CONFIGS)
+def prepare(options: argparse.Namespace) -> Prepared:
+    """What to run, on what. Raises SysqcacheError."""
+    files, kaslr, arches = machines(options.config or CONFIGS)
     sections = [Section(name) for name in options.sections] or list(Section)
     steps = plan(sections, list(files), options.pairs, single=list(files)[:1])
-    engine = find_engine("x86_64")
+    engine = one_engine(arches)
+    needs_plain = any(step.kind is Kind.PLAIN for step in steps)
+    plain = one_engine(arches[:1], plain=True) if needs_plain else None
     about = {"key": engine.key, "build_id": engine.build_id, "current": engine.current}
-    return steps, Session(options.pairs, kaslr, about), files
+    return Prepared(steps, Session(options.pairs, kaslr, about), files, engine, plain)
 
 
 def measure(options: argparse.Namespace, console: Console) -> int:
     """Run everything and report; gives the exit code. Raises SysqcacheError."""
-    steps, session, files = prepare(options)
-    plain = None
-    if any(step.kind is Kind.PLAIN for step in steps):
-        plain = find_engine("x86_64", plain=True).dir
+    what = prepare(options)
+    session = what.session
     load = float(session.host["load"])
     if load > host.BUSY_LOAD:
         console.print(f"warning: the load is {load:.2f}; others disturb what is measured")
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-", dir=options.work_dir) as root:
-        runner = Runner(Path(root), files, find_engine("x86_64").dir, plain)
+        plain = what.plain.dir if what.plain is not None else None
+        runner = Runner(Path(root), what.files, what.engine.dir, plain)
         try:
-            execute(steps, session, runner, console)
+            execute(what.steps, session, runner, console)
         except KeyboardInterrupt:
             session.interrupted = True
     path = session.save(options.results)

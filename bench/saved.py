@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measure saved machines: against savevm, with more memory, many at once.
 
-    python -m bench.saved [compare] [sizes] [copies] [--rounds N] [--config VM.yaml]
+    python -m bench.saved [compare] [sizes] [copies] [--rounds N] [--config VM.yaml] [--task CMD]
 
 ``compare`` is ``sysqcache compare`` of the resumes, ``sizes`` resumes templates of 1 and of
-4 GiB in turns, ``copies`` one and eight copies of a template in turns. Results go to
-bench/results.
+4 GiB in turns, ``copies`` one and eight copies of a template in turns. A machine without disks
+gets an empty one, which savevm needs. Results go to bench/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +25,8 @@ from typing import Any, Final
 from bench.figures import RATIO, Figure, Limit
 from bench.modules import WORK, Session
 from bench.output import finish
+from sysqcache import resolve
+from sysqcache.enginebuild.info import any_qemu_img
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
@@ -47,10 +51,35 @@ LIMITS: Final = {
 }
 
 
-def compare(session: Session, config: Path, rounds: int, found: Values) -> None:
+@dataclasses.dataclass(frozen=True)
+class Guest:
+    """The measured machine, how many rounds, and what runs in it."""
+
+    config: Path
+    rounds: int
+    task: str = WORK
+
+
+def task_of(config: Path) -> str:
+    """What the guests of our images have for measuring."""
+    return WORK if config.name.startswith("debian") else "work"
+
+
+def with_disk(session: Session, config: Path) -> tuple[str, ...]:
+    """Options that give a machine without disks one which can hold a snapshot."""
+    if resolve.load(config).disks:
+        return ()
+    disk = session.root / "empty.qcow2"
+    command = [str(any_qemu_img()), "create", "-q", "-f", "qcow2", str(disk), "64M"]
+    subprocess.run(command, check=True)
+    return ("--set", f"disks=[{{file: {disk}}}]")
+
+
+def compare(session: Session, guest: Guest, found: Values) -> None:
     """What ``sysqcache compare`` says of the resumes."""
-    options = ("--task", WORK, "--runs", rounds, "--ways", WAYS)
-    result = session.run(session.root / "store", "compare", config, *options)
+    options = ("--task", guest.task, "--runs", guest.rounds, "--ways", WAYS)
+    disk = with_disk(session, guest.config)
+    result = session.run(session.root / "store", "compare", guest.config, *options, *disk)
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in sorted(result["samples"], key=lambda one: one["round"]):
         samples[sample["way"]].append(sample)
@@ -83,11 +112,11 @@ def answered(times: dict[str, Any]) -> float:
     return float(times["ready_s"] + times["tasks"][0]["wall_s"])
 
 
-def sizes(session: Session, config: Path, rounds: int, found: Values) -> None:
+def sizes(session: Session, guest: Guest, found: Values) -> None:
     """Resumes of templates that differ in their memory, in turns."""
     for size in SIZES:
-        template(session, config, f"bench-{size.lower()}", f"memory={size}")
-    for number in range(rounds):
+        template(session, guest.config, f"bench-{size.lower()}", f"memory={size}")
+    for number in range(guest.rounds):
         took = {}
         for size in SIZES if number % 2 == 0 else SIZES[::-1]:
             name = f"bench-{size.lower()}"
@@ -122,11 +151,11 @@ def run_copies(
     return [answered(report["times"]) for report in reports], memory
 
 
-def copies(session: Session, config: Path, rounds: int, found: Values) -> None:
+def copies(session: Session, guest: Guest, found: Values) -> None:
     """One copy and eight, in turns."""
     name = "bench-copies"
-    template(session, config, name)
-    for _ in range(rounds):
+    template(session, guest.config, name)
+    for _ in range(guest.rounds):
         one, _memory = run_copies(session, name, 1, found)
         all_of_them, memory = run_copies(session, name, COPIES, found)
         found["ready, one copy"] += one
@@ -158,7 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
+    parser.add_argument("--task", metavar="CMD", help="of compare; default: that of our images")
     options = parser.parse_args(arguments)
+    config = options.config.absolute()
+    guest = Guest(config, options.rounds, options.task or task_of(config))
     chosen = options.parts or list(parts)
     if unknown := set(chosen) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -166,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
         session = Session(Path(directory))
         for part in chosen:
-            parts[part](session, options.config.absolute(), options.rounds, found)
+            parts[part](session, guest, found)
             sys.stderr.write(f"{part}: {time.time() - started:.0f} s\n")
     finish("saved", started, {"found": found}, table(found))
     return 0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import arches, table, vcpus
 from bench import figures as fig
-from bench import table, vcpus
 from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import ROOT, Session, parse
@@ -224,3 +224,18 @@ def test_several_vcpus_are_held_against_one() -> None:
     assert figures["stress of 60 s, mismatches"].passed is False
     assert figures["4 vCPU after 1, hit rate"].unit == SHARE
     assert figures["1 vCPU, ready, warm/cold"].passed is None
+
+
+def test_one_table_of_all_architectures() -> None:
+    found = {name: [0.5, 0.7] for name in arches.COLUMNS}
+    found |= {arches.HITS: [0.95, 0.93, 0.9], arches.COLD_SHARE: [0.5], arches.MISMATCHES: [0.0]}
+    names = ("debian12", "tiny")
+    lines = arches.matrix({name: arches.figures(name, found) for name in names})
+    header, line, *rows = lines.splitlines()
+    assert header.count("|") == line.count("|") == rows[0].count("|")
+    assert [row.split(" | ")[0] for row in rows] == ["| debian12", "| tiny"]
+    assert "| 93.0 % (90.0 % to 95.0 %) |" in rows[0]
+    # a boot can't win more than the share of translation
+    assert "| 0.600 (0.500 to 0.700), asked at most 0.500 |" in rows[0]
+    assert "asked" not in rows[1]
+    assert rows[0].endswith("| 0 |")
