@@ -114,7 +114,7 @@ class Placer:
         truths = None
         if spec is not None:
             with scan(spec) as contents:
-                truths = truths_of(contents, self._looks, firmware)
+                truths = truths_of(contents, self._looks, firmware, spec.firmware)
         found = attribute(journal, self._looks, truths)
         return read_places(self.journal).merged(found)
 

@@ -15,6 +15,7 @@ from sysqcache.attribution.classify import classify
 from sysqcache.attribution.content import place_by_content
 from sysqcache.attribution.kerneltext import place_in_kernel
 from sysqcache.attribution.observation import Observation
+from sysqcache.attribution.parts import place_in_parts
 from sysqcache.attribution.truths import Truths
 from sysqcache.journal import Journal
 from sysqcache.placement import Placements
@@ -44,7 +45,8 @@ def attribute(
         for text in truths.kernels:
             place_in_kernel(board, seen, text)
     for blob in truths.blobs:
-        place_in_blob(board, blob, deadline)
+        place = place_in_parts if blob.in_parts else place_in_blob
+        place(board, blob, deadline)
     for pages in truths.files:
         place_by_content(board, pages, deadline)
     stubs = [board.first(blob.module) for blob in truths.blobs if blob.is_stub]

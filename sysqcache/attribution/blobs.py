@@ -26,7 +26,8 @@ _LONG: Final = 16
 _TRIES: Final = 64
 """Searches in one file."""
 
-_LOW: Final = np.uint64(1 << 32)
+_ADDRESSES: Final = 1 << 64
+LOW: Final = np.uint64(1 << 32)
 _HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
 
 
@@ -36,11 +37,11 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
     :param deadline: of the monotonic clock; blocks beyond stay open.
     """
     content = blob.content.tobytes()
-    low = np.flatnonzero(board.blocks.pc < _LOW)
+    low = np.flatnonzero(board.blocks.pc < LOW)
     early = np.arange(first_kernel_row(board.blocks))
     tried = np.zeros(len(early), bool)
     for _ in range(_TRIES):
-        rows = early[board.open[early] & ~tried & (board.blocks.pc[early] < _LOW)]
+        rows = early[board.open[early] & ~tried & (board.blocks.pc[early] < LOW)]
         if not len(rows) or board.blocks.size[rows].max() < _LONG or time.monotonic() > deadline:
             return
         row = int(rows[np.argmax(board.blocks.size[rows])])
@@ -48,7 +49,9 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
         tried[row] = True
         found = content.find(code)
         if found >= 0 and content.find(code, found + 1) < 0:
-            _place_all(board, blob, low, board.blocks.pc[row] - np.uint64(found))
+            # below zero for code near the start of memory, from far back in a file
+            base = np.uint64((int(board.blocks.pc[row]) - found) % _ADDRESSES)
+            place_at(board, blob, low, base)
 
 
 def first_kernel_row(blocks: Blocks) -> int:
@@ -57,7 +60,7 @@ def first_kernel_row(blocks: Blocks) -> int:
     return int(high[0]) if len(high) else len(blocks)
 
 
-def _place_all(board: Board, blob: Blob, rows: I64, base: np.uint64) -> None:
+def place_at(board: Board, blob: Blob, rows: I64, base: np.uint64) -> None:
     """Place those of some blocks that are equal to the file as if it began at ``base``."""
     rows = rows[board.open[rows]]
     offset, size = board.blocks.pc[rows] - base, board.blocks.size[rows]

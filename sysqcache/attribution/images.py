@@ -16,6 +16,7 @@ from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import Blob, CodePages, KernelText, Truths
 from sysqcache.imagescan.contents import INITRD, CodeFile
+from sysqcache.imagescan.efi import unpacked_sections
 from sysqcache.imagescan.kernelfile import KernelFile, KernelFileError
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.modules import Module, ModuleKind
@@ -25,11 +26,15 @@ _FIRMWARE_BYTES: Final = 16 << 20
 
 
 def truths_of(
-    contents: ImageContents, observations: Sequence[Observation], firmware: Path | None = None
+    contents: ImageContents,
+    observations: Sequence[Observation],
+    firmware: Path | None = None,
+    started: Path | None = None,
 ) -> Truths:
     """What can be had for a run of a machine with this image.
 
     :param firmware: the engine's directory of firmware files.
+    :param started: the firmware that vm.yaml names: one of these, or a file elsewhere.
     """
     kernels: list[KernelText] = []
     blobs: dict[Module, Blob] = {}
@@ -47,7 +52,7 @@ def truths_of(
             kernels += _loaded(file, slide)
     return Truths(
         kernels=tuple(kernels),
-        blobs=(*blobs.values(), *firmware_blobs(firmware)),
+        blobs=(*blobs.values(), *firmware_blobs(firmware, started)),
         files=(code_pages(contents, [one for one in contents.files if one.origin == INITRD]),),
     )
 
@@ -60,13 +65,28 @@ def _loaded(file: KernelFile, slide: int) -> Iterator[KernelText]:
         return
 
 
-def firmware_blobs(directory: Path | None) -> tuple[Blob, ...]:
-    """The firmware files of a directory, the largest first: they run most of the code."""
+def firmware_blobs(directory: Path | None, started: Path | None = None) -> tuple[Blob, ...]:
+    """Firmware files, the largest first: they run most of the code.
+
+    :param started: of EFI firmware what it unpacks comes first.
+    """
     if directory is None:
         return ()
     found = {path for pattern in _FIRMWARE for path in directory.glob(pattern)}
-    blobs = [blob(path.read_bytes(), path.name) for path in sorted(found) if _is_small(path)]
-    return tuple(sorted(blobs, key=lambda one: -len(one.content)))
+    named = directory / started if started is not None else None
+    if named is not None:
+        found.add(named)
+    files = {path: path.read_bytes() for path in sorted(found) if _is_small(path)}
+    blobs = [blob(content, path.name) for path, content in files.items()]
+    return (
+        *(_unpacked(named.name, files.get(named, b"")) if named is not None else ()),
+        *sorted(blobs, key=lambda one: -len(one.content)),
+    )
+
+
+def _unpacked(name: str, content: bytes) -> Iterator[Blob]:
+    for section in unpacked_sections(content):
+        yield dataclasses.replace(blob(section, f"{name}, unpacked"), in_parts=True)
 
 
 def _is_small(path: Path) -> bool:

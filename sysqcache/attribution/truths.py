@@ -76,11 +76,13 @@ class Blob:
     :param module: whose code it is.
     :param content: shape (s,), uint8, the whole file.
     :param is_stub: what firmware hands over to.
+    :param in_parts: not moved as a whole, but each of its parts for itself.
     """
 
     module: Module
     content: U8
     is_stub: bool = False
+    in_parts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

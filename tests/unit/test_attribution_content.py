@@ -174,6 +174,36 @@ def test_little_firmware_proves_nothing() -> None:
     assert [place.module for place in world.places(truths=Truths(blobs=(bios,)))] == ["", ""]
 
 
+@pytest.mark.parametrize("shift", [0, 1], ids=["in words", "at any byte"])
+def test_firmware_whose_parts_were_moved(shift: int) -> None:
+    """Drivers of EFI firmware: each has a place of its own, which two of its blocks agree on."""
+    world = World()
+    volume = dataclasses.replace(blob(code(1, 0x8000), "volume"), in_parts=True)
+    content = volume.content.tobytes()
+    for part, base in ((0x1000, 0x3E00_0000), (0x3000, 0x1000), (0x5000, 0x4780_0000)):
+        moved_firmware(world, content[part:], base + shift)
+    # one block of a part does not say where the part is, nor does a block that is in no part
+    world.run(0x9_0000, 0x9_0000, content[0x7000:0x7040])
+    world.run(0xA_0000, 0xA_0000, code(5, 64))
+    places = world.places(truths=Truths(blobs=(volume,)))
+    offsets = [0x100, 0x180, 0x200, 0x240]
+    for number, part in enumerate((0x1000, 0x3000, 0x5000)):
+        found = places[number * 5 : number * 5 + 5]
+        assert [place.offset for place in found[:4]] == [part + offset for offset in offsets]
+        assert [place.module for place in found] == ["volume"] * 4 + [""]
+    assert [place.module for place in places[15:]] == ["", ""]
+
+
+def test_parts_that_are_alike_say_nothing() -> None:
+    world = World()
+    content = code(1, 0x1000) * 2
+    volume = dataclasses.replace(blob(content, "volume"), in_parts=True)
+    moved_firmware(world, content, 0xF0000)
+    assert {place.module for place in world.places(truths=Truths(blobs=(volume,)))} == {""}
+    tiny = dataclasses.replace(blob(content[:15], "tiny"), in_parts=True)
+    assert {place.module for place in world.places(truths=Truths(blobs=(tiny,)))} == {""}
+
+
 def program(world: World, content: bytes, base: int = MAPPED, offset: int = 0x1000) -> None:
     """A process that ran five blocks of a deleted file, two of them short ones."""
     world.page(P, Owner(OwnerKind.FREE), 0)

@@ -32,6 +32,7 @@ from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
 from sysqcache.guestmap.session import Session
 from sysqcache.imagescan.blocks import Blocks as FileBytes
+from sysqcache.imagescan.efi import unpacked_sections
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.instances import ForeignProcess, Instance
@@ -119,7 +120,7 @@ def recorded(config: Path, engine: Engine, home: Path) -> Iterator[Run]:
         contents = stack.enter_context(scan(spec))
         started = time.perf_counter()
         firmware = engine.dir / "share" / "qemu"
-        truths = truths_of(contents, [look.seen], firmware)
+        truths = truths_of(contents, [look.seen], firmware, spec.firmware)
         places = attribute(journal, [look.seen], truths)
         took = time.perf_counter() - started
         say(f"look {look.took_s:.2f} s, attribute {took:.2f} s, {len(places.record)} blocks")
@@ -291,10 +292,9 @@ def check_firmware(run: Run) -> int:
     """Code of firmware and boot stub is that of the files."""
     assert run.spec.kernel is not None
     candidates = [run.spec.kernel, *run.firmware.iterdir()]
-    known = {
-        f"sha256:{hashlib.sha256(content).hexdigest()}": content
-        for content in (path.read_bytes() for path in candidates if path.is_file())
-    }
+    files = [path.read_bytes() for path in candidates if path.is_file()]
+    files += [part for content in files for part in unpacked_sections(content)]
+    known = {f"sha256:{hashlib.sha256(content).hexdigest()}": content for content in files}
     checked = 0
     for module, blocks in run.placed(ModuleKind.FIRMWARE):
         content = known[module.id]
