@@ -289,6 +289,9 @@ def _die_with(parent: int) -> Callable[[], None]:
     return before_exec
 
 
+# of firmware that they don't find; most is looked for before QEMU is started
+_NO_FIRMWARE: Final = ("could not load pc bios", "risc-v bios")
+
 # what QEMU's targets and boards say of a CPU model that they don't have
 CHANGE_CPU: Final = "change cpu: in vm.yaml"
 _NO_MODEL: Final = ("find cpu model", "unable to find cpu", "invalid cpu model")
@@ -301,6 +304,8 @@ def _launch_hint(tail: str) -> str:
         return "there is not enough free memory on this host"
     if any(text in tail.lower() for text in _NO_MODEL):
         return CHANGE_CPU
+    if any(text in tail.lower() for text in _NO_FIRMWARE):
+        return "the engine's firmware is not complete: sysqcache engine build --force"
     if "unsupported machine type" in tail:
         return "change machine: in vm.yaml"
     return "--debug shows more"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from debianhelp import WORK, boot, check_counters, require_image
 from machinehelp import TINY, report, sysqcache
 
-from sysqcache.enginebuild.info import find_engine
+from sysqcache import resolve
+from sysqcache.enginebuild.info import ENV_ENGINE, find_engine, load
 from sysqcache.errors import EngineMissing
 
 pytestmark = pytest.mark.vm
@@ -73,6 +75,29 @@ def test_firmware_boot() -> None:
     assert verified["hit_rate"] >= 0.85
     assert "EFI" in sysqcache("logs", EFI.stem).stdout
     assert cold["blocks"]["requested"] > 50_000
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (TINY, "bios-256k.bin"),
+        (EFI, "edk2-aarch64-code.fd"),
+        (TINY_GUESTS["riscv64"], "opensbi-riscv64-generic-fw_dynamic.bin"),
+    ],
+)
+def test_firmware_that_is_missing(
+    config: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = resolve.load(config)
+    engine = find_engine(spec.arch)
+    copy = tmp_path / "engine"
+    # QEMU also looks beside its own file, so that is copied, not linked
+    shutil.copytree(engine.dir, copy)
+    (load(copy, spec.arch) or engine).firmware_dir.joinpath(name).unlink()
+    monkeypatch.setenv(ENV_ENGINE, str(copy))
+    error = sysqcache("boot", config, code=13).stderr
+    assert name in error
+    assert "sysqcache engine build --force" in error
 
 
 @pytest.mark.parametrize("arch", TINY_GUESTS)
