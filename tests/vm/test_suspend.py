@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from machinehelp import TINY, qcow2_disk, report, sysqcache
+from machinehelp import TINY, eventually, qcow2_disk, report, sysqcache
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine
@@ -287,6 +287,21 @@ def test_internal_states_are_checked_whatever_was_written(machine: str, config: 
     task = "cat /tmp/nonce; dd if=/dev/vda bs=1k count=1 2> /dev/null | head -n 1"
     found = report("resume", NAME, "--task", task)
     assert found["times"]["tasks"][0]["stdout"].split() == [nonce, f"disk-{nonce}"]
+
+
+def test_internal_states_outlive_machines_that_are_killed(machine: str, config: Path) -> None:
+    """What a kill leaves in the disk's tables is no damage."""
+    nonce = start(config)
+    suspend("internal")
+    for step in range(3):
+        sysqcache("resume", NAME)
+        assert nonce_of() == nonce
+        writing = "while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=900 2> /dev/null; done &"
+        sysqcache("exec", NAME, "--", f"echo other > /tmp/nonce; {writing}")
+        time.sleep(0.4 + 0.3 * step)
+        os.kill(Instance(NAME).read().pid, signal.SIGKILL)
+        eventually(lambda: not Instance(NAME).is_held())
+    assert report("resume", NAME, "--task", "true")["start"] == "internal"
 
 
 def test_internal_states_with_damaged_tables(machine: str, config: Path) -> None:
