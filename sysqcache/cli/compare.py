@@ -66,18 +66,26 @@ def compare(
         raise UsageError("--task takes a command")
     if bool(domain) == (file is not None):
         raise UsageError("compare takes a VM.yaml, or --libvirt DOMAIN")
-    if domain or file is None:
-        from sysqcache.cli.comparedomain import compare_domain
-
-        handle_signals()
-        compare_domain(domain, connect, task, runs, as_json=as_json)
-        return
+    if sets and domain:
+        raise UsageError("--set changes a VM.yaml, not a domain: virsh edit does that")
+    if connect and not domain:
+        raise UsageError("--connect belongs to --libvirt DOMAIN")
     if html is not None:
         _check_writable(html)
-    request = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)
+    if domain or file is None:
+        from sysqcache.cli.comparedomain import compare_domain
+        from sysqcache.compare.domainresult import DomainWay
+        from sysqcache.compare.domains import DomainRequest
+
+        wanted = known.named(ways, tuple(DomainWay))
+        handle_signals()
+        request = DomainRequest(domain, connect, task, runs, wanted, timeout)
+        compare_domain(request, html, as_json=as_json)
+        return
+    asked = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)
     handle_signals()
     with CompareView() as view:
-        result = runner.compare(request, view)
+        result = runner.compare(asked, view)
     if html is not None:
         from sysqcache.compare.page import page
 

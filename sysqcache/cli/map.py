@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, MachineName, note, print_json, say
+from sysqcache.cli.options import Json, note, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.guestmap.result import GuestMap
@@ -16,11 +16,44 @@ app = typer.Typer()
 
 
 @app.command("map")
-def map_machine(name: MachineName, as_json: Json = False) -> None:
+def map_machine(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the machine.", show_default=False)
+    ] = "",
+    domain: Annotated[
+        str, typer.Option("--libvirt", metavar="DOMAIN", help="A domain that has the cache.")
+    ] = "",
+    connect: Annotated[
+        str, typer.Option("--connect", "-c", metavar="URI", help="With --libvirt: as for virsh.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
     """Show what the guest runs: kernel, modules, processes, owners of pages.
 
     The guest is not asked for anything and needs no agent; it runs on meanwhile.
     """
+    from sysqcache.errors import UsageError
+
+    if bool(name) == bool(domain):
+        raise UsageError("map takes the name of a machine, or --libvirt DOMAIN")
+    if connect and not domain:
+        raise UsageError("--connect belongs to --libvirt DOMAIN")
+    found = _of_domain(domain, connect) if domain else _of_machine(name)
+    if as_json:
+        print_json(found.to_json())
+        return
+    if found.note:
+        note(f"note: {found.note}")
+    _show(found)
+
+
+def _of_domain(name: str, uri: str) -> GuestMap:
+    from sysqcache.libvirt.looking import map_domain
+
+    return map_domain(name, uri)
+
+
+def _of_machine(name: str) -> GuestMap:
     from sysqcache import paths
     from sysqcache.guestmap import mapper
     from sysqcache.instances import ForeignProcess, Instance
@@ -28,13 +61,7 @@ def map_machine(name: MachineName, as_json: Json = False) -> None:
     instance = Instance(name)
     state = instance.require_running()
     process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
-    found = mapper.map_machine(instance.file(paths.INSTANCE_QMP_INTROSPECT), process)
-    if as_json:
-        print_json(found.to_json())
-        return
-    if found.note:
-        note(f"note: {found.note}")
-    _show(found)
+    return mapper.map_machine(instance.file(paths.INSTANCE_QMP_INTROSPECT), process)
 
 
 def _show(found: GuestMap) -> None:

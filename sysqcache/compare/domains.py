@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import json
 import os
 import shutil
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from sysqcache.compare import host
-from sysqcache.compare.figures import Spread
+from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
+from sysqcache.compare.ways import turns
+from sysqcache.enginebuild.info import load
 from sysqcache.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
 from sysqcache.guest.agent import GuestAgent
 from sysqcache.libvirt import rewrite
@@ -35,7 +36,7 @@ from sysqcache.libvirt.copies import DomainCopy
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState
 from sysqcache.libvirt.follow import peer
-from sysqcache.libvirt.publish import emulator
+from sysqcache.libvirt.publish import emulator, engines_dir
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 
@@ -50,140 +51,68 @@ _POLL: Final = 0.02
 _SETTLE: Final = 3.0
 
 
-class DomainWay(enum.StrEnum):
-    """A way to start; the cold ones have the same engine with the cache off."""
-
-    COLD = "cold"
-    WARM = "warm"
-    SAVED = "managedsave"
-    SAVED_WARM = "managedsave+warm"
-
-    @property
-    def cached(self) -> bool:
-        """Whether kept blocks are used."""
-        return self in (DomainWay.WARM, DomainWay.SAVED_WARM)
-
-    @property
-    def saved(self) -> bool:
-        """Whether it goes on where it was saved."""
-        return self in (DomainWay.SAVED, DomainWay.SAVED_WARM)
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class DomainSample:
-    """One start: seconds from the call to libvirt to its return, to the agent's first
-    command, and of the task's first and second run; ``hit_rate`` at the end.
-    """
+class DomainRequest:
+    """What to measure: ``runs`` rounds of ``ways``, with a task that may take ``timeout``."""
 
-    way: DomainWay
-    round: int
-    start_s: float
-    ready_s: float
-    first_task_s: float
-    second_task_s: float
-    host_cpu_s: float
-    hit_rate: float
-    ready_hit_rate: float
-
-
-VALUES: Final = ("start_s", "ready_s", "first_task_s", "second_task_s", "host_cpu_s")
-RATIOS: Final = (
-    ("warm/cold ready", DomainWay.WARM, DomainWay.COLD, "ready_s"),
-    ("warm/cold first task", DomainWay.WARM, DomainWay.COLD, "first_task_s"),
-    ("managedsave+warm/managedsave ready", DomainWay.SAVED_WARM, DomainWay.SAVED, "ready_s"),
-    (
-        "managedsave+warm/managedsave first task",
-        DomainWay.SAVED_WARM,
-        DomainWay.SAVED,
-        "first_task_s",
-    ),
-    ("managedsave+warm/cold ready", DomainWay.SAVED_WARM, DomainWay.COLD, "ready_s"),
-)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DomainResult:
-    """All starts of one domain."""
-
-    domain: str
+    name: str
+    uri: str
     task: str
     runs: int
-    samples: Sequence[DomainSample]
-    facts: Mapping[str, Any]
-
-    def of(self, way: DomainWay) -> list[DomainSample]:
-        """The starts of one way."""
-        return [sample for sample in self.samples if sample.way is way]
-
-    def spread(self, way: DomainWay, name: str) -> Spread:
-        """One value of a way."""
-        return Spread.of([getattr(sample, name) for sample in self.of(way)])
-
-    def ratios(self) -> dict[str, Spread]:
-        """By name, taken within rounds."""
-        found = {}
-        for name, part, whole, value in RATIOS:
-            parts = zip(self.of(part), self.of(whole), strict=True)
-            found[name] = Spread.of([getattr(a, value) / getattr(b, value) for a, b in parts])
-        return found
-
-    def start_delay(self) -> float:
-        """Seconds by which the cache makes libvirt's start of a domain longer."""
-        cold, warm = (self.spread(way, "start_s") for way in (DomainWay.COLD, DomainWay.WARM))
-        return warm.median - cold.median
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``compare --libvirt --json`` prints."""
-        ratios = self.ratios()
-        return {
-            "machine": self.domain,
-            "runs": self.runs,
-            "host": dict(self.facts),
-            "task": self.task,
-            "ways": [
-                {
-                    "way": str(way),
-                    **{name: self.spread(way, name).to_json() for name in VALUES},
-                    "hit_rate": round(self.spread(way, "hit_rate").median, 6),
-                    "ready_hit_rate": round(self.spread(way, "ready_hit_rate").median, 6),
-                }
-                for way in DomainWay
-            ],
-            "start_delay_s": round(self.start_delay(), 4),
-            "ratios": {name: round(value.median, 4) for name, value in ratios.items()},
-            "ratio_spreads": {name: value.to_json() for name, value in ratios.items()},
-            "samples": [dataclasses.asdict(sample) for sample in self.samples],
-        }
+    ways: Sequence[DomainWay] = tuple(DomainWay)
+    timeout: float = 3600.0
 
 
-def compare_domain(name: str, uri: str, task: str, runs: int, tell: Tell) -> DomainResult:
-    """Measure every way ``runs`` times.
+def compare_domain(request: DomainRequest, tell: Tell) -> DomainResult:
+    """Measure every way as often as it is asked for.
 
     Raises :class:`DomainRefused` for a domain that runs, is saved, is not enabled, has no
     guest agent or has not learnt anything yet; other errors when a start fails.
     """
-    if runs < 1:
-        raise UsageError(f"--runs takes 1 or more; found {runs}")
-    connection = connect(uri)
+    if request.runs < 1:
+        raise UsageError(f"--runs takes 1 or more; found {request.runs}")
+    connection = connect(request.uri)
     require_local(connection)
-    domain = lookup(connection, name)
+    domain = lookup(connection, request.name)
     xml = inactive_xml(domain)
     folder = DomainFolder(domain.UUIDString())
     _require_comparable(domain, xml, folder)
     _end_earlier(connection, _copy_name(domain.name()))
-    samples: list[DomainSample] = []
-    with _copy(folder, folder.read(), rewrite.disabled(xml)) as copy:
-        comparison = _Comparison(connection, copy, task)
+    started, state = time.time(), folder.read()
+    with _copy(folder, state, rewrite.disabled(xml)) as copy:
+        samples = _rounds(_Comparison(connection, copy, request), request, tell)
+    return DomainResult(
+        domain.name(),
+        request.task,
+        request.runs,
+        samples,
+        host.facts(),
+        request.ways,
+        _engine(state),
+        started,
+        time.time() - started,
+    )
+
+
+def _rounds(comparison: _Comparison, request: DomainRequest, tell: Tell) -> list[DomainSample]:
+    """All starts, by rounds."""
+    if any(way.saved for way in request.ways):
         tell("saving it")
         comparison.save()
-        for number in range(runs):
-            order = list(DomainWay) if number % 2 == 0 else list(reversed(DomainWay))
-            for way in order:
-                sample = comparison.start(way, number)
-                tell(f"{way}: ready {sample.ready_s:.2f} s, first task {sample.first_task_s:.2f} s")
-                samples.append(sample)
-    samples.sort(key=lambda sample: sample.round)
-    return DomainResult(domain.name(), task, runs, samples, host.facts())
+    samples: list[DomainSample] = []
+    for number, way in turns(request.ways, request.runs):
+        sample = comparison.start(way, number)
+        tell(f"{way}: ready {sample.ready_s:.2f} s, first task {sample.first_task_s:.2f} s")
+        samples.append(sample)
+    return samples
+
+
+def _engine(state: DomainState) -> dict[str, str]:
+    engine = load(engines_dir() / state.engine, state.arch)
+    if engine is None:
+        return {}
+    key = str(engine.meta.get("key", ""))  # its directory is named by its build id here
+    return {"version": engine.version, "key": key, "build_id": engine.build_id}
 
 
 def _require_comparable(domain: libvirt.virDomain, xml: str, folder: DomainFolder) -> None:
@@ -277,8 +206,10 @@ class _Agent(GuestAgent):
 class _Comparison:
     """Starts and saves of one copy."""
 
-    def __init__(self, connection: libvirt.virConnect, copy: DomainCopy, task: str) -> None:
-        self._connection, self._copy, self._task = connection, copy, task
+    def __init__(
+        self, connection: libvirt.virConnect, copy: DomainCopy, request: DomainRequest
+    ) -> None:
+        self._connection, self._copy, self._request = connection, copy, request
         self._file = copy.directory / "saved"
         self._aside = copy.directory / "saved-disks"
         self._prepared = 0.0
@@ -301,10 +232,11 @@ class _Comparison:
             agent.wait()
             ready = time.monotonic()
             ready_rate = self._hit_rate()
-            first = agent.run(self._task, _READY_SECONDS)
-            second = agent.run(self._task, _READY_SECONDS)
+            task, timeout = self._request.task, self._request.timeout
+            first = agent.run(task, timeout)
+            second = agent.run(task, timeout)
             if first.exit or second.exit:
-                raise GuestCommandError(f"{self._task!r} failed in the guest", detail=first.stderr)
+                raise GuestCommandError(f"{task!r} failed in the guest", detail=first.stderr)
             process = peer(self._copy.paths.introspection)
             return DomainSample(
                 way=way,

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from sysqcache.errors import SavedStateError, UsageError
 from sysqcache.saved.record import Method
 from sysqcache.spec import MachineSpec
 from sysqcache.suspending import choose
+
+AnyWay = TypeVar("AnyWay", bound=enum.StrEnum)
+"""A way to start a machine of vm.yaml, or one of libvirt."""
 
 _CACHED: Final = "+warm"
 
@@ -55,11 +58,21 @@ def parse(text: str) -> tuple[Way, ...]:
 
     Raises :class:`UsageError`.
     """
+    return named(text, tuple(Way))
+
+
+def named(text: str, known: Sequence[AnyWay]) -> tuple[AnyWay, ...]:
+    """Those of ``known`` that a list with commas names, in their order; "" means all.
+
+    Raises :class:`UsageError`.
+    """
     names = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [name for name in names if name not in set(Way)]
+    unknown = [name for name in names if name not in set(known)]
     if unknown:
-        raise UsageError(f"no such way: {', '.join(unknown)}", hint=f"there are: {', '.join(Way)}")
-    return tuple(way for way in Way if not names or way in names)
+        raise UsageError(
+            f"no such way: {', '.join(unknown)}", hint=f"there are: {', '.join(known)}"
+        )
+    return tuple(way for way in known if not names or way in names)
 
 
 def supported(
@@ -92,14 +105,14 @@ def _problem(way: Way, spec: MachineSpec, *, plain: bool) -> str:
     return ""
 
 
-def turns(ways: Sequence[Way], rounds: int) -> list[tuple[int, Way]]:
+def turns(ways: Sequence[AnyWay], rounds: int) -> list[tuple[int, AnyWay]]:
     """All runs as (round, way).
 
     Every round has all ways once, so that what changes slowly on the host changes all alike.
     Each round begins with another way and every other one goes backwards, so that none
     always comes after the same one.
     """
-    found: list[tuple[int, Way]] = []
+    found: list[tuple[int, AnyWay]] = []
     for number in range(rounds):
         start = number % len(ways) if ways else 0
         order = [*ways[start:], *ways[:start]]

@@ -18,6 +18,7 @@ from sysqcache.guestmap.memory import Budget, ExhaustedError, UnreadableError
 from sysqcache.guestmap.pagecache import PageCache
 from sysqcache.guestmap.pages import PageWalk
 from sysqcache.guestmap.process import ProcessWalk
+from sysqcache.guestmap.quiet import QuietSession
 from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
 from sysqcache.guestmap.session import Session
@@ -27,14 +28,16 @@ _NONSENSE: Final = (ArithmeticError, LookupError, MemoryError, RecursionError, V
 """What arithmetic with numbers from a guest may raise where nobody thought of it."""
 
 
-def map_machine(socket: Path, process: Watched | None = None) -> GuestMap:
+def map_machine(socket: Path, process: Watched | None = None, *, quiet: bool = False) -> GuestMap:
     """Attach to a running QEMU by its spare QMP socket and map its guest.
 
+    :param quiet: so that other clients of QEMU hear nothing of it, see :mod:`.quiet`.
     Raises :class:`MachineDied` when QEMU ends meanwhile and :class:`QmpError` when the
     socket is not answered; nothing in the guest raises.
     """
     start = time.perf_counter()
-    with Session.open(socket, process) as session:
+    attach = QuietSession.open if quiet else Session.open
+    with attach(socket, process) as session:
         found = map_guest(session)
     return dataclasses.replace(found, took_s=time.perf_counter() - start)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _UTS_FIELD: Final = 65
 """Bytes of each string in struct new_utsname; the release is the third."""
 
+_LIBVIRTS: Final = "masterKey0"
 _HANG_UP: Final = 1.0
 _POLL: Final = 0.005
 _TIMEVAL: Final = struct.pack("qq", int(limits.QMP_SECONDS), 0)
@@ -63,6 +64,7 @@ class Session:
             dialog = QmpDialog(connection)
             self.ranges = memory_ranges(dialog)
             self.target = str(dialog.execute("query-target")["arch"])
+            self._libvirts = _is_libvirts(dialog)
         self._starts = [part.start for part in self.ranges]
         self._state = SessionState.ATTACHED
         self._prog: drgn.Program | None = None
@@ -86,6 +88,11 @@ class Session:
         return session
 
     def _attach(self) -> None:
+        if self._libvirts:
+            raise MachineError(
+                "this QEMU is libvirt's, which would not survive the dump of it",
+                hint="sysqcache map --libvirt DOMAIN",
+            )
         # other packages' plugins have no business here, and looking for them takes 150 ms
         os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
         import drgn
@@ -215,6 +222,12 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_libvirts(dialog: QmpDialog) -> bool:
+    """Whether libvirt drives a QEMU: it gives each one a secret of this name."""
+    objects = dialog.execute("qom-list", path="/objects")
+    return any(entry["name"] == _LIBVIRTS for entry in objects)
 
 
 def connect(path: Path) -> socket.socket:

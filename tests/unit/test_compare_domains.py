@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sysqcache.compare.domains import DomainResult, DomainSample, DomainWay
-from sysqcache.errors import DomainRefused
+from sysqcache.compare.domainpage import page
+from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
+from sysqcache.compare.ways import named
+from sysqcache.errors import DomainRefused, UsageError
 from sysqcache.libvirt.copies import DomainCopy
 from sysqcache.libvirt.domxml import Document
 from sysqcache.libvirt.facts import Owner
@@ -56,16 +61,23 @@ def sample(way: DomainWay, number: int, ready: float, first: float) -> DomainSam
     return DomainSample(way, number, start, ready, first, 1.0, 2.0, 0.9, 0.8)
 
 
+def samples_of(*ways: DomainWay) -> list[DomainSample]:
+    """Three rounds on a host that gets slower."""
+    values = {
+        DomainWay.COLD: (20, 8),
+        DomainWay.WARM: (15, 4),
+        DomainWay.SAVED: (1, 5),
+        DomainWay.SAVED_WARM: (0.5, 2),
+    }
+    return [
+        sample(way, number, slow * values[way][0], slow * values[way][1])
+        for number, slow in enumerate((1.0, 2.0, 4.0))
+        for way in ways
+    ]
+
+
 def test_ratios_within_rounds() -> None:
-    samples = []
-    for number, slow in enumerate((1.0, 2.0, 4.0)):
-        samples += [
-            sample(DomainWay.COLD, number, 20 * slow, 8 * slow),
-            sample(DomainWay.WARM, number, 15 * slow, 4 * slow),
-            sample(DomainWay.SAVED, number, 1 * slow, 5 * slow),
-            sample(DomainWay.SAVED_WARM, number, 0.5 * slow, 2 * slow),
-        ]
-    found = DomainResult("a", "true", 3, samples, {"cores": 2}).to_json()
+    found = DomainResult("a", "true", 3, samples_of(*DomainWay), {"cores": 2}).to_json()
     assert found["ratios"] == {
         "warm/cold ready": 0.75,
         "warm/cold first task": 0.5,
@@ -76,3 +88,77 @@ def test_ratios_within_rounds() -> None:
     assert found["start_delay_s"] == pytest.approx(0.01)
     assert [way["way"] for way in found["ways"]] == list(DomainWay)
     assert found["ways"][0]["ready_s"] == {"median": 40.0, "min": 20.0, "max": 80.0}
+
+
+def test_what_some_ways_tell() -> None:
+    """Neither ratios nor the delay of a start without the ways that they are of."""
+    ways = (DomainWay.WARM, DomainWay.SAVED_WARM)
+    result = DomainResult("a", "true", 3, samples_of(*ways), {}, ways)
+    found = result.to_json()
+    assert [way["way"] for way in found["ways"]] == list(ways)
+    assert found["ratios"] == {}
+    assert found["start_delay_s"] is None
+
+
+HOST = {"cpu": "a <fast> CPU", "cores": 2, "kernel": "6.1"}
+ENGINE = {"version": "10.0.13", "key": "10.0.13-abc", "build_id": "00"}
+
+
+def test_the_page_of_a_domain() -> None:
+    result = DomainResult("<d>", "make <all>", 3, samples_of(*DomainWay), HOST, engine=ENGINE)
+    text = page(result)
+    assert text.count("<figure>") == 4
+    for way in DomainWay:
+        assert f'<th scope="row">{way}</th>' in text
+    assert "ready after 30.0 s instead of 40.0 s" in text
+    assert "+10 ms" in text
+    assert "managedsave+warm/managedsave first task" in text
+    assert "10.0.13-abc" in text
+    for escaped in ("&lt;d&gt;", "make &lt;all&gt;", "a &lt;fast&gt; CPU"):
+        assert escaped in text
+    assert "<d>" not in text
+    ids = re.findall(r'id="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_of_some_ways() -> None:
+    ways = (DomainWay.WARM,)
+    text = page(DomainResult("a", "true", 3, samples_of(*ways), HOST, ways, ENGINE))
+    assert "instead of" not in text
+    assert "Ratios</caption>" not in text
+    assert "1 ways" not in text
+
+
+def test_ways_of_a_domain_by_name() -> None:
+    assert named("managedsave+warm, cold", tuple(DomainWay)) == (
+        DomainWay.COLD,
+        DomainWay.SAVED_WARM,
+    )
+    assert named("", tuple(DomainWay)) == tuple(DomainWay)
+    with pytest.raises(UsageError, match="no such way: template"):
+        named("cold,template", tuple(DomainWay))
+
+
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sysqcache", "compare", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--libvirt", "a", "--ways", "template"), "there are: cold, warm, managedsave"),
+        (("--libvirt", "a", "--html", "/nowhere/a.html"), "--html can't be written"),
+        (("--libvirt", "a", "--set", "memory=1GiB"), "--set changes a VM.yaml"),
+        (("--libvirt", "a", "vm.yaml"), "or --libvirt DOMAIN"),
+        (("vm.yaml", "-c", "test:///default"), "--connect belongs to --libvirt"),
+    ],
+)
+def test_bad_usage_of_compare(arguments: tuple[str, ...], said: str) -> None:
+    done = compare(*arguments)
+    assert done.returncode == UsageError.exit_code
+    assert said in done.stderr
