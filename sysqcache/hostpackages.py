@@ -100,6 +100,7 @@ PACKAGES: Final = (
     HostPackage("libvirt-daemon", "test", _program("libvirtd")),
     HostPackage("libvirt-daemon-driver-qemu", "test", _libvirt_driver),
     HostPackage("libvirt-clients", "test", _program("virsh")),
+    HostPackage("apparmor", "test", _program("apparmor_parser")),
 )
 """Every package, in the order in which they are listed to the user."""
 

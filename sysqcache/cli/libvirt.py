@@ -187,3 +187,22 @@ def hook() -> None:
     from sysqcache.libvirt import service
 
     sys.stdout.write(service.hook())
+
+
+@app.command()
+def apparmor(
+    profile: Annotated[
+        str, typer.Argument(metavar="qemu|libvirtd", help="Whose rules.", show_default=False)
+    ],
+) -> None:
+    """Print what AppArmor has to allow, for /etc/apparmor.d/local/.
+
+    Those of qemu belong into abstractions/libvirt-qemu there, those of libvirtd into
+    usr.sbin.libvirtd; what these files hold already should stay.
+    """
+    from sysqcache.errors import UsageError
+    from sysqcache.libvirt import service
+
+    if profile not in service.PROFILES:
+        raise UsageError(f"apparmor takes {' or '.join(service.PROFILES)}; found {profile!r}")
+    sys.stdout.write(service.apparmor(profile))

@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 from sysqcache.compare import host
 from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
@@ -34,7 +33,7 @@ from sysqcache.libvirt.connect import (
 )
 from sysqcache.libvirt.copies import DomainCopy
 from sysqcache.libvirt.facts import DomainFacts
-from sysqcache.libvirt.folder import DomainFolder, DomainState
+from sysqcache.libvirt.folder import DomainFolder, DomainState, run_directory
 from sysqcache.libvirt.follow import peer
 from sysqcache.libvirt.publish import emulator, engines_dir
 from sysqcache.qmp import commands
@@ -152,20 +151,23 @@ def _end_earlier(connection: libvirt.virConnect, name: str) -> None:
 def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[DomainCopy]:
     """The copy's directory, removed afterwards."""
     program = emulator(state.engine, state.arch)
-    # short: a socket's path has at most 107 bytes
-    directory = folder.directory / "cmp"
+    directory = run_directory(folder.copy_uuid)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     if os.geteuid() == 0:
         os.chown(directory, state.uid, state.gid)
     directory.chmod(0o711)
     paths = rewrite.CachePaths(
-        program, directory / "none", folder.boot_set, directory / "qmp.sock", directory / "q2.sock"
+        program,
+        directory / "none",
+        folder.boot_set,
+        directory / "qmp.sock",
+        directory / "qmp2.sock",
     )
     name = _copy_name(DomainFacts.of(plain).name)
     qemu_img = program.with_name("qemu-img")
     try:
-        yield DomainCopy(directory, name, str(uuid4()), plain, paths, state.owner, qemu_img)
+        yield DomainCopy(directory, name, folder.copy_uuid, plain, paths, state.owner, qemu_img)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

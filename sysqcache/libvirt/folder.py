@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The folder of an enabled domain: its files, who may do what there, its state file.
+"""The folders of an enabled domain: its files, who may do what there, its state file.
 
 ::
 
@@ -9,8 +9,12 @@
       domains/UUID/           traversable
         state.json            private
         boot-set.txt, packs/  readable by QEMU's group
-        run/                  belongs to QEMU's user: journal and sockets
         waiting/              private: journals on their way into the store
+      run/                    traversable
+        libvirt-UUID/         belongs to QEMU's user: journal and sockets
+
+libvirt gives each QEMU an AppArmor profile of the name libvirt-UUID, so that one rule lets
+each write to its own folder and to no other, although all of them run as the same user.
 
 Nothing that QEMU's user wrote is ever mapped as a pack, or used where it lies.
 """
@@ -26,11 +30,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
+from uuid import NAMESPACE_URL, uuid5
 
 from sysqcache import paths
 from sysqcache.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner, image_id
-from sysqcache.libvirt.rewrite import CachePaths
+from sysqcache.libvirt.rewrite import NAMESPACE, CachePaths
 from sysqcache.store.layout import replace_file
 
 _FORMAT: Final = 1
@@ -112,7 +117,12 @@ class DomainFolder:
     @property
     def run(self) -> Path:
         """The one directory that QEMU may write to."""
-        return self.directory / paths.DOMAIN_RUN
+        return run_directory(self.uuid)
+
+    @property
+    def copy_uuid(self) -> str:
+        """The domain that is measured in its place has this one, and a run directory."""
+        return str(uuid5(NAMESPACE_URL, f"{NAMESPACE}:compare:{self.uuid}"))
 
     @property
     def waiting(self) -> Path:
@@ -168,7 +178,7 @@ class DomainFolder:
         base = paths.libvirt_dir()
         try:
             base.parent.mkdir(parents=True, exist_ok=True)
-            for directory in (base, base / paths.LIBVIRT_DOMAINS, self.directory):
+            for directory in (base, self.directory.parent, self.directory, self.run.parent):
                 _directory(directory, 0o711)
             _directory(self.waiting, 0o700)
             _directory(self.packs, 0o750, gid=owner.gid)
@@ -181,8 +191,9 @@ class DomainFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.directory)
+        for directory in (self.run, run_directory(self.copy_uuid), self.directory):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
 
     def read(self) -> DomainState:
         """The state. Raises :class:`LibvirtError`."""
@@ -219,6 +230,11 @@ class DomainFolder:
                 yield True
         finally:
             os.close(fd)
+
+
+def run_directory(uuid: str) -> Path:
+    """Where the QEMU of the domain with this UUID may write."""
+    return paths.libvirt_dir() / paths.LIBVIRT_RUN / image_id(uuid)
 
 
 def list_folders() -> list[DomainFolder]:

@@ -78,7 +78,8 @@ def remove_engines(used: Iterable[str]) -> None:
 def remove_empty() -> None:
     """Remove our directories that hold nothing."""
     base = paths.libvirt_dir()
-    for name in (paths.LIBVIRT_STORES, paths.LIBVIRT_DOMAINS, paths.LIBVIRT_ENGINES, ""):
+    names = (paths.LIBVIRT_STORES, paths.LIBVIRT_DOMAINS, paths.LIBVIRT_RUN, paths.LIBVIRT_ENGINES)
+    for name in (*names, ""):
         with contextlib.suppress(OSError):
             (base / name).rmdir()
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The systemd unit and the libvirt hook, made out for this installation."""
+"""The systemd unit, the libvirt hook and AppArmor's rules, made out for this installation."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from importlib import resources
@@ -14,6 +15,10 @@ from sysqcache.libvirt.rewrite import NAMESPACE
 
 UNIT: Final = "sysqcache-libvirt.service"
 HOOK: Final = "hook.sh"
+PROFILES: Final = ("qemu", "libvirtd")
+"""Who needs rules of AppArmor's."""
+
+_GLOBS: Final = re.compile(r'([\\*?"\[\]{}^@])')
 
 
 def unit() -> str:
@@ -26,6 +31,11 @@ def hook() -> str:
     return _filled(HOOK)
 
 
+def apparmor(profile: str) -> str:
+    """Rules to add to those that libvirt brings for one of :data:`PROFILES`."""
+    return _filled(f"apparmor-{profile}")
+
+
 def _filled(name: str) -> str:
     text = (resources.files("sysqcache.libvirt") / "data" / name).read_text(encoding="utf-8")
     home = os.environ.get(paths.ENV_HOME)
@@ -34,6 +44,7 @@ def _filled(name: str) -> str:
         "ENVIRONMENT": shlex.quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
         "STATE": shlex.join([str(paths.libvirt_dir()), str(paths.cache_dir())]),
         "NAMESPACE": NAMESPACE,
+        "LIBVIRT": _GLOBS.sub(r"\\\1", str(paths.libvirt_dir())),
     }
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)

@@ -16,9 +16,9 @@ import pytest
 from daemonhelp import QEMU_UID, Daemon, eventually
 from domainhelp import Machine
 
-from sysqcache import paths
 from sysqcache.errors import ImageMissing
 from sysqcache.images import catalog
+from sysqcache.libvirt.folder import run_directory
 
 
 def compare(machine: Machine, *arguments: object, code: int = 0) -> str:
@@ -99,4 +99,4 @@ def test_a_debian_domain_compared(debian: Machine) -> None:
         assert ways["managedsave"]["hit_rate"] == 0
         # neither the domain nor its store saw any of it
         assert debian.status()["last_run"] == last
-    assert not list(paths.libvirt_dir().rglob("cmp"))
+    assert not run_directory(debian.folder.copy_uuid).exists()

@@ -8,13 +8,14 @@ from pathlib import Path
 from sysqcache.libvirt.rewrite import CachePaths, enabled
 
 DOMAINS = Path(__file__).parent / "domains"
-FOLDER = Path("/var/lib/sysqcache/libvirt/domains/UUID")
+LIBVIRT = Path("/var/lib/sysqcache/libvirt")
+RUN = LIBVIRT / "run" / "libvirt-UUID"
 PATHS = CachePaths(
-    emulator=Path("/var/lib/sysqcache/libvirt/engines/BUILD-ID/bin/qemu-system-ARCH"),
-    journal=FOLDER / "run" / "run.journal",
-    boot_set=FOLDER / "boot-set.txt",
-    monitor=FOLDER / "run" / "qmp.sock",
-    introspection=FOLDER / "run" / "qmp2.sock",
+    emulator=LIBVIRT / "engines" / "BUILD-ID" / "bin" / "qemu-system-ARCH",
+    journal=RUN / "run.journal",
+    boot_set=LIBVIRT / "domains" / "UUID" / "boot-set.txt",
+    monitor=RUN / "qmp.sock",
+    introspection=RUN / "qmp2.sock",
 )
 
 
