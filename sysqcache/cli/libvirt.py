@@ -175,7 +175,10 @@ def follow(
 
 @app.command()
 def unit() -> None:
-    """Print the systemd unit of the watcher, for /etc/systemd/system."""
+    """Print the systemd unit of the watcher, for /etc/systemd/system.
+
+    Not as root: that of a watcher of qemu:///session, for ~/.config/systemd/user.
+    """
     from sysqcache.libvirt import service
 
     sys.stdout.write(service.unit())

@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from sysqcache import paths
 from sysqcache.libvirt.rewrite import NAMESPACE
 
-UNIT: Final = "sysqcache-libvirt.service"
+SYSTEM: Final = "system.service"
+USER: Final = "user.service"
 HOOK: Final = "hook.sh"
 PROFILES: Final = ("qemu", "libvirtd")
 """Who needs rules of AppArmor's."""
@@ -22,8 +24,8 @@ _GLOBS: Final = re.compile(r'([\\*?"\[\]{}^@])')
 
 
 def unit() -> str:
-    """The systemd unit of the watcher."""
-    return _filled(UNIT)
+    """The systemd unit of the watcher: root's of the system, others' of their session."""
+    return _filled(SYSTEM if os.geteuid() == 0 else USER)
 
 
 def hook() -> str:
@@ -36,13 +38,20 @@ def apparmor(profile: str) -> str:
     return _filled(f"apparmor-{profile}")
 
 
+def _writable() -> list[Path]:
+    """Where the watcher writes; all of them stay, while libvirt's directory itself comes and
+    goes with the first and the last enabled domain.
+    """
+    return [paths.libvirt_dir().parent, paths.state_dir(), paths.cache_dir()]
+
+
 def _filled(name: str) -> str:
     text = (resources.files("sysqcache.libvirt") / "data" / name).read_text(encoding="utf-8")
     home = os.environ.get(paths.ENV_HOME)
     values = {
         "COMMAND": shlex.join([sys.executable, "-m", "sysqcache"]),
         "ENVIRONMENT": shlex.quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
-        "STATE": shlex.join([str(paths.libvirt_dir()), str(paths.cache_dir())]),
+        "WRITABLE": shlex.join(map(str, _writable())),
         "NAMESPACE": NAMESPACE,
         "LIBVIRT": _GLOBS.sub(r"\\\1", str(paths.libvirt_dir())),
     }

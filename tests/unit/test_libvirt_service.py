@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -60,13 +62,49 @@ def test_the_hook_leaves_everything_else_alone(tmp_path: Path, operation: str, x
     assert run_hook(tmp_path, operation, xml) == ""
 
 
-def test_the_unit(home: Path) -> None:
-    text = service.unit()
+def options(text: str) -> configparser.SectionProxy:
+    """What is in a unit's [Service]."""
     assert "@" not in text
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment]
     parser.read_string(text)
-    unit = parser["Service"]
+    return parser["Service"]
+
+
+def test_the_unit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    unit = options(service.unit())
     assert unit["ExecStart"].endswith("-m sysqcache libvirt watch")
     assert shlex.split(unit["Environment"]) == [f"{paths.ENV_HOME}={home}"]
-    assert shlex.split(unit["ReadWritePaths"])[0] == str(home / "libvirt")
+    writable = shlex.split(unit["ReadWritePaths"])
+    assert writable == [str(home), str(home / "state"), str(home / "cache")]
+    assert shlex.split(unit["ExecStartPre"]) == ["+/bin/mkdir", "-p", *writable]
+
+
+def test_the_unit_of_a_session(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    unit = options(service.unit())
+    assert unit["ExecStart"].endswith("libvirt watch --connect qemu:///session")
+    # nothing that the manager of a user's services has no right to set up
+    assert not {"CapabilityBoundingSet", "PrivateNetwork", "ProtectSystem"} & set(unit)
+    assert shlex.split(unit["Environment"]) == [f"{paths.ENV_HOME}={home}"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize(("uid", "manager"), [(0, "--system"), (1000, "--user")])
+def test_systemd_understands_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, manager: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    file = tmp_path / "sysqcache-libvirt.service"
+    file.write_text(service.unit())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", manager, "--man=no", file],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    # it tells of other units of the host as well
+    assert "sysqcache" not in done.stderr
+    assert done.returncode == 0, done.stderr
