@@ -54,19 +54,37 @@ class BuildOptions:
 def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
     """Build an engine unless one of the present patches is there.
 
+    One that was built before it needed some firmware gets that, and stays as it is.
     After a failure nothing is left behind but the log, and fetched packages.
     :raises EngineBuildError: a step failed; the log's tail is in ``detail``.
     :raises SetupError: packages are missing; the hint names them all.
     """
-    if not options.force and (engine := _existing(options)):
+    if not options.force and (engine := _existing(options)) and not _lacks(engine):
         return engine
     hostpackages.require("engine")
     configure.require_meson()
     require_space(paths.cache_dir(), SPACE, "building the engine", EngineBuildError)
     with alone(paths.build_lock(), listener):
         if not options.force and (engine := _existing(options)):
-            return engine
+            return _completed(engine, listener)
         return _build(options, listener)
+
+
+def _lacks(engine: info.Engine) -> list[str]:
+    return firmware.missing(engine.meta.get("targets", ()), engine.firmware_dir)
+
+
+def _completed(engine: info.Engine, listener: Listener) -> info.Engine:
+    """An engine with all the firmware that it needs; its binaries stay."""
+    lacking = _lacks(engine)
+    if lacking:
+        work = Work(paths.logs_dir() / "firmware.log", EngineBuildError, listener)
+        with work.step("fetch firmware"), scratch(paths.downloads_dir(), "firmware") as directory:
+            found = directory / "found"
+            _firmware(directory, engine.meta["targets"], found, work)
+            for name in lacking:
+                (found / name).rename(engine.firmware_dir / name)
+    return engine
 
 
 def _build(options: BuildOptions, listener: Listener) -> info.Engine:

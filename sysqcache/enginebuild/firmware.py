@@ -17,16 +17,36 @@ from sysqcache.apt.private import PrivateApt
 from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
 from sysqcache.errors import EngineBuildError
 
-_NETWORK: Final = {"ipxe-qemu": ("efi-virtio.rom", "efi-e1000.rom")}
+KEYMAPS: Final = "keymaps"
+"""A directory: without the file of its layout, a display over VNC ends QEMU at its start."""
+
+_DEVICES: Final = {
+    "ipxe-qemu": (
+        "efi-e1000.rom",
+        "efi-e1000e.rom",
+        "efi-pcnet.rom",
+        "efi-rtl8139.rom",
+        "efi-virtio.rom",
+        "efi-vmxnet3.rom",
+        "pxe-eepro100.rom",
+    ),
+    "seabios": (
+        "vgabios-ati.bin",
+        "vgabios-bochs-display.bin",
+        "vgabios-cirrus.bin",
+        "vgabios-ramfb.bin",
+        "vgabios-stdvga.bin",
+        "vgabios-virtio.bin",
+        "vgabios-vmware.bin",
+        "vgabios.bin",
+    ),
+    "qemu-system-data": (KEYMAPS,),
+}
+"""What devices load that any machine may have: QEMU does not start without it."""
 
 FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "x86_64": {
-        "seabios": (
-            "bios-256k.bin",
-            "bios-microvm.bin",
-            "vgabios-stdvga.bin",
-            "vgabios-virtio.bin",
-        ),
+        "seabios": ("bios-256k.bin", "bios-microvm.bin"),
         "qemu-system-data": (
             "kvmvapic.bin",
             "linuxboot.bin",
@@ -35,12 +55,13 @@ FILES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "multiboot_dma.bin",
             "pvh.bin",
         ),
-        **_NETWORK,
     },
-    "aarch64": {"qemu-efi-aarch64": (EFI_AARCH64,), **_NETWORK},
-    "riscv64": {"opensbi": (OPENSBI_RISCV64,), **_NETWORK},
+    "aarch64": {"qemu-efi-aarch64": (EFI_AARCH64,)},
+    "riscv64": {"opensbi": (OPENSBI_RISCV64,)},
 }
-"""Target -> Debian package -> the files of it that go into ``share/qemu``, by QEMU's names."""
+"""Target -> Debian package -> the files of it that go into ``share/qemu``, by QEMU's names,
+besides what devices need.
+"""
 
 _DEBIAN_NAMES: Final[Mapping[str, str]] = {
     # not AAVMF_CODE.fd, which is the same with 61 MiB of padding
@@ -63,13 +84,22 @@ def install(apt: PrivateApt, targets: Sequence[str], scratch: Path, target: Path
         apt.unpack(deb, tree)
         versions[package] = deb.name.split("_")[1].replace("%3a", ":")
         for name in packages[package]:
-            shutil.copyfile(_find(tree, name, package), target / name)
+            _copy(_find(tree, name, package), target / name)
     return versions
 
 
 def needed(targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Debian package -> files, for all of ``targets`` together."""
-    return {package: names for target in targets for package, names in FILES[target].items()}
+    found: dict[str, tuple[str, ...]] = {}
+    for packages in (*(FILES[target] for target in targets), _DEVICES):
+        for package, names in packages.items():
+            found[package] = (*found.get(package, ()), *names)
+    return found
+
+
+def missing(targets: Sequence[str], directory: Path) -> list[str]:
+    """What ``targets`` need and ``directory`` has not."""
+    return [name for name in _names(targets) if not (directory / name).exists()]
 
 
 def in_tree(source: Path, targets: Sequence[str]) -> bool:
@@ -86,14 +116,14 @@ def from_tree(source: Path, targets: Sequence[str], target: Path) -> dict[str, s
         if file.suffix == ".bz2":
             (target / name).write_bytes(bz2.decompress(file.read_bytes()))
         else:
-            shutil.copyfile(file, target / name)
+            _copy(file, target / name)
     return {"pc-bios": "as in the source"}
 
 
 def _in_tree(source: Path, name: str) -> Path | None:
     """The file in a source tree; EFI firmware is packed there."""
     found = [source / "pc-bios" / name, source / "pc-bios" / f"{name}.bz2"]
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if _is_it(path, name)), None)
 
 
 def _names(targets: Sequence[str]) -> list[str]:
@@ -102,7 +132,19 @@ def _names(targets: Sequence[str]) -> list[str]:
 
 def _find(tree: Path, name: str, package: str) -> Path:
     pattern = _DEBIAN_NAMES.get(name, name)
-    found = [path for path in sorted(tree.rglob(pattern)) if path.is_file()]
+    found = [path for path in sorted(tree.rglob(pattern)) if _is_it(path, name)]
     if not found:
         raise EngineBuildError(f"Debian's package {package} has no {pattern}")
     return found[0]
+
+
+def _is_it(path: Path, name: str) -> bool:
+    return path.is_dir() if name == KEYMAPS else path.is_file()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file, or a directory without what only the build of QEMU needs."""
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("meson.build"))
+    else:
+        shutil.copyfile(source, target)

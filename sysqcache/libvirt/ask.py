@@ -3,20 +3,24 @@
 
 libvirt turns the domain's XML into a command line for the engine, and refuses what it knows
 the engine not to have; then the engine itself is asked for every device and back end on
-that line. Nothing is started but an engine without a machine.
+that line, and tries what only shows when it starts: a display's keys, password and
+encryption. Nothing is started but an engine without a machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.errors import DomainRefused, LibvirtError
+from sysqcache.launch.argv import escape
 from sysqcache.libvirt.connect import explained
 
 if TYPE_CHECKING:
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 30.0
 _NATIVE: Final = "qemu-argv"
+_WITHOUT_SPICE: Final = (
+    "have graphics of type vnc instead of spice, video of type virtio instead of qxl, and "
+    "neither channels and audio of type spice nor redirdev"
+)
+_TRIED: Final = ("password=", "sasl=", "tls-creds=")
+"""What of a VNC display needs libraries that an engine may have been built without."""
 _KINDS: Final = {
     "-device": ("driver", ""),
     "-netdev": ("type", "NetClientDriver"),
@@ -47,7 +57,7 @@ def require_support(connection: libvirt.virConnect, xml: str, name: str, emulato
             line = connection.domainXMLToNative(_NATIVE, xml, 0)
     except LibvirtError as error:
         raise DomainRefused(
-            f"the engine can't run {name}", detail=error.message, hint=_hint(name)
+            f"the engine can't run {name}: {error.message}", hint=_hint(name, error.message)
         ) from None
     arguments = shlex.split(line)
     machine = _value_of(arguments, "-machine").partition(",")[0]
@@ -59,12 +69,19 @@ def require_support(connection: libvirt.virConnect, xml: str, name: str, emulato
         raise DomainRefused(
             f"the engine can't run {name}: it lacks {len(lacking)} of the things it needs",
             detail="\n".join(sorted(set(lacking))),
-            hint=_hint(name),
+            hint=_hint(name, " ".join(lacking)),
+        )
+    refused = _try_display(emulator, arguments)
+    if refused:
+        raise DomainRefused(
+            f"the engine can't show the display of {name}", detail=refused, hint=_hint(name)
         )
 
 
-def _hint(name: str) -> str:
-    return f"virsh edit {name} to do without, or leave it with its own emulator"
+def _hint(name: str, lacking: str = "") -> str:
+    """The way out; virt-manager gives each new domain all that belongs to SPICE."""
+    what = _WITHOUT_SPICE if re.search("spice|qxl|redir", lacking, re.IGNORECASE) else "do without"
+    return f"virsh edit {name} to {what}, or leave it with its own emulator"
 
 
 def _value_of(arguments: Sequence[str], option: str) -> str:
@@ -84,6 +101,37 @@ def wanted(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield option, str(json.loads(value).get(key, ""))
         else:
             yield option, value.partition(",")[0].removeprefix(f"{key}=")
+
+
+def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
+    """What an engine says of a domain's display when it can't have it, "" when it can."""
+    with tempfile.TemporaryDirectory() as directory:
+        display = list(_display(arguments, Path(directory) / "vnc"))
+        if not display:
+            return ""
+        try:
+            done = _start(emulator, *display, lines=_lines())
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
+    return done.stderr.strip() if done.returncode else ""
+
+
+def _display(arguments: Sequence[str], socket: Path) -> Iterator[str]:
+    """The arguments of a display, at a socket of ours."""
+    for option, value in itertools.pairwise(arguments):
+        if option == "-k" or (option == "-object" and _is_certificate(value)):
+            yield from (option, value)
+        elif option == "-vnc":
+            tried = [part for part in value.split(",")[1:] if part.startswith(_TRIED)]
+            yield from (option, ",".join([f"unix:{escape(socket)}", *tried]))
+
+
+def _is_certificate(value: str) -> bool:
+    """Whether an object is one of TLS; a key with a password of its own is left out."""
+    if not value.startswith("{"):
+        return value.startswith("tls-creds")
+    given = json.loads(value)
+    return str(given.get("qom-type", "")).startswith("tls-creds") and "passwordid" not in given
 
 
 def _ask(emulator: Path) -> Mapping[str, set[str]]:
@@ -134,25 +182,32 @@ def _enumerations(schema: list[dict[str, Any]]) -> Any:
 
 def _run(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list[Any]:
     """The answers of an engine without a machine."""
-    asked = [("qmp_capabilities", {}), *commands, ("quit", {})]
-    lines = "".join(json.dumps({"execute": c, "arguments": a}) + "\n" for c, a in asked)
     try:
-        done = subprocess.run(
-            [
-                *(str(emulator), "-machine", "none", "-nodefaults", "-no-user-config"),
-                *("-display", "none", "-qmp", "stdio"),
-            ],
-            input=lines,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-            cwd="/",
-        )
+        done = _start(emulator, "-display", "none", lines=_lines(*commands))
         messages = [json.loads(line) for line in done.stdout.splitlines()]
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
     answers = [message["return"] for message in messages if "return" in message]
-    if len(answers) < len(asked) - 1:
+    if len(answers) < len(commands) + 1:
         raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
     return answers[1 : 1 + len(commands)]
+
+
+def _lines(*commands: tuple[str, Mapping[str, object]]) -> str:
+    """What QMP reads: the commands, and the end."""
+    asked = [("qmp_capabilities", {}), *commands, ("quit", {})]
+    return "".join(json.dumps({"execute": c, "arguments": a}) + "\n" for c, a in asked)
+
+
+def _start(emulator: Path, *arguments: str, lines: str) -> subprocess.CompletedProcess[str]:
+    """Run an engine without a machine. Raises OSError, TimeoutExpired."""
+    machine = ("-machine", "none", "-nodefaults", "-no-user-config", "-qmp", "stdio")
+    return subprocess.run(
+        [str(emulator), *machine, *arguments],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+        cwd="/",
+    )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
+from sysqcache.enginebuild.info import FIRMWARE, Engine
 from sysqcache.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
@@ -33,16 +33,18 @@ _READABLE: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 def publish_engine(engine: Engine) -> str:
     """Put an engine where libvirt finds it; its name below ``engines``.
 
-    It appears whole or not at all. Raises :class:`LibvirtError`.
+    It appears whole or not at all; one that is there gets the firmware that it lacks.
+    Raises :class:`LibvirtError`.
     """
     if engine.plain or not engine.build_id:
         raise LibvirtError(
             f"{engine.dir} is no engine with the cache", hint="unset SYSQCACHE_ENGINE"
         )
     target = engines_dir() / engine.build_id
-    if target.exists():
-        return target.name
     try:
+        if target.exists():
+            _complete(engine.dir / FIRMWARE, target / FIRMWARE)
+            return target.name
         engines_dir().mkdir(mode=0o755, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=engines_dir()) as scratch:
             whole = Path(scratch) / "engine"
@@ -54,6 +56,15 @@ def publish_engine(engine: Engine) -> str:
     except (OSError, shutil.Error) as error:
         raise LibvirtError(f"the engine can't be put into {engines_dir()}: {error}") from None
     return target.name
+
+
+def _complete(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        copied = target / path.relative_to(source)
+        if path.is_dir():
+            copied.mkdir(mode=0o755, exist_ok=True)
+        elif not copied.exists():
+            _link_or_copy(str(path), str(copied))
 
 
 def engines_dir() -> Path:

@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_DNS, uuid5
@@ -47,6 +49,20 @@ _XML = """<domain type='qemu'>
 """
 
 
+SERIAL = "<serial type='file'><source path='{disks}/serial.log'/></serial>"
+TYPED = """<serial type='unix'>
+      <source mode='bind' path='{disks}/serial.sock'/>
+      <log file='{disks}/serial.log'/>
+    </serial>"""
+
+
+def typed(machine: Machine, xml: str) -> str:
+    """A domain into which a test can type."""
+    old, new = (text.format(disks=machine.disks) for text in (SERIAL, TYPED))
+    assert old in xml
+    return xml.replace(old, new)
+
+
 def sysqcache(*arguments: object, code: int = 0) -> str:
     """Run "sysqcache libvirt"; its output, or what it says on stderr if it shall fail."""
     done = subprocess.run(
@@ -69,8 +85,8 @@ class Machine:
         self.disks = home / f"disks-{name}"
         self.folder = DomainFolder("")
 
-    def define(self, files: Path) -> None:
-        """Define it, with a disk of its own."""
+    def define(self, files: Path, change: Callable[[str], str] = lambda xml: xml) -> None:
+        """Define it, with a disk of its own; ``change`` makes another domain of the XML."""
         self.disks.mkdir()
         os.chown(self.disks, QEMU_UID, QEMU_UID)
         qemu_img = files / "own" / "bin" / "qemu-img"
@@ -79,7 +95,7 @@ class Machine:
         # the same in all tests, so that one may use what another learnt
         uuid = uuid5(NAMESPACE_DNS, self.name)
         xml = _XML.format(name=self.name, uuid=uuid, files=files, disks=self.disks)
-        self.redefine(xml)
+        self.redefine(change(xml))
         # the first definition is not what libvirt makes of it when it reads it again
         self.redefine(self.definition())
         self.folder = DomainFolder(self.daemon.virsh("domuuid", self.name).strip())
@@ -136,6 +152,18 @@ class Machine:
     def destroy(self) -> None:
         """Pull the plug."""
         self.daemon.virsh("destroy", self.name)
+
+    def type(self, line: str) -> None:
+        """Type a line into the guest's shell, if its serial line is :data:`TYPED`."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.disks / "serial.sock"))
+            connection.sendall(line.encode() + b"\n")
+            time.sleep(0.2)  # what is not read yet would be lost with the connection
+
+    def power_off_itself(self) -> None:
+        """Let the guest end by itself: nobody presses its power button."""
+        self.type("poweroff -f")
+        eventually(lambda: self.state() == "shut off")
 
     def shut_down(self) -> None:
         """Press the power button until the guest has noticed."""

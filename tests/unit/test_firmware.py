@@ -25,19 +25,27 @@ def spec(arch: ArchName, file: Path | None = None) -> MachineSpec:
 
 def test_every_target_has_firmware() -> None:
     assert set(firmware.FILES) == set(TARGETS)
-    assert set(firmware.needed(["riscv64"])) == {"opensbi", "ipxe-qemu"}
+    devices = {"seabios", "ipxe-qemu", "qemu-system-data"}
+    assert set(firmware.needed(["riscv64"])) == {"opensbi", *devices}
     assert set(firmware.needed(["aarch64", "riscv64"])) == {
         "qemu-efi-aarch64",
         "opensbi",
-        "ipxe-qemu",
+        *devices,
     }
+    x86 = firmware.needed(["x86_64"])
+    assert {"bios-256k.bin", "vgabios-stdvga.bin"} <= set(x86["seabios"])
+    assert {"linuxboot_dma.bin", firmware.KEYMAPS} <= set(x86["qemu-system-data"])
 
 
 def test_a_release_archive_brings_its_own(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "pc-bios").mkdir(parents=True)
-    for name in ("efi-virtio.rom", "efi-e1000.rom"):
-        (source / "pc-bios" / name).write_bytes(name.encode())
+    (source / "pc-bios" / firmware.KEYMAPS).mkdir()
+    for name in (f"{firmware.KEYMAPS}/en-us", f"{firmware.KEYMAPS}/meson.build"):
+        (source / "pc-bios" / name).touch()
+    for name in firmware.missing(["aarch64"], source / "pc-bios"):
+        if name != EFI_AARCH64:
+            (source / "pc-bios" / name).write_bytes(name.encode())
     assert not firmware.in_tree(source, ["aarch64"])
     (source / "pc-bios" / f"{EFI_AARCH64}.bz2").write_bytes(bz2.compress(b"efi"))
     assert firmware.in_tree(source, ["aarch64"])
@@ -45,6 +53,10 @@ def test_a_release_archive_brings_its_own(tmp_path: Path) -> None:
     firmware.from_tree(source, ["aarch64"], target)
     assert (target / EFI_AARCH64).read_bytes() == b"efi"
     assert (target / "efi-virtio.rom").read_bytes() == b"efi-virtio.rom"
+    assert [path.name for path in (target / firmware.KEYMAPS).iterdir()] == ["en-us"]
+    assert firmware.missing(["aarch64"], target) == []
+    (target / "vgabios-cirrus.bin").unlink()
+    assert firmware.missing(["aarch64"], target) == ["vgabios-cirrus.bin"]
 
 
 def test_a_package_without_its_file_is_named(tmp_path: Path) -> None:
