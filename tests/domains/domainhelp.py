@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_DNS, uuid5
@@ -49,11 +49,18 @@ _XML = """<domain type='qemu'>
 """
 
 
+COMMAND = (sys.executable, "-m", "sysqcache", "libvirt")
 SERIAL = "<serial type='file'><source path='{disks}/serial.log'/></serial>"
 TYPED = """<serial type='unix'>
       <source mode='bind' path='{disks}/serial.sock'/>
       <log file='{disks}/serial.log'/>
     </serial>"""
+
+
+def definition(name: str, files: Path, disks: Path) -> str:
+    """A domain; its UUID is the same in all tests, so that one may use what another learnt."""
+    uuid = uuid5(NAMESPACE_DNS, name)
+    return _XML.format(name=name, uuid=uuid, files=files, disks=disks)
 
 
 def typed(machine: Machine, xml: str) -> str:
@@ -66,7 +73,7 @@ def typed(machine: Machine, xml: str) -> str:
 def sysqcache(*arguments: object, code: int = 0) -> str:
     """Run "sysqcache libvirt"; its output, or what it says on stderr if it shall fail."""
     done = subprocess.run(
-        [sys.executable, "-m", "sysqcache", "libvirt", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
@@ -92,10 +99,7 @@ class Machine:
         qemu_img = files / "own" / "bin" / "qemu-img"
         disk = self.disks / "disk.qcow2"
         subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
-        # the same in all tests, so that one may use what another learnt
-        uuid = uuid5(NAMESPACE_DNS, self.name)
-        xml = _XML.format(name=self.name, uuid=uuid, files=files, disks=self.disks)
-        self.redefine(change(xml))
+        self.redefine(change(definition(self.name, files, self.disks)))
         # the first definition is not what libvirt makes of it when it reads it again
         self.redefine(self.definition())
         self.folder = DomainFolder(self.daemon.virsh("domuuid", self.name).strip())
@@ -175,11 +179,11 @@ class Machine:
         eventually(is_off)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Watching]:
-        """With a watcher beside it."""
+    def watched(self, inside: Sequence[str] = ()) -> Iterator[Watching]:
+        """With a watcher beside it; ``inside`` is put before its command."""
         with (self.home / "watch.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sysqcache", "libvirt", "watch", "-c", self.daemon.uri],
+                [*inside, *COMMAND, "watch", "-c", self.daemon.uri],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
