@@ -78,7 +78,7 @@ def compare_domain(request: DomainRequest, tell: Tell) -> DomainResult:
     _require_comparable(domain, xml, folder)
     _end_earlier(connection, _copy_name(domain.name()))
     started, state = time.time(), folder.read()
-    with _copy(folder, state, rewrite.disabled(xml)) as copy:
+    with _copy(folder, state, xml) as copy:
         samples = _rounds(_Comparison(connection, copy, request), request, tell)
     return DomainResult(
         domain.name(),
@@ -148,8 +148,10 @@ def _end_earlier(connection: libvirt.virConnect, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[DomainCopy]:
-    """The copy's directory, removed afterwards."""
+def _copy(folder: DomainFolder, state: DomainState, xml: str) -> Iterator[DomainCopy]:
+    """The copy of an enabled domain; its directory is removed afterwards."""
+    mark, plain = rewrite.find_mark(xml), rewrite.disabled(xml)
+    no_acpi = mark is not None and mark.no_acpi
     program = emulator(state.engine, state.arch)
     directory = run_directory(folder.copy_uuid)
     shutil.rmtree(directory, ignore_errors=True)
@@ -167,7 +169,9 @@ def _copy(folder: DomainFolder, state: DomainState, plain: str) -> Iterator[Doma
     name = _copy_name(DomainFacts.of(plain).name)
     qemu_img = program.with_name("qemu-img")
     try:
-        yield DomainCopy(directory, name, folder.copy_uuid, plain, paths, state.owner, qemu_img)
+        yield DomainCopy(
+            directory, name, folder.copy_uuid, plain, paths, state.owner, qemu_img, no_acpi
+        )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

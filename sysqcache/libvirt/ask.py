@@ -52,17 +52,12 @@ def require_support(connection: libvirt.virConnect, xml: str, name: str, emulato
     :param xml: its definition with the engine as its emulator.
     Raises :class:`DomainRefused` that names everything which the engine lacks.
     """
-    try:
-        with explained("the engine lacks something"):
-            line = connection.domainXMLToNative(_NATIVE, xml, 0)
-    except LibvirtError as error:
-        raise DomainRefused(
-            f"the engine can't run {name}: {error.message}", hint=_hint(name, error.message)
-        ) from None
-    arguments = shlex.split(line)
+    arguments = command_line(connection, xml, name)
     machine = _value_of(arguments, "-machine").partition(",")[0]
     known = _ask(emulator)
     lacking = [f"{what} {value}" for what, value in wanted(arguments) if value not in known[what]]
+    options = _options(emulator)
+    lacking += [word for word in _given(arguments) if word not in options]
     if machine not in known["-machine"]:
         lacking.append(f"-machine {machine}")
     if lacking:
@@ -76,6 +71,22 @@ def require_support(connection: libvirt.virConnect, xml: str, name: str, emulato
         raise DomainRefused(
             f"the engine can't show the display of {name}", detail=refused, hint=_hint(name)
         )
+
+
+def command_line(connection: libvirt.virConnect, xml: str, name: str) -> list[str]:
+    """What libvirt would start. Raises :class:`DomainRefused`."""
+    try:
+        with explained("the engine lacks something"):
+            return shlex.split(connection.domainXMLToNative(_NATIVE, xml, 0))
+    except LibvirtError as error:
+        raise DomainRefused(
+            f"the engine can't run {name}: {error.message}", hint=_hint(name, error.message)
+        ) from None
+
+
+def needs_no_acpi(arguments: Sequence[str], emulator: Path) -> bool:
+    """Whether libvirt switches ACPI off by an option that the engine does not have."""
+    return "-no-acpi" in arguments and "-no-acpi" not in _options(emulator)
 
 
 def _hint(name: str, lacking: str = "") -> str:
@@ -132,6 +143,31 @@ def _is_certificate(value: str) -> bool:
         return value.startswith("tls-creds")
     given = json.loads(value)
     return str(given.get("qom-type", "")).startswith("tls-creds") and "passwordid" not in given
+
+
+def _given(arguments: Sequence[str]) -> list[str]:
+    """Options on a command line; a value that looks like one is the kernel's alone."""
+    return [
+        word
+        for before, word in itertools.pairwise(arguments)
+        if re.fullmatch(r"-[a-zA-Z][a-z-]*", word) and before != "-append"
+    ]
+
+
+def _options(emulator: Path) -> set[str]:
+    """The options of an engine, from its help: QMP tells of some of them only."""
+    try:
+        done = subprocess.run(
+            [str(emulator), "-h"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=True,
+            cwd="/",
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
+    return set(re.findall(r"^-[a-zA-Z][a-z-]*", done.stdout, re.MULTILINE))
 
 
 def _ask(emulator: Path) -> Mapping[str, set[str]]:

@@ -20,7 +20,10 @@ from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DomainCopy:
-    """A copy in ``directory``, which QEMU's user ``owner`` may write to."""
+    """A copy in ``directory``, which QEMU's user ``owner`` may write to.
+
+    ``no_acpi`` as in :func:`.rewrite.enabled`.
+    """
 
     directory: Path
     name: str
@@ -29,11 +32,13 @@ class DomainCopy:
     paths: CachePaths
     owner: Owner
     qemu_img: Path
+    no_acpi: bool = False
 
     def xml(self, *, cached: bool) -> str:
         """Its definition, with the cache or without."""
         arguments = measured_arguments(self.paths, cached=cached)
-        return _renamed(enabled(self.plain, self.paths, arguments), self)
+        xml = enabled(self.plain, self.paths, arguments, no_acpi=self.no_acpi)
+        return _renamed(xml, self)
 
     def fresh_disks(self) -> None:
         """New overlays over the domain's disks. Raises :class:`DiskError`."""

@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.enginebuild.info import find_engine
@@ -70,7 +71,7 @@ def enable(name: str, uri: str, share: str, warn: Warn) -> Enabled:
         program = emulator(engine, str(arch))
         require_reachable(program, owner)
         plain = rewrite.disabled(xml)
-        wanted = rewrite.enabled(plain, folder.cache_paths(program))
+        wanted = _wanted(connection, folder, plain, program, facts.name)
         ask.require_support(connection, wanted, facts.name, program)
         state = _state(folder, facts, owner, engine, share, connection.getURI())
         folder.make(owner)
@@ -87,6 +88,17 @@ def enable(name: str, uri: str, share: str, warn: Warn) -> Enabled:
         raise
     _clean_up()
     return Enabled(state, packs, again)
+
+
+def _wanted(
+    connection: libvirt.virConnect, folder: DomainFolder, plain: str, program: Path, name: str
+) -> str:
+    """The definition with the cache on, as this libvirt and this engine get on with it."""
+    cache = folder.cache_paths(program)
+    wanted = rewrite.enabled(plain, cache)
+    if ask.needs_no_acpi(ask.command_line(connection, wanted, name), program):
+        return rewrite.enabled(plain, cache, no_acpi=True)
+    return wanted
 
 
 def _known_state(folder: DomainFolder) -> DomainState | None:

@@ -23,6 +23,10 @@ _MARK: Final = "sysqcache:cache"
 _COMMANDLINE: Final = "qemu:commandline"
 _ARG: Final = "qemu:arg"
 _OBJECT: Final = "tb-cache,id=tbcache0,"
+_CAPABILITIES: Final = "qemu:capabilities"
+_DEL: Final = "qemu:del"
+_NO_ACPI: Final = ("-machine", "acpi=off")
+_NO_ACPI_OPTION: Final = "no-acpi"
 _CHANNELS: Final = ("sysqcache0", "sysqcache1")
 
 
@@ -41,16 +45,18 @@ class CachePaths:
 class Mark:
     """What our metadata element says about a domain before it was enabled.
 
-    ``emulator`` is None when the domain named none.
+    ``emulator`` is None when the domain named none; ``no_acpi`` tells that it has no ACPI, and
+    that libvirt had to be kept from saying so with an option that QEMU 9.0 dropped.
     """
 
     emulator: str | None
     namespace: bool
     metadata: bool
+    no_acpi: bool = False
 
     def element(self) -> str:
         """As XML."""
-        values = {"qemu": self.namespace, "metadata": self.metadata}
+        values = {"qemu": self.namespace, "metadata": self.metadata, _NO_ACPI_OPTION: self.no_acpi}
         added = " ".join(name for name, value in values.items() if value)
         text = f"<{_MARK} xmlns:sysqcache={attribute(NAMESPACE)}"
         if self.emulator is not None:
@@ -61,7 +67,12 @@ class Mark:
     def of(cls, element: Element) -> Mark:
         """From the element."""
         added = element.get("added").split()
-        return cls(element.attributes.get("emulator"), "qemu" in added, "metadata" in added)
+        return cls(
+            element.attributes.get("emulator"),
+            "qemu" in added,
+            "metadata" in added,
+            _NO_ACPI_OPTION in added,
+        )
 
 
 def cache_arguments(paths: CachePaths) -> list[str]:
@@ -102,10 +113,14 @@ def _mark_element(root: Element) -> Element | None:
     return None
 
 
-def enabled(xml: str, paths: CachePaths, arguments: list[str] | None = None) -> str:
+def enabled(
+    xml: str, paths: CachePaths, arguments: list[str] | None = None, *, no_acpi: bool = False
+) -> str:
     """The XML of a domain with the cache on; it must not be on already.
 
     :param arguments: what QEMU gets instead of :func:`cache_arguments`.
+    :param no_acpi: switch ACPI off by a property of the machine, instead of the option
+        ``-no-acpi``, which libvirt 9.0 gives.
     """
     document = Document(xml)
     root = document.root
@@ -113,11 +128,15 @@ def enabled(xml: str, paths: CachePaths, arguments: list[str] | None = None) -> 
         emulator=root.string("devices/emulator") or None,
         namespace="xmlns:qemu" not in root.attributes,
         metadata=root.find("metadata") is None,
+        no_acpi=no_acpi,
     )
+    more = list(_NO_ACPI) if no_acpi else []
     edits = [
         _with_metadata(document, mark),
         _with_emulator(document, paths.emulator),
-        _with_arguments(document, arguments or cache_arguments(paths)),
+        # before the arguments here, behind them in the text
+        *([_without_capability(document)] if no_acpi else []),
+        _with_arguments(document, [*(arguments or cache_arguments(paths)), *more]),
     ]
     if mark.namespace:
         place = root.inner - 1
@@ -164,6 +183,17 @@ def _with_arguments(document: Document, arguments: list[str]) -> Edit:
     return Edit(document.root.inner_end, document.root.inner_end, f"  {whole}\n")
 
 
+def _without_capability(document: Document) -> Edit:
+    line = f"<{_DEL} capability='{_NO_ACPI_OPTION}'/>"
+    block = document.root.find(_CAPABILITIES)
+    if block is not None and block.children:
+        return document.append(block, line)
+    whole = f"<{_CAPABILITIES}>\n    {line}\n  </{_CAPABILITIES}>"
+    if block is not None:
+        return Edit(block.start, block.end, whole)
+    return Edit(document.root.inner_end, document.root.inner_end, f"  {whole}\n")
+
+
 def disabled(xml: str) -> str:
     """The XML of an enabled domain as it would be without us; others' changes stay."""
     document = Document(xml)
@@ -192,32 +222,45 @@ def _without_metadata(document: Document, mark: Mark, element: Element) -> Edit:
 
 
 def _without_arguments(document: Document, mark: Mark) -> Iterator[Edit]:
+    """What is left in QEMU's namespace without us, and its declaration if anything is."""
     root = document.root
-    block = root.find(_COMMANDLINE)
-    if block is None:
-        return
-    ours = _our_arguments(list(block.all(_ARG)))
-    if len(ours) != len(block.children):
-        yield from (document.remove(argument) for argument in ours)
-        return
-    yield document.remove(block)
+    gone = []
+    for block, ours in _additions(root, mark):
+        if len(ours) == len(block.children):
+            gone.append(block)
+            yield document.remove(block)
+        else:
+            yield from (document.remove(element) for element in ours)
     # another part of QEMU's namespace may still need its declaration
-    needed = any(c.name.startswith("qemu:") and c is not block for c in root.children)
-    if mark.namespace and not needed:
+    needed = any(c.name.startswith("qemu:") and c not in gone for c in root.children)
+    if mark.namespace and gone and not needed:
         declaration = document.remove_declaration("xmlns:qemu")
         if declaration is not None:
             yield declaration
 
 
-def _our_arguments(arguments: list[Element]) -> list[Element]:
-    """The pairs of an option and a value that :func:`cache_arguments` gave."""
+def _additions(root: Element, mark: Mark) -> Iterator[tuple[Element, list[Element]]]:
+    """Each block of QEMU's namespace, with those of its elements that are ours."""
+    block = root.find(_COMMANDLINE)
+    if block is not None:
+        yield block, _our_arguments(list(block.all(_ARG)), mark)
+    block = root.find(_CAPABILITIES)
+    if block is not None and mark.no_acpi:
+        yield block, [e for e in block.all(_DEL) if e.get("capability") == _NO_ACPI_OPTION]
+
+
+def _our_arguments(arguments: list[Element], mark: Mark) -> list[Element]:
+    """The pairs of an option and a value that :func:`enabled` gave."""
     starts = {
         "-object": (_OBJECT,),
         "-chardev": tuple(f"socket,id={name}," for name in _CHANNELS),
         "-mon": tuple(f"chardev={name}," for name in _CHANNELS),
     }
     found: list[Element] = []
+    acpi: list[Element] = []
     for option, value in itertools.pairwise(arguments):
         if value.get("value").startswith(starts.get(option.get("value"), ("\0",))):
             found += [option, value]
-    return found
+        elif (option.get("value"), value.get("value")) == _NO_ACPI:
+            acpi = [option, value]  # ours is behind all that were there
+    return [*found, *(acpi if mark.no_acpi else [])]

@@ -75,6 +75,25 @@ def test_changes_of_others_stay(path: Path) -> None:
     assert "sysqcache" not in plain
 
 
+@BY_NAME
+def test_no_acpi_there_and_back(path: Path) -> None:
+    """An option that QEMU has dropped is kept from libvirt; what the user has of both stays."""
+    plain = path.read_text()
+    on = rewrite.enabled(plain, PATHS, no_acpi=True)
+    block = Document(on).root.find("qemu:capabilities")
+    assert block is not None
+    assert [child.get("capability") for child in block.children] == ["no-acpi"]
+    assert "<qemu:arg value='acpi=off'/>" in on.replace('"', "'")
+    assert rewrite.disabled(on) == plain
+    mine = "<qemu:arg value='-machine'/>\n    <qemu:arg value='acpi=off'/>"
+    other = "  <qemu:capabilities>\n    <qemu:add capability='x'/>\n  </qemu:capabilities>\n"
+    start = "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n"
+    start += "  <name>a</name>\n  <devices>\n    <emulator>/q</emulator>\n  </devices>\n"
+    own = f"{start}  <qemu:commandline>\n    {mine}\n  </qemu:commandline>\n{other}</domain>\n"
+    assert rewrite.disabled(rewrite.enabled(own, PATHS, no_acpi=True)) == own
+    assert rewrite.disabled(rewrite.enabled(own, PATHS)) == own
+
+
 @pytest.fixture(scope="module")
 def driver() -> Any:
     libvirt = pytest.importorskip("libvirt")
