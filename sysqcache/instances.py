@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysqcache import paths
+from sysqcache import paths, statefile
 from sysqcache.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
 from sysqcache.launch.process import ProcessId, log_tail, wait_pid
 from sysqcache.types import GuestAccess, MachineState
 
 _LOCK_PATIENCE: Final = 0.3
-_FORMAT: Final = 1
 _LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
 
 
@@ -66,17 +65,10 @@ class InstanceState:
         """The QEMU process."""
         return ProcessId(self.pid, self.pid_start)
 
-    def to_json(self) -> dict[str, Any]:
-        """The contents of the state file."""
-        return {"format": _FORMAT, **dataclasses.asdict(self)}
-
     @classmethod
-    def from_json(cls, value: Any) -> Self:
+    def parse(cls, text: str) -> Self:
         """From the contents of a state file; raises ``ValueError`` when they are wrong."""
-        if not isinstance(value, dict) or value.get("format") != _FORMAT:
-            raise ValueError("made by another version of sysqcache")
-        names = {field.name for field in dataclasses.fields(cls)}
-        fields = {key: item for key, item in value.items() if key in names}
+        fields = statefile.read_fields(text, cls)
         if not isinstance(fields.get("name"), str):
             raise ValueError("it has no name")
         fields["state"] = MachineState(fields.get("state", "created"))
@@ -107,7 +99,7 @@ class Instance:
         """
         file = self.file(paths.INSTANCE_STATE)
         try:
-            return InstanceState.from_json(json.loads(file.read_text(encoding="utf-8")))
+            return InstanceState.parse(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise no_such_machine(self.name) from None
         except (OSError, ValueError, TypeError) as error:
@@ -115,7 +107,7 @@ class Instance:
 
     def write(self, state: InstanceState) -> None:
         """Replace the state file, atomically."""
-        text = json.dumps(state.to_json(), indent=1)
+        text = json.dumps(statefile.to_json(state), indent=1)
         fd, temporary = tempfile.mkstemp(dir=self.directory, prefix=".state-")
         with os.fdopen(fd, "w", encoding="utf-8") as stream:
             stream.write(text)

@@ -32,13 +32,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 from uuid import NAMESPACE_URL, uuid5
 
-from sysqcache import paths
+from sysqcache import paths, statefile
 from sysqcache.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner, image_id
 from sysqcache.libvirt.rewrite import NAMESPACE, CachePaths
 from sysqcache.store.layout import replace_file
 
-_FORMAT: Final = 1
 _SOCKET_PATH: Final = 107
 
 
@@ -88,17 +87,10 @@ class DomainState:
         """Who QEMU runs as."""
         return Owner(self.uid, self.gid)
 
-    def to_json(self) -> dict[str, Any]:
-        """The contents of the file."""
-        return {"format": _FORMAT, **dataclasses.asdict(self)}
-
     @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Raises ``ValueError``, ``TypeError`` or ``KeyError`` when they are wrong."""
-        if not isinstance(value, dict) or value.get("format") != _FORMAT:
-            raise ValueError("made by another version of sysqcache")
-        names = {field.name for field in dataclasses.fields(cls)}
-        fields = {key: item for key, item in value.items() if key in names}
+    def parse(cls, text: bytes) -> Self:
+        """Raises ``ValueError`` or ``TypeError`` for what is no state file."""
+        fields = statefile.read_fields(text, cls)
         fields["last"] = LastRun(**fields.get("last", {}))
         return cls(**fields)
 
@@ -199,15 +191,15 @@ class DomainFolder:
         """The state. Raises :class:`LibvirtError`."""
         path = self.directory / paths.DOMAIN_STATE
         try:
-            return DomainState.from_json(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return DomainState.parse(path.read_bytes())
+        except (OSError, ValueError, TypeError) as error:
             raise LibvirtError(
                 f"{path} can't be read: {error}", hint="sysqcache libvirt enable writes it anew"
             ) from None
 
     def write(self, state: DomainState) -> None:
         """Replace the state, atomically. Raises OSError."""
-        content = json.dumps(state.to_json(), indent=1).encode()
+        content = json.dumps(statefile.to_json(state), indent=1).encode()
         replace_file(self.directory / paths.DOMAIN_STATE, content)
 
     def update(self, **changes: Any) -> DomainState:
