@@ -50,14 +50,22 @@ class Placer:
     """Looks into one machine, any number of times, then places its blocks once.
 
     :param quiet: look without a command that other clients of QEMU hear about.
+    :param patience: seconds that places are searched for at most; None for the usual.
     """
 
     def __init__(
-        self, journal: Path, summary: AttributionSummary, warn: Warn, *, quiet: bool = False
+        self,
+        journal: Path,
+        summary: AttributionSummary,
+        warn: Warn,
+        *,
+        quiet: bool = False,
+        patience: float | None = None,
     ) -> None:
         self.journal, self.summary = journal, summary
         self._warn = warn
         self._quiet = quiet
+        self._patience = patience
         self._looks: list[Observation] = []
 
     def look(self, machine: Looked) -> None:
@@ -104,7 +112,7 @@ class Placer:
         self.summary.kinds = dict(found.counts())
 
     def _placements(self, spec: MachineSpec | None, firmware: Path | None) -> Placements:
-        from sysqcache.attribution.attribute import attribute
+        from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
         from sysqcache.imagescan.scan import scan
         from sysqcache.journal import read_journal
@@ -115,7 +123,7 @@ class Placer:
         if spec is not None:
             with scan(spec) as contents:
                 truths = truths_of(contents, self._looks, firmware, spec.firmware)
-        found = attribute(journal, self._looks, truths)
+        found = attribute(journal, self._looks, truths, seconds=self._patience or SECONDS)
         return read_places(self.journal).merged(found)
 
 

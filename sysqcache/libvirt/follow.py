@@ -39,13 +39,22 @@ Tell = Callable[[str], None]
 
 _CONNECT: Final = 30.0
 _EVENTS: Final = ("POWERDOWN", "SHUTDOWN", "STOP")
-_ASK_EVERY: Final = 5.0
+_ASK_EVERY: Final = 1.0
+"""Seconds; a guest that ends by itself is down a few seconds after it began to, and what it
+runs meanwhile is new: a look that is due then sees most of it.
+"""
 _WORTH_A_LOOK: Final = 1000
 """Blocks that were recorded since the last look."""
 _FIRST: Final = 5.0
 """Seconds before the first look, unless the guest ends before."""
-_QUIET: Final = 10.0
-"""Seconds between looks, at least, and ten times as long as a look took."""
+_QUIET: Final = 5.0
+"""Seconds between looks into a busy guest, at least, and ten times as long as a look took."""
+_CALM: Final = 200
+"""Blocks between two questions, at most, when a guest has done what it was busy with. All
+that it ran is still there then; later, code of ended programs may have left its memory.
+"""
+_PATIENCE: Final = 60.0
+"""Seconds for finding places; nobody waits for it, and the host may be busy with guests."""
 _STEP: Final = 0.5
 _STATS_SECONDS: Final = 2.0
 
@@ -162,9 +171,12 @@ class Looker:
         self._journal = waiting.being_written(machine.instance)
         self.copied = intake.copy_path(self._journal) if self._journal is not None else None
         self._placer = (
-            Placer(self.copied, summary, warn, quiet=True) if self.copied is not None else None
+            Placer(self.copied, summary, warn, quiet=True, patience=_PATIENCE)
+            if self.copied is not None
+            else None
         )
         self._recorded = 0
+        self._asked = 0
         self._next = time.monotonic() + _FIRST
         self._tell = warn
 
@@ -176,8 +188,10 @@ class Looker:
         with contextlib.suppress(SysqcacheError):
             self.stats = commands.query_tb_cache(self._machine.qmp, _STATS_SECONDS) or self.stats
         recorded = self.stats.recorded if self.stats is not None else 0
+        calm, self._asked = recorded - self._asked < _CALM, recorded
         new = recorded - self._recorded
-        if (new and urgent) or (new >= _WORTH_A_LOOK and time.monotonic() >= self._next):
+        due = calm or time.monotonic() >= self._next
+        if (new and urgent) or (new >= _WORTH_A_LOOK and due):
             self._look(recorded)
             self._recorded = recorded
 
