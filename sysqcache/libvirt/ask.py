@@ -121,7 +121,7 @@ def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
         if not display:
             return ""
         try:
-            done = _start(emulator, *display, lines=_lines())
+            done = _start(emulator, "-display", "none", *display, lines=_lines())
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
     return done.stderr.strip() if done.returncode else ""

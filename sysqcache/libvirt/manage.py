@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sysqcache.enginebuild import firmware
 from sysqcache.enginebuild.info import find_engine
 from sysqcache.errors import DomainRefused, LibvirtError
 from sysqcache.libvirt import ask, publish, rewrite
@@ -64,7 +65,13 @@ def enable(name: str, uri: str, share: str, warn: Warn) -> Enabled:
     arch = facts.require_tcg()
     owner = _owner(connection, facts)
     folder = DomainFolder(facts.uuid)
-    engine = publish_engine(find_engine(str(arch)))
+    built = find_engine(str(arch))
+    engine = publish_engine(built)
+    if lacking := firmware.missing([str(arch)], built.firmware_dir):
+        warn(
+            f"the engine lacks {', '.join(lacking)}: devices that need them do not start; "
+            "sysqcache engine build fetches them"
+        )
     again = rewrite.find_mark(xml) is not None
     before = _known_state(folder)
     try:
