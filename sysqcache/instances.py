@@ -152,7 +152,8 @@ class Instance:
     def current(self) -> InstanceState:
         """The state as it really is: a machine that was killed is ``dead``.
 
-        A damaged state file gives ``broken`` with the error; never raises for that.
+        A QEMU whose controller was killed before it could write down its number is found all
+        the same. A damaged state file gives ``broken`` with the error; never raises for that.
         """
         try:
             state = self.read()
@@ -166,7 +167,18 @@ class Instance:
                 state=MachineState.DEAD,
                 error=state.error or "QEMU and its controller were killed",
             )
+        if state.state is MachineState.CREATED and (found := self._qemu(state.controller)):
+            return dataclasses.replace(
+                state, state=MachineState.STARTING, pid=found.pid, pid_start=found.start
+            )
         return state
+
+    def _qemu(self, controller: int) -> ProcessId | None:
+        """The process that holds the lock beside the controller: it inherited the descriptor."""
+        if not self.is_held():
+            return None
+        others = (pid for pid in _holders(self.file(paths.INSTANCE_LOCK)) if pid != controller)
+        return next(filter(None, map(ProcessId.of, others)), None)
 
     def require_running(self) -> InstanceState:
         """The state of a machine that runs; raises :class:`MachineError` otherwise."""
@@ -178,6 +190,26 @@ class Instance:
                 detail=state.error,
             )
         return state
+
+
+def _holders(lock: Path) -> Iterator[int]:
+    """Processes with a descriptor that holds this lock; of other users' processes none is seen."""
+    wanted = str(lock.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        # processes and descriptors come and go meanwhile
+        with contextlib.suppress(OSError):
+            if any(_holds(link, wanted) for link in (process / "fd").iterdir()):
+                yield int(process.name)
+
+
+def _holds(link: Path, wanted: str) -> bool:
+    """Whether a descriptor of /proc holds a lock; who only looks at it has it open as well."""
+    try:
+        if str(link.readlink()) != wanted:
+            return False
+        return "lock:" in (link.parents[1] / "fdinfo" / link.name).read_text(encoding="ascii")
+    except OSError:
+        return False
 
 
 def _try_lock(fd: int, patience: float) -> bool:

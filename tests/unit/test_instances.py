@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from sysqcache import paths
 from sysqcache.errors import MachineBusy, MachineError, NoSuchMachine
 from sysqcache.instances import ForeignProcess, Instance, InstanceState, list_instances
 from sysqcache.launch.process import ProcessId
+from sysqcache.machine import end_by_signals
 from sysqcache.types import MachineState
 
 
@@ -97,6 +99,28 @@ def test_the_lock_lives_with_the_process_that_inherits_it() -> None:
         child.kill()
         child.wait()
     assert not instance.is_held()
+
+
+def test_a_qemu_that_the_state_file_does_not_name_is_found() -> None:
+    """Its controller was killed between starting it and writing down its number."""
+    instance = make("a", controller=os.getpid())
+    with instance.locked() as fd:
+        assert instance.current().state is MachineState.CREATED
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[fd])
+    with instance.file(paths.INSTANCE_LOCK).open() as lock:
+        onlooker = subprocess.Popen(["sleep", "60"], stdin=lock)
+    try:
+        found = instance.current()
+        assert (found.state, found.process) == (MachineState.STARTING, ProcessId.of(child.pid))
+        assert instance.require_running() == found
+        assert end_by_signals("a") == "signal"
+        assert child.wait(5) == -signal.SIGTERM
+        assert not instance.is_held()
+        assert instance.current().state is MachineState.CREATED
+    finally:
+        for one in (child, onlooker):
+            one.kill()
+            one.wait()
 
 
 def test_process_identity() -> None:

@@ -103,12 +103,12 @@ class Background:
         return self._process.returncode, out, err
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> None:
-    """Wait until ``condition`` holds."""
+def eventually(condition: Callable[[], bool], timeout: float = 60.0, step: float = 0.1) -> None:
+    """Wait until ``condition`` holds; it is looked at every ``step`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(step)
 
 
 def stored_blocks() -> int:

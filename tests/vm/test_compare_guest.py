@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -144,9 +145,20 @@ def test_an_interrupted_comparison_reports_what_it_has() -> None:
     assert left_behind() == []
 
 
-def test_what_a_killed_comparison_ran_is_ended_by_the_next() -> None:
+def running_below(directory: Path) -> list[str]:
+    """Processes that run in a directory, also in one that was removed."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str((process / "cwd").readlink()).startswith(f"{directory}/"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_what_a_killed_comparison_ran_is_ended_by_the_next(own_state: Path) -> None:
+    """Also a QEMU that was just started, whose number is not written down yet."""
     process = start("--ways", "file", out=subprocess.DEVNULL)
-    eventually(lambda: any(paths.state_dir().glob("compare-*/state/machines/*/qemu.log")))
+    eventually(lambda: bool(running_below(own_state)), step=0.0)
     process.kill()
     process.wait()
     assert len(left_behind()) == 1
@@ -154,3 +166,4 @@ def test_what_a_killed_comparison_ran_is_ended_by_the_next() -> None:
     assert "file" in done.stdout
     assert left_behind() == []
     assert list_instances() == []
+    assert running_below(own_state) == []
