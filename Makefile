@@ -11,6 +11,8 @@ BIN := .venv/bin
 SYSQCACHE := $(BIN)/sysqcache
 # ENGINE_FLAGS=--keep-tree makes later builds incremental, for work on the patches
 ENGINE_FLAGS ?=
+# one worker a processor; tests/workers.py divides the tests
+PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages test-packages engine plain-engine images test-images demo test check bench clean
@@ -53,7 +55,7 @@ demo: setup
 	@$(BIN)/python scripts/demo.py
 
 test: setup test-images check
-	@$(STEP) "pytest" $(BIN)/pytest
+	@$(STEP) "pytest" $(BIN)/pytest $(PYTEST_FLAGS)
 
 check: .stamps/venv
 	@$(STEP) "ruff" $(BIN)/ruff check --quiet .

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import workers
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine, find_engine
@@ -23,6 +24,29 @@ def pytest_report_header() -> list[str]:
         engine = "engine: none"
     built = ", ".join(image.name for image in catalog.list_images() if image.built)
     return [engine, f"images: {built or 'none'}"]
+
+
+def in_worker(config: pytest.Config) -> bool:
+    """True in a process that runs a part of the tests (``pytest -n``)."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Divide the tests among the workers; without workers the order is pytest's own."""
+    if in_worker(config):
+        workers.divide(items)
+
+
+# the first of all wrappers, so that waiting is not in a test's time limit
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let tests that are ``alone`` run when no other worker's does."""
+    if not in_worker(item.config):
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    with workers.turn(workers.shared_folder(item.config), alone=alone):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
