@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import workers
@@ -26,9 +29,32 @@ def pytest_report_header() -> list[str]:
     return [engine, f"images: {built or 'none'}"]
 
 
+_SHARED = pytest.StashKey[Path]()
+"""A folder that all workers of a run have in common; it goes with the run."""
+
+
 def in_worker(config: pytest.Config) -> bool:
     """True in a process that runs a part of the tests (``pytest -n``)."""
     return hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the folder that is common to all workers, or make it."""
+    given: dict[str, str] = getattr(config, "workerinput", {})
+    folder = given.get("shared") or tempfile.mkdtemp(prefix="sysqcache-tests-")
+    config.stash[_SHARED] = Path(folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where the folder is."""
+    node.workerinput["shared"] = str(node.config.stash[_SHARED])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder: stores are big."""
+    if not in_worker(config):
+        shutil.rmtree(config.stash[_SHARED], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,11 +68,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let tests that are ``alone`` run when no other worker's does."""
-    if not in_worker(item.config):
-        return (yield)
     alone = item.get_closest_marker("alone") is not None
-    with workers.turn(workers.shared_folder(item.config), alone=alone):
+    with workers.turn(item.config.stash[_SHARED], alone=alone):
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig: pytest.Config) -> Path:
+    """A folder for :func:`workers.once`."""
+    return pytestconfig.stash[_SHARED]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,17 @@ def divide(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (place(group_of(item.path)), group_of(item.path)))
 
 
-def shared_folder(config: pytest.Config) -> Path:
-    """A folder that all workers of this run have in common; each has its own below it."""
-    return Path(config.option.basetemp).parent
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder`` with what ``make`` puts there: the first that asks makes it, others wait."""
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            making = folder.with_suffix(".part")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make(making)
+            making.rename(folder)
+    return folder
 
 
 @contextlib.contextmanager

@@ -1,50 +1,106 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Debian guest's first boot, shared by all tests of what comes after it."""
+"""First boots, each made once for all tests of what comes after it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import workers
 from debianhelp import WORK, boot, require_image
+from enginehelp import Recorded
+from machinehelp import NOKASLR
+from machinehelp import boot as boot_tiny
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine
+from sysqcache.images.catalog import ImagePaths
+
+
+def fresh_home(directory: Path) -> Path:
+    """State of its own, engines and images as they are."""
+    directory.mkdir()
+    (directory / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
+    return directory
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """The report that was kept of a boot."""
+    report: dict[str, Any] = json.loads((folder / "report").read_text())
+    return report
 
 
 @pytest.fixture(scope="session")
-def debian_home(x86_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state directory of its own, removed afterwards: stores are big."""
+def debian_cold(x86_engine: Engine, shared: Path) -> Path:
+    """A Debian guest's first boot with its task: its ``store`` and the ``report``."""
     require_image("debian12-x86_64")
-    home = tmp_path_factory.mktemp("home")
-    (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
-    yield home
-    (home / "cache").unlink()
-    shutil.rmtree(home)
 
+    def make(folder: Path) -> None:
+        home = fresh_home(folder / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(paths.ENV_HOME, str(home))
+            report = boot(folder / "store", "--task", WORK)
+        (folder / "report").write_text(json.dumps(report))
 
-@pytest.fixture
-def home(debian_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``debian_home``, in use."""
-    monkeypatch.setenv(paths.ENV_HOME, str(debian_home))
-    return debian_home
+    return workers.once(shared / "debian", make)
 
 
 @pytest.fixture(scope="session")
-def cold(debian_home: Path) -> dict[str, Any]:
-    """A first boot with its task; what it recorded is in ``debian_home/cold``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(paths.ENV_HOME, str(debian_home))
-        return boot(debian_home / "cold", "--task", WORK)
+def recorded(x86_engine: Engine, tiny_image: ImagePaths, shared: Path) -> Recorded:
+    """The tiny guest's first run."""
+    return Recorded(workers.once(shared / "tiny", lambda to: Recorded.make(to, (NOKASLR,))))
+
+
+@pytest.fixture(scope="session")
+def recorded_by_two(x86_engine: Engine, tiny_image: ImagePaths, shared: Path) -> Recorded:
+    """The tiny guest's first run with two vCPUs."""
+    sets = (NOKASLR, "vcpus=2")
+    return Recorded(workers.once(shared / "tiny-2", lambda to: Recorded.make(to, sets)))
+
+
+@pytest.fixture(scope="session")
+def tiny_cold(x86_engine: Engine, tiny_image: ImagePaths, shared: Path) -> Path:
+    """As :func:`debian_cold`, of the tiny guest."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(paths.ENV_HOME, str(fresh_home(folder / "home")))
+            patch.setenv(paths.ENV_STORE, str(folder / "store"))
+            report = boot_tiny("--task", "work", "--set", NOKASLR)
+        (folder / "report").write_text(json.dumps(report))
+
+    return workers.once(shared / "tiny-cold", make)
 
 
 @pytest.fixture
-def store(home: Path, cold: dict[str, Any], tmp_path: Path) -> Iterator[Path]:
+def tiny_store(own_state: Path, tiny_cold: Path) -> dict[str, Any]:
+    """The machine's own store is as after a first boot; what was said of that."""
+    shutil.copytree(tiny_cold / "store", paths.store_dir())
+    return told(tiny_cold)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory of the test's own, in use."""
+    home = fresh_home(tmp_path / "home")
+    monkeypatch.setenv(paths.ENV_HOME, str(home))
+    return home
+
+
+@pytest.fixture
+def cold(debian_cold: Path) -> dict[str, Any]:
+    """What was said of the first boot."""
+    return told(debian_cold)
+
+
+@pytest.fixture
+def store(home: Path, debian_cold: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the store as the first boot left it."""
     copy = tmp_path / "store"
-    shutil.copytree(home / "cold", copy)
+    shutil.copytree(debian_cold / "store", copy)
     yield copy
     shutil.rmtree(copy)

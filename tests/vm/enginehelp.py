@@ -8,6 +8,8 @@ damaged pack through.
 from __future__ import annotations
 
 import contextlib
+import pickle
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from sysqcache.enginebuild.info import find_engine
 from sysqcache.guest.agent import KeptAgent
 from sysqcache.guest.ready import make_probe
 from sysqcache.guest.serialshell import SerialShell
+from sysqcache.journal import Journal, read_journal
 from sysqcache.launch import argv
 from sysqcache.launch.argv import Launch, TbCache
 from sysqcache.launch.process import QemuProcess
@@ -181,3 +184,36 @@ def record_pack(directory: Path, sets: Sequence[str] = (NOKASLR,)) -> tuple[Path
     journal = directory / "cold.journal"
     stats = run(Start(journal=journal, sets=sets), directory / "cold")
     return make_pack(journal, directory / "store"), stats
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A cold run with its task, shared by tests: none of them may change its files."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, sets: Sequence[str]) -> None:
+        """Run and keep everything in ``folder``, which may be moved afterwards."""
+        journal = folder / "cold.journal"
+        stats = run(Start(journal=journal, sets=sets), folder / "cold")
+        # the store takes the journal away
+        shutil.copy2(journal, folder / "kept.journal")
+        make_pack(journal, folder / "store")
+        (folder / "stats").write_bytes(pickle.dumps(stats))
+
+    @property
+    def pack(self) -> Path:
+        """Its blocks, the only pack of a store."""
+        [pack] = (self.folder / "store" / paths.STORE_PACKS).iterdir()
+        return pack
+
+    def journal(self) -> Journal:
+        """What it recorded."""
+        return read_journal(self.folder / "kept.journal")
+
+    def stats(self) -> TbCacheStats:
+        """Its counters."""
+        stats = pickle.loads((self.folder / "stats").read_bytes())
+        assert isinstance(stats, TbCacheStats)
+        return stats

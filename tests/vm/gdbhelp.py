@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sysqcache.launch.sockets import connect_unix
+
 _RIP = 16
 """Number of the register in QEMU's gdb-xml/i386-64bit.xml."""
 
@@ -19,9 +21,7 @@ class Gdb:
     """A debugger on QEMU's stub; the guest is stopped from the start."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(30.0)
-        self._socket.connect(str(path))
+        self._socket: socket.socket = connect_unix(path, 30.0)
         self._stream = self._socket.makefile("rb")
 
     def __enter__(self) -> Self:

@@ -30,7 +30,7 @@ from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
 from sysqcache.images.recipes import RECIPES, TinyRecipe
 from sysqcache.imagescan.elf import notes_build_id
-from sysqcache.work import Work, published, scratch
+from sysqcache.work import Work, alone, ignore, published, scratch
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
 _ONE_IN = 60
@@ -247,8 +247,11 @@ def trixie_guest() -> Path:
     :class:`ImageBuildError` when there is no such archive.
     """
     target = paths.downloads_dir() / "test-trixie"
-    if target.exists():
-        return target
+    with alone(paths.downloads_dir() / "test-trixie.lock", ignore):
+        return target if target.exists() else _build_trixie(target)
+
+
+def _build_trixie(target: Path) -> Path:
     archives = sources.for_release(sources.read_sources(), "trixie")
     if not archives:
         raise ImageBuildError("no archive of Debian 13 is configured")

@@ -6,12 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from enginehelp import Guest, Start, guest, record_pack
+from enginehelp import Guest, Recorded, Start, guest
 from gdbhelp import STOPPED, Gdb
 from machinehelp import eventually
 
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.qmp import commands
 from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
@@ -22,15 +21,33 @@ _WRITERS = ("store", "device", "rom")
 
 
 @pytest.fixture
-def pack(x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path) -> Path:
-    return record_pack(tmp_path / "recorded")[0]
+def pack(recorded: Recorded) -> Path:
+    return recorded.pack
+
+
+def ask_monitor(machine: Guest, command: str) -> str:
+    """The answer of QEMU's monitor for people."""
+    return str(machine.qmp.execute("human-monitor-command", {"command-line": command}))
+
+
+def stopped_while_idle(machine: Guest) -> bool:
+    """Stop the guest; if it was at work, let it go on, and say so."""
+    commands.stop(machine.qmp)
+    if "HLT=1" in ask_monitor(machine, "info registers"):
+        return True
+    commands.cont(machine.qmp)
+    return False
 
 
 def attach(machine: Guest) -> Gdb:
-    """QEMU's own stub, started when it is wanted."""
+    """QEMU's own stub, started when it is wanted; the guest is idle and stands still.
+
+    On a busy host the guest still has work to do when it says that it is ready.
+    """
+    eventually(lambda: stopped_while_idle(machine))
     path = machine.directory / "gdb"
-    command = f"gdbserver unix:{path},server=on,wait=off"
-    machine.qmp.execute("human-monitor-command", {"command-line": command})
+    # the name of a socket may have 107 bytes, and QEMU runs in the directory
+    ask_monitor(machine, "gdbserver unix:gdb,server=on,wait=off")
     return Gdb(path)
 
 

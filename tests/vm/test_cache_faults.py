@@ -10,22 +10,20 @@ import packhelp
 import pytest
 from enginehelp import (
     Guest,
+    Recorded,
     Start,
     assert_adds_up,
     command_line,
     guest,
     hit_rate,
     make_pack,
-    record_pack,
     run,
 )
 from machinehelp import NOKASLR
 from packhelp import Damage, cut, damaged, put, small_disk
 
 from sysqcache.counters import REJECTS
-from sysqcache.enginebuild.info import Engine
 from sysqcache.errors import LaunchError, QmpError
-from sysqcache.images.catalog import ImagePaths
 from sysqcache.journal import read_journal
 from sysqcache.launch.process import QemuProcess
 from sysqcache.qmp import commands
@@ -38,12 +36,10 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 READ_ONLY = CacheMode.READ_ONLY
 
 
-@pytest.fixture(scope="module")
-def pack(
-    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+@pytest.fixture
+def pack(recorded: Recorded) -> Path:
     """A pack of a cold run."""
-    return record_pack(tmp_path_factory.mktemp("recorded"))[0]
+    return recorded.pack
 
 
 REFUSED: dict[str, tuple[str, Damage]] = {

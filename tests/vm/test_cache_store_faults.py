@@ -50,8 +50,8 @@ LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tiny_store")
 def test_packs_that_the_store_leaves_out() -> None:
-    boot(*TASK)
     contents = {pack: pack.read_bytes() for pack in the_packs()}
     for name, (reason, change) in LEFT_OUT.items():
         for pack in contents:
@@ -69,8 +69,8 @@ def test_packs_that_the_store_leaves_out() -> None:
     assert boot(*TASK, "--cache", "read-only")["blocks"]["hit_rate"] >= 0.85
 
 
+@pytest.mark.usefixtures("tiny_store")
 def test_damaged_blocks_are_translated_and_replaced() -> None:
-    boot(*TASK)
     for pack in the_packs():
         damage(packhelp.flip_code)(pack)
     done = boot(*TASK)
@@ -84,8 +84,8 @@ def test_damaged_blocks_are_translated_and_replaced() -> None:
     assert boot(*TASK)["blocks"]["hit_rate"] >= 0.85
 
 
+@pytest.mark.usefixtures("tiny_store")
 def test_verify_finds_damage() -> None:
-    boot(*TASK)
     damage(packhelp.flip_code)(the_packs()[0])
     with Store.open(paths.store_dir()) as store:
         assert not store.verify().good

@@ -6,14 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from enginehelp import Start, guest, hit_rate, make_pack, record_pack, run
+from enginehelp import Recorded, Start, guest, hit_rate, make_pack, run
 from machinehelp import NOKASLR
 
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
 from sysqcache.journal import read_journal
 from sysqcache.qmp import commands
-from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
@@ -23,21 +20,13 @@ TWO_VCPUS = (NOKASLR, "vcpus=2")
 SMALL_BUFFER = (NOKASLR, "accelerator.tb_size=20MiB")
 
 
-@pytest.fixture(scope="module")
-def recorded(
-    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, TbCacheStats]:
-    """A pack of a cold run with one vCPU, and that run's counters."""
-    return record_pack(tmp_path_factory.mktemp("recorded"))
-
-
 @pytest.fixture
-def pack(recorded: tuple[Path, TbCacheStats]) -> Path:
-    return recorded[0]
+def pack(recorded: Recorded) -> Path:
+    return recorded.pack
 
 
-def test_a_cold_run_records_what_it_translates(recorded: tuple[Path, TbCacheStats]) -> None:
-    stats = recorded[1]
+def test_a_cold_run_records_what_it_translates(recorded: Recorded) -> None:
+    stats = recorded.stats()
     assert stats.adopted == 0
     assert stats.misses["no-pack"] > 50_000
     assert stats.misses["no-pack"] + stats.misses["count"] == stats.translated
@@ -91,8 +80,8 @@ def test_read_only_writes_nothing(pack: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_vcpus(recorded: tuple[Path, TbCacheStats], tmp_path: Path) -> None:
-    pack, _ = record_pack(tmp_path / "two", TWO_VCPUS)
+def test_two_vcpus(recorded_by_two: Recorded, tmp_path: Path) -> None:
+    pack = recorded_by_two.pack
     warm = run(Start(CacheMode.READ_ONLY, [pack], sets=TWO_VCPUS), tmp_path / "warm")
     assert hit_rate(warm) >= 0.85
     assert sum(warm.rejected.values()) == 0

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enginehelp import Guest, Start, guest, record_pack
+from enginehelp import Guest, Recorded, Start, guest
 from machinehelp import NOKASLR
 from numpy.typing import NDArray
 from packhelp import damaged, positions, put
 
 from sysqcache import blockformat as bf
 from sysqcache.blocktable import gather
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
 from sysqcache.journal import Journal, read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
@@ -28,13 +26,9 @@ _PRIVILEGE = 3
 
 
 @pytest.fixture(scope="module")
-def pack(
-    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def pack(recorded: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pack of a cold run, whose header does not tell the flags of its blocks."""
-    folder = tmp_path_factory.mktemp("recorded")
-    recorded, _ = record_pack(folder)
-    return with_flags(recorded, folder / "any.pack", 0, 0)
+    return with_flags(recorded.pack, tmp_path_factory.mktemp("flags") / "any.pack", 0, 0)
 
 
 def with_flags(pack: Path, copy: Path, flags_any: int, flags_all: int) -> Path:
@@ -129,12 +123,9 @@ def test_a_full_journal_stays_whole(pack: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_vcpus_name_each_block_once(
-    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path
-) -> None:
+def test_two_vcpus_name_each_block_once(recorded_by_two: Recorded, tmp_path: Path) -> None:
     sets = (NOKASLR, "vcpus=2")
-    pack, _ = record_pack(tmp_path / "two", sets)
-    start = Start(packs=[pack], journal=tmp_path / "a.journal", sets=sets)
+    start = Start(packs=[recorded_by_two.pack], journal=tmp_path / "a.journal", sets=sets)
     journal, stats = ran(start, tmp_path / "a")
     assert len(np.unique(journal.adopted["position"])) == len(journal.adopted)
     assert 0.5 * stats.adopted < len(journal.adopted) <= stats.adopted

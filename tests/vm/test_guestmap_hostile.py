@@ -74,7 +74,8 @@ def debugged(name: str = "tiny") -> Iterator[Memory]:
     instance = Instance(name)
     path, qmp = instance.file("gdb"), instance.file(paths.INSTANCE_QMP)
     with QmpClient.connect(qmp) as client:
-        command = f"gdbserver unix:{path},server=on,wait=off"
+        # the name of a socket may have 107 bytes, and QEMU runs in the directory
+        command = "gdbserver unix:gdb,server=on,wait=off"
         client.execute("human-monitor-command", {"command-line": command})
     # the main socket is free, and the spare one is for the maps that are tested
     with Gdb(path) as gdb, Session.open(qmp) as session:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enginehelp import Guest, Start, assert_adds_up, guest, hit_rate, make_pack, run
+from enginehelp import (
+    Guest,
+    Recorded,
+    Start,
+    assert_adds_up,
+    guest,
+    hit_rate,
+    make_pack,
+    run,
+)
 from machinehelp import NOKASLR
 from programhelp import compiled, in_shell, tiny_with
 
@@ -36,11 +45,9 @@ def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
 
 
 @pytest.fixture(scope="module")
-def one(
-    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Journal, TbCacheStats]:
+def one(recorded: Recorded) -> tuple[Path, Journal, TbCacheStats]:
     """What a machine with one vCPU recorded."""
-    return cold(tmp_path_factory.mktemp("vcpus") / "one")
+    return recorded.pack, recorded.journal(), recorded.stats()
 
 
 @pytest.fixture(scope="module")
