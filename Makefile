@@ -11,8 +11,8 @@ BIN := .venv/bin
 SYSQCACHE := $(BIN)/sysqcache
 # ENGINE_FLAGS=--keep-tree makes later builds incremental, for work on the patches
 ENGINE_FLAGS ?=
-# one worker a processor; tests/workers.py divides the tests
-PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+# one worker a processor; tests/workers.py says which files come first
+PYTEST_FLAGS ?= -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages test-packages engine plain-engine images test-images demo test check bench clean

@@ -57,11 +57,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[_SHARED], ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Divide the tests among the workers; without workers the order is pytest's own."""
+    """Long files first; without workers the order is pytest's own."""
     if in_worker(config):
-        workers.divide(items)
+        workers.order(items)
 
 
 # the first of all wrappers, so that waiting is not in a test's time limit

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How tests are divided among pytest's workers (``-n``), and who has the machine alone.
 
-Files stay together, so that what they set up for all their tests is set up once; files that
-share more than that are one group. Long groups come first, so that no worker is left with one
-at the end. Times are compared on a machine that others use as well: tests with a limit in
-seconds are marked ``alone``, and no other worker runs a test meanwhile.
+The tests of a file stay together, so that what they set up for all of them is set up once; what
+several files begin with is made by the first that asks (:func:`once`). Long files come first,
+so that no worker is left with one at the end. Tests with a limit in seconds are marked
+``alone``: no other worker runs a test meanwhile.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-TOGETHER = {
-    "vm/test_cache_images.py": "vm/test_cache_debian.py",
-    "vm/test_guestmap_debian.py": "vm/test_attribution.py",
-}
-"""Files that share a guest's boot or a store with another file."""
-
-LONGEST = ()
-"""Groups in the order in which they start; the others follow by folder."""
+LONGEST = (
+    "vm/test_suspend.py",
+    "vm/test_jit.py",
+    "vm/test_architectures.py",
+    "vm/test_guestmap.py",
+    "vm/test_cache_faults.py",
+    "vm/test_vcpus.py",
+    "vm/test_compare_guest.py",
+    "vm/test_cache_debian.py",
+    "domains/test_lives.py",
+    "domains/test_compare_domain.py",
+    "vm/test_cache_images.py",
+    "vm/test_attribution_arches.py",
+)
+"""Files in the order in which they start; the others follow by folder."""
 
 _FOLDERS = ("vm", "domains", "browser", "qemu")
 
 
-def group_of(path: Path) -> str:
-    """Name of the group that a file's tests run in."""
+def place(path: Path) -> tuple[int, int, str]:
+    """What files are sorted by."""
     name = path.relative_to(TESTS).as_posix()
-    return TOGETHER.get(name, name)
-
-
-def place(group: str) -> tuple[int, int]:
-    """What groups are sorted by."""
-    folder = group.partition("/")[0]
+    folder = name.partition("/")[0]
     return (
-        LONGEST.index(group) if group in LONGEST else len(LONGEST),
+        LONGEST.index(name) if name in LONGEST else len(LONGEST),
         _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS),
+        name,
     )
 
 
-def divide(items: list[pytest.Item]) -> None:
-    """Mark each test with its group, and sort them: the order in a file stays."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
-    items.sort(key=lambda item: (place(group_of(item.path)), group_of(item.path)))
+def order(items: list[pytest.Item]) -> None:
+    """Sort the tests; those of a file stay as they are."""
+    items.sort(key=lambda item: place(item.path))
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:
