@@ -55,15 +55,18 @@ def order(items: list[pytest.Item]) -> None:
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder`` with what ``make`` puts there: the first that asks makes it, others wait."""
+    """``folder`` with what ``make`` puts there: the first that asks makes it, others wait.
+
+    It does not move afterwards: what is made may hold its name.
+    """
+    complete = folder.with_suffix(".complete")
     with folder.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            making = folder.with_suffix(".part")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            make(making)
-            making.rename(folder)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            complete.touch()
     return folder
 
 

@@ -194,7 +194,7 @@ class Recorded:
 
     @classmethod
     def make(cls, folder: Path, sets: Sequence[str]) -> None:
-        """Run and keep everything in ``folder``, which may be moved afterwards."""
+        """Run and keep everything in ``folder``."""
         journal = folder / "cold.journal"
         stats = run(Start(journal=journal, sets=sets), folder / "cold")
         # the store takes the journal away

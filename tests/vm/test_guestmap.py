@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -28,6 +29,7 @@ from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.images import catalog
+from sysqcache.images.catalog import ImagePaths
 from sysqcache.instances import Instance
 from sysqcache.journal import read_journal
 from sysqcache.launch.sockets import connect_unix
@@ -38,9 +40,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image"
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 
 
-@pytest.fixture
-def machine(own_state: Path) -> Iterator[str]:
-    """A running tiny guest."""
+@contextlib.contextmanager
+def running_tiny() -> Iterator[str]:
+    """A tiny guest that runs."""
     sysqcache("boot", TINY, "--detach")
     process = process_of("tiny")
     yield "tiny"
@@ -48,6 +50,38 @@ def machine(own_state: Path) -> Iterator[str]:
     # drgn may still hold the socket that "stop" asks through
     if process.poll() is None:
         process.signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def tiny_home(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Where the guest runs that several tests look at; none of them changes or ends it."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_HOME, str(home))
+        patch.delenv(paths.ENV_STORE, raising=False)
+        with running_tiny():
+            # not yet: each test says for itself where it is
+            patch.undo()
+            yield home
+            patch.setenv(paths.ENV_HOME, str(home))
+            patch.delenv(paths.ENV_STORE, raising=False)
+
+
+@pytest.fixture
+def machine(own_state: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The running tiny guest of all tests here."""
+    monkeypatch.setenv(paths.ENV_HOME, str(tiny_home))
+    return "tiny"
+
+
+@pytest.fixture
+def own_machine(own_state: Path) -> Iterator[str]:
+    """A running tiny guest that the test may end."""
+    with running_tiny() as name:
+        yield name
 
 
 def test_functions_are_symbols_enough(machine: str) -> None:
@@ -67,7 +101,8 @@ def test_the_tiny_guest_agrees(machine: str) -> None:
     assert compare_contents(machine, told) == 1
 
 
-def test_the_command(machine: str) -> None:
+def test_the_command(own_machine: str) -> None:
+    machine = own_machine
     first = report("map", machine)
     assert set(first) == {
         "kernel", "kernel_modules", "processes", "pages", "took_s", "paused_ms", "note",
@@ -109,7 +144,8 @@ def test_the_text_of_the_kernel_is_where_the_table_says(machine: str) -> None:
                 assert int(one.offset[0]) == place - module.text[0]
 
 
-def test_drgn_s_own_helpers_agree(machine: str) -> None:
+def test_drgn_s_own_helpers_agree(own_machine: str) -> None:
+    machine = own_machine  # drgn may hold its socket for longer than the test
     with Session.open(socket_of(machine), process_of(machine)) as session:
         from drgn.helpers.linux.fs import d_path
         from drgn.helpers.linux.mm import for_each_vma
@@ -135,7 +171,8 @@ def test_drgn_s_own_helpers_agree(machine: str) -> None:
         assert names == [module.name for module in found.modules]
 
 
-def test_a_lying_kernel_file_is_not_believed(machine: str) -> None:
+def test_a_lying_kernel_file_is_not_believed(own_machine: str) -> None:
+    machine = own_machine
     first = mapper.map_machine(socket_of(machine))
     file = kernelcache.file_of(first.kernel.build_id)
     assert file is not None
@@ -157,7 +194,8 @@ def test_a_socket_that_is_in_use(machine: str, monkeypatch: pytest.MonkeyPatch) 
     assert mapper.map_machine(socket_of(machine)).note == ""
 
 
-def test_a_guest_killed_while_it_is_mapped(machine: str) -> None:
+def test_a_guest_killed_while_it_is_mapped(own_machine: str) -> None:
+    machine = own_machine
     process = process_of(machine)
     pid = Instance(machine).read().process.pid
     with Session.open(socket_of(machine), process) as session:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import workers
 from machinehelp import TINY, eventually, qcow2_disk, report, sysqcache
 
 from sysqcache import paths
@@ -37,8 +38,12 @@ BUSY = 12
 
 
 @pytest.fixture
-def machine(own_state: Path, tiny_image: ImagePaths, x86_engine: Engine) -> Iterator[str]:
-    """A name; whatever runs under it, or as its copy, ends with the test."""
+def machine(own_state: Path, template: Path) -> Iterator[str]:
+    """A name; whatever runs under it, or as its copy, ends with the test.
+
+    The store knows the guest already, so that little is new in each start.
+    """
+    shutil.copytree(template / "state" / "store", paths.store_dir())
     yield NAME
     for folder in paths.instances_dir().glob(f"{NAME}*"):
         sysqcache("stop", folder.name, "--force", code=None)
@@ -71,6 +76,32 @@ def error_of(*arguments: object, code: int) -> str:
 
 def suspend(method: str = "auto") -> dict[str, Any]:
     return report("suspend", NAME, "--method", method)
+
+
+@pytest.fixture(scope="session")
+def template(x86_engine: Engine, tiny_image: ImagePaths, shared: Path) -> Path:
+    """The ``state`` of a machine that was started and suspended, and its ``nonce``."""
+
+    def make(folder: Path) -> None:
+        cache = paths.cache_dir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(paths.ENV_HOME, str(folder))
+            patch.delenv(paths.ENV_STORE, raising=False)
+            (folder / "cache").symlink_to(cache, target_is_directory=True)
+            nonce = start()
+            suspend("template")
+            sysqcache("list")  # keeps the blocks
+        (folder / "nonce").write_text(nonce)
+
+    return workers.once(shared / "template", make)
+
+
+@pytest.fixture
+def suspended(machine: str, template: Path) -> str:
+    """As after ``start`` and ``suspend``: the machine is there, copied; its nonce."""
+    # with the holes of the memory, which shutil would fill
+    subprocess.run(["cp", "-a", template / "state" / "machines", paths.state_dir()], check=True)
+    return (template / "nonce").read_text()
 
 
 @pytest.mark.parametrize("method", ["template", "file", "internal"])
@@ -122,9 +153,8 @@ def test_auto_says_why(machine: str, config: Path) -> None:
     assert "was changed since" in error_of("resume", NAME, code=SAVED_STATE_ERROR)
 
 
-def test_blocks_are_verified_after_a_resume(machine: str) -> None:
-    start()
-    suspend("template")
+@pytest.mark.usefixtures("suspended")
+def test_blocks_are_verified_after_a_resume() -> None:
     found = report("resume", NAME, "--cache", "verify", "--task", "ls -lR /bin /etc | wc -l")
     blocks = found["blocks"]
     assert blocks["verified"] > 0
@@ -181,9 +211,8 @@ def test_bad_list_of_touched_pages(machine: str, how: str) -> None:
     assert list_.read_bytes()[:8] == MAGIC
 
 
-def test_copies_from_one_template(machine: str) -> None:
-    nonce = start()
-    suspend("template")
+def test_copies_from_one_template(suspended: str) -> None:
+    nonce = suspended
     done = sysqcache("resume", NAME, "--copies", 3, "--json")
     reports = json.loads(done.stdout)
     names = [f"{NAME}-{n}" for n in (1, 2, 3)]
@@ -231,9 +260,8 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "other device state", "other memory"])
-def test_damaged_states_are_refused(machine: str, how: str) -> None:
-    start()
-    suspend("template")
+@pytest.mark.usefixtures("suspended")
+def test_damaged_states_are_refused(how: str) -> None:
     _, directory = slots.current(NAME)
     kept = directory.parent.parent / "kept"
     shutil.copyfile(directory / slots.STATE, kept)
@@ -330,9 +358,8 @@ def test_internal_states_with_damaged_tables(machine: str, config: Path) -> None
     assert found["times"]["tasks"][0]["stdout"].strip() == nonce
 
 
-def test_an_engine_that_is_gone(machine: str) -> None:
-    start()
-    suspend("template")
+@pytest.mark.usefixtures("suspended")
+def test_an_engine_that_is_gone() -> None:
     record, directory = slots.current(NAME)
     content = (directory / slots.RECORD).read_text()
     (directory / slots.RECORD).write_text(content.replace(record.engine, "10.0.1-gone"))
