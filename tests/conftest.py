@@ -63,15 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         workers.order(items)
 
 
-# the first of all wrappers, so that waiting is not in a test's time limit
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let tests that are ``alone`` run when no other worker's does."""
-    alone = item.get_closest_marker("alone") is not None
-    with workers.turn(item.config.stash[_SHARED], alone=alone):
-        return (yield)
-
-
 @pytest.fixture(scope="session")
 def shared(pytestconfig: pytest.Config) -> Path:
     """A folder for :func:`workers.once`."""

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How tests are divided among pytest's workers (``-n``), and who has the machine alone.
+"""How tests are divided among pytest's workers (``-n``).
 
 The tests of a file stay together, so that what they set up for all of them is set up once; what
 several files begin with is made by the first that asks (:func:`once`). Long files come first,
-so that no worker is left with one at the end. Tests with a limit in seconds are marked
-``alone``: no other worker runs a test meanwhile.
+so that no worker is left with one at the end.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,17 +19,17 @@ TESTS = Path(__file__).parent
 
 LONGEST = (
     "vm/test_suspend.py",
+    "vm/test_guestmap.py",
     "vm/test_jit.py",
     "vm/test_architectures.py",
-    "vm/test_guestmap.py",
-    "vm/test_cache_faults.py",
-    "vm/test_vcpus.py",
-    "vm/test_compare_guest.py",
-    "vm/test_cache_debian.py",
+    "vm/test_attribution_arches.py",
     "domains/test_lives.py",
     "domains/test_compare_domain.py",
-    "vm/test_cache_images.py",
-    "vm/test_attribution_arches.py",
+    "vm/test_cache_debian.py",
+    "vm/test_vcpus.py",
+    "vm/test_guestmap_hostile.py",
+    "vm/test_cache_faults.py",
+    "vm/test_compare_guest.py",
 )
 """Files in the order in which they start; the others follow by folder."""
 
@@ -68,16 +66,3 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(folder)
             complete.touch()
     return folder
-
-
-@contextlib.contextmanager
-def turn(folder: Path, *, alone: bool) -> Iterator[None]:
-    """Wait until a test may run: with others, or ``alone`` on the machine.
-
-    Who wants to be alone holds the gate while waiting, so that no others get in between.
-    """
-    with (folder / "gate").open("a") as gate, (folder / "turn").open("a") as lock:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(gate, fcntl.LOCK_UN)
-        yield

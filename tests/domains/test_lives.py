@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,16 @@ def test_cycles_leave_no_trace(machine: Machine) -> None:
         assert left == files
 
 
+def free_port() -> int:
+    """Libvirt's own choice could be that of another libvirtd of this host."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def test_migration_to_another_libvirtd_of_this_host(warm: Machine, second: Daemon) -> None:
     with warm.watched():
         warm.start()
-        address = "tcp://127.0.0.1:49352"
+        address = f"tcp://127.0.0.1:{free_port()}"
         warm.daemon.virsh("migrate", "--live", "--unsafe", "tiny", second.uri, address)
         assert warm.state() == "shut off"
         assert "running" in second.virsh("domstate", "tiny")

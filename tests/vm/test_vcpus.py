@@ -116,7 +116,11 @@ def test_one_vcpu_that_may_get_others(
     with guest(start, tmp_path / "hotplug") as machine:
         machine.wait_ready()
         plug(machine)
-        online = "echo 1 > /sys/devices/system/cpu/cpu1/online; cat /sys/devices/system/cpu/online"
+        # it is there when the guest has heard of it
+        online = (
+            "cd /sys/devices/system/cpu; while ! [ -e cpu1/online ]; do sleep 0.1; done;"
+            "echo 1 > cpu1/online; cat online"
+        )
         assert in_shell(machine, online).strip() == "0-1"
         machine.work()
         stats = machine.still_stats()
