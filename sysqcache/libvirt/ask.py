@@ -15,8 +15,10 @@ import re
 import shlex
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.errors import DomainRefused, LibvirtError
@@ -121,7 +123,15 @@ def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
         if not display:
             return ""
         try:
-            done = _start(emulator, "-display", "none", *display, lines=_lines())
+            done = subprocess.run(
+                _command(emulator, *display),
+                input=_line("qmp_capabilities", {}) + _line("quit", {}),
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+                cwd="/",
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
     return done.stderr.strip() if done.returncode else ""
@@ -218,32 +228,46 @@ def _enumerations(schema: list[dict[str, Any]]) -> Any:
 
 def _run(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list[Any]:
     """The answers of an engine without a machine."""
+    asked = [("qmp_capabilities", {}), *commands]
     try:
-        done = _start(emulator, "-display", "none", lines=_lines(*commands))
-        messages = [json.loads(line) for line in done.stdout.splitlines()]
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        with subprocess.Popen(
+            _command(emulator), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, cwd="/"
+        ) as engine:
+            limit = threading.Timer(_SECONDS, engine.kill)
+            limit.start()
+            try:
+                answers = _answers(engine, asked)
+            finally:
+                limit.cancel()
+                # "quit" would drop what does not fit the pipe while we are late in reading
+                engine.kill()
+            said = engine.stderr.read() if engine.stderr is not None else ""
+    except (OSError, ValueError) as error:
         raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
-    answers = [message["return"] for message in messages if "return" in message]
-    if len(answers) < len(commands) + 1:
-        raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
-    return answers[1 : 1 + len(commands)]
+    if len(answers) < len(asked):
+        raise LibvirtError(f"the engine {emulator} does not answer", detail=said)
+    return answers[1:]
 
 
-def _lines(*commands: tuple[str, Mapping[str, object]]) -> str:
-    """What QMP reads: the commands, and the end."""
-    asked = [("qmp_capabilities", {}), *commands, ("quit", {})]
-    return "".join(json.dumps({"execute": c, "arguments": a}) + "\n" for c, a in asked)
+def _command(emulator: Path, *arguments: str) -> list[str]:
+    """An engine without a machine, which reads QMP."""
+    machine = ("-machine", "none", "-nodefaults", "-no-user-config", "-display", "none")
+    return [str(emulator), *machine, *arguments, "-qmp", "stdio"]
 
 
-def _start(emulator: Path, *arguments: str, lines: str) -> subprocess.CompletedProcess[str]:
-    """Run an engine without a machine. Raises OSError, TimeoutExpired."""
-    machine = ("-machine", "none", "-nodefaults", "-no-user-config", "-qmp", "stdio")
-    return subprocess.run(
-        [str(emulator), *machine, *arguments],
-        input=lines,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-        cwd="/",
-    )
+def _line(command: str, arguments: Mapping[str, object]) -> str:
+    return json.dumps({"execute": command, "arguments": arguments}) + "\n"
+
+
+def _answers(
+    engine: subprocess.Popen[str], asked: Sequence[tuple[str, Mapping[str, object]]]
+) -> list[Any]:
+    """What it returns for each command; fewer when it refuses one or ends."""
+    assert engine.stdin is not None
+    assert engine.stdout is not None
+    for command, arguments in asked:
+        engine.stdin.write(_line(command, arguments))
+    engine.stdin.flush()
+    messages = (json.loads(line) for line in engine.stdout)
+    replies = (one for one in messages if "return" in one or "error" in one)
+    return [one["return"] for one in itertools.islice(replies, len(asked)) if "return" in one]
