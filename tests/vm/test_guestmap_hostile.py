@@ -21,6 +21,7 @@ from sysqcache.guestmap.kernel import ModuleWalk
 from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
 from sysqcache.instances import Instance
+from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
@@ -317,12 +318,23 @@ def test_a_guest_that_is_not_linux(tmp_path: Path) -> None:
     assert stored_blocks() >= kept
 
 
+UNPACKING = 3000
+"""Blocks after which the firmware is done, and the kernel is not."""
+
+
+def requested(qmp: QmpClient) -> int:
+    stats = commands.query_tb_cache(qmp)
+    return stats.requested if stats is not None else 0
+
+
 def test_a_kernel_that_still_unpacks_itself() -> None:
     """Stopped in its first tenths of a second: no map, but blocks."""
     with Background("--until", "exit", "--json") as first:
         socket = Instance("tiny").file(paths.INSTANCE_QMP_INTROSPECT)
         eventually(socket.exists)
-        time.sleep(0.7)
+        with QmpClient.connect(socket) as qmp:
+            eventually(lambda: requested(qmp) >= UNPACKING, step=0.01)
+            commands.stop(qmp)
         assert report("map", "tiny")["note"]
         stopped = sysqcache("stop", "tiny", "--force", "--json")
         code, _, err = first.finish()
