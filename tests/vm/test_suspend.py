@@ -182,10 +182,9 @@ def test_pages_are_touched_ahead_the_second_time(machine: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["garbage", "elsewhere", "writable", "short", "fifo"])
-def test_bad_list_of_touched_pages(machine: str, how: str) -> None:
+def test_bad_list_of_touched_pages(suspended: str, how: str) -> None:
     """Is counted where it is refused; the guest's memory is as it was."""
-    nonce = start()
-    suspend("template")
+    nonce = suspended
     _, directory = slots.current(NAME)
     list_ = directory / slots.TOUCHED
     # from beyond the end of memory, from its last page on, and from nothing at all
