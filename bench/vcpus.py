@@ -166,7 +166,7 @@ def _unit(name: str) -> str:
 def _limit(name: str, found: Values) -> Limit | None:
     if name == "4 vCPU, ready, warm/cold":
         return Limit(Figure("", "", RATIO, tuple(found["1 vCPU, ready, warm/cold"])).median)
-    if name == "adopted a second, 2 vCPU":
+    if name in ("adopted a second, 2 vCPU", "adopted a second, 4 vCPU"):
         one = tuple(found["adopted a second, 1 vCPU"])
         return Limit(Figure("", "", "", one).median, at_most=False)
     return Limit(0.0) if name.endswith("mismatches") else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from daemonhelp import Daemon, eventually, missing
-from domainhelp import Machine
+from domainhelp import Machine, own_files
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import Engine
@@ -55,12 +55,7 @@ def second(x86_engine: Engine) -> Iterator[Daemon]:
 def files(daemon: Daemon, tiny_image: ImagePaths, x86_engine: Engine) -> Path:
     """What a domain of the host's own consists of, where QEMU's user can read it."""
     directory = daemon.directory / "files"
-    directory.mkdir(mode=0o755)
-    assert tiny_image.kernel is not None
-    assert tiny_image.initrd is not None
-    shutil.copyfile(tiny_image.kernel, directory / "kernel")
-    shutil.copyfile(tiny_image.initrd, directory / "initrd")
-    shutil.copytree(x86_engine.dir, directory / "own")
+    own_files(directory, tiny_image, x86_engine)
     return directory
 
 

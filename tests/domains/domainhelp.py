@@ -21,6 +21,8 @@ from uuid import NAMESPACE_DNS, uuid5
 from daemonhelp import QEMU_UID, Daemon, eventually
 
 from sysqcache import paths
+from sysqcache.enginebuild.info import Engine
+from sysqcache.images.catalog import ImagePaths
 from sysqcache.libvirt.folder import DomainFolder
 
 _XML = """<domain type='qemu'>
@@ -49,6 +51,12 @@ _XML = """<domain type='qemu'>
 """
 
 
+_DEBIAN = """
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>"""
+
+
 COMMAND = (sys.executable, "-m", "sysqcache", "libvirt")
 SERIAL = "<serial type='file'><source path='{disks}/serial.log'/></serial>"
 TYPED = """<serial type='unix'>
@@ -61,6 +69,36 @@ def definition(name: str, files: Path, disks: Path) -> str:
     """A domain; its UUID is the same in all tests, so that one may use what another learnt."""
     uuid = uuid5(NAMESPACE_DNS, name)
     return _XML.format(name=name, uuid=uuid, files=files, disks=disks)
+
+
+def own_files(directory: Path, image: ImagePaths, engine: Engine) -> None:
+    """Put what a domain consists of where QEMU's user can read it."""
+    directory.mkdir(mode=0o755)
+    assert image.kernel is not None
+    assert image.initrd is not None
+    shutil.copyfile(image.kernel, directory / "kernel")
+    shutil.copyfile(image.initrd, directory / "initrd")
+    shutil.copytree(engine.dir, directory / "own")
+
+
+def define_debian(machine: Machine, files: Path, image: ImagePaths) -> None:
+    """Define the Debian guest, with 1 GiB and the guest agent's channel.
+
+    :param files: of the tiny domain; its emulator is used.
+    """
+    machine.define(files)
+    assert image.kernel is not None
+    assert image.initrd is not None
+    assert image.disk is not None
+    shutil.copyfile(image.kernel, machine.disks / "kernel")
+    shutil.copyfile(image.initrd, machine.disks / "initrd")
+    # libvirt gives a domain's disk to QEMU's user: not the one that others use
+    shutil.copyfile(image.disk, machine.disks / "disk.qcow2")
+    os.chown(machine.disks / "disk.qcow2", QEMU_UID, QEMU_UID)
+    xml = machine.definition().replace(f"{files}/kernel", f"{machine.disks}/kernel")
+    xml = xml.replace(f"{files}/initrd", f"{machine.disks}/initrd").replace("262144", "1048576")
+    xml = xml.replace("console=ttyS0 quiet", "root=/dev/vda rw console=ttyS0")
+    machine.redefine(xml.replace("\n  </devices>", _DEBIAN))
 
 
 def typed(machine: Machine, xml: str) -> str:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemonhelp import QEMU_UID, Daemon, eventually
-from domainhelp import Machine
+from daemonhelp import Daemon, eventually
+from domainhelp import Machine, define_debian
 
 from sysqcache.errors import ImageMissing
 from sysqcache.images import catalog
@@ -45,10 +43,6 @@ def test_what_can_not_be_compared(machine: Machine) -> None:
 
 
 ONCE = ("--runs", 1, "--json")
-DEBIAN = """
-    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
-  </devices>"""
 
 
 @pytest.fixture
@@ -58,26 +52,11 @@ def debian(daemon: Daemon, home: Path, files: Path) -> Iterator[Machine]:
         image = catalog.resolve("debian12-x86_64")
     except ImageMissing as error:
         pytest.skip(f"{error.message}: {error.hint}")
-    assert image.kernel is not None
-    assert image.initrd is not None
-    assert image.disk is not None
     machine = Machine(daemon, home, "debian")
-    machine.define(files)
-    own = daemon.directory / "debian"
-    own.mkdir()
-    shutil.copyfile(image.kernel, own / "kernel")
-    shutil.copyfile(image.initrd, own / "initrd")
-    # libvirt gives a domain's disk to QEMU's user: not the one that others use
-    shutil.copyfile(image.disk, machine.disks / "disk.qcow2")
-    os.chown(machine.disks / "disk.qcow2", QEMU_UID, QEMU_UID)
-    xml = machine.definition().replace(f"{files}/kernel", f"{own}/kernel")
-    xml = xml.replace(f"{files}/initrd", f"{own}/initrd").replace("262144", "1048576")
-    xml = xml.replace("console=ttyS0 quiet", "root=/dev/vda rw console=ttyS0")
-    machine.redefine(xml.replace("\n  </devices>", DEBIAN))
+    define_debian(machine, files, image)
     machine.enable()
     yield machine
     machine.remove()
-    shutil.rmtree(own)
     assert daemon.alive()
 
 
