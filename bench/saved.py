@@ -30,7 +30,7 @@ from sysqcache.enginebuild.info import any_qemu_img
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
-WAYS: Final = "internal,internal+warm,template,template+warm"
+WAYS: Final = "internal,internal+warm,file+warm,template,template+warm"
 SIZES: Final = ("1GiB", "4GiB")
 COPIES: Final = 8
 MIB: Final = 1 << 20
@@ -44,6 +44,7 @@ LIMITS: Final = {
     "template+warm/internal, first task": Limit(0.5),
     "internal+warm/internal, first task": Limit(0.65),
     "suspend, internal": Limit(1.5),
+    "suspend, file": Limit(1.5),
     "suspend, template": Limit(1.5),
     "ready, 4GiB/1GiB": Limit(1.1),
     f"slowest of {COPIES}/one, ready": Limit(float(COPIES)),
