@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, TaskTimeout, note, print_json
+from sysqcache.cli.options import DomainConnect, Json, TaskTimeout, note, print_json
 from sysqcache.errors import UsageError
 
 app = typer.Typer()
@@ -42,9 +42,7 @@ def compare(
     domain: Annotated[
         str, typer.Option("--libvirt", metavar="DOMAIN", help="A domain instead of a vm.yaml.")
     ] = "",
-    connect: Annotated[
-        str, typer.Option("--connect", "-c", metavar="URI", help="With --libvirt: as for virsh.")
-    ] = "",
+    connect: DomainConnect = "",
     as_json: Json = False,
 ) -> None:
     """Measure every way to start a machine: cold and warm boots, resumes by each method.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, note, print_json, say
+from sysqcache.cli.options import DomainConnect, Json, note, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.guestmap.result import GuestMap
@@ -23,9 +23,7 @@ def map_machine(
     domain: Annotated[
         str, typer.Option("--libvirt", metavar="DOMAIN", help="A domain that has the cache.")
     ] = "",
-    connect: Annotated[
-        str, typer.Option("--connect", "-c", metavar="URI", help="With --libvirt: as for virsh.")
-    ] = "",
+    connect: DomainConnect = "",
     as_json: Json = False,
 ) -> None:
     """Show what the guest runs: kernel, modules, processes, owners of pages.

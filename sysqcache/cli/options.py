@@ -14,6 +14,9 @@ MachineName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ma
 TaskTimeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", help="Give up on a command after this.")
 ]
+DomainConnect = Annotated[
+    str, typer.Option("--connect", "-c", metavar="URI", help="With --libvirt: as for virsh.")
+]
 
 
 def print_json(value: Any) -> None:

@@ -122,18 +122,8 @@ def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
         display = list(_display(arguments, Path(directory) / "vnc"))
         if not display:
             return ""
-        try:
-            done = subprocess.run(
-                _command(emulator, *display),
-                input=_line("qmp_capabilities", {}) + _line("quit", {}),
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-                cwd="/",
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
+        lines = _line("qmp_capabilities", {}) + _line("quit", {})
+        done = _finished(_command(emulator, *display), lines)
     return done.stderr.strip() if done.returncode else ""
 
 
@@ -166,17 +156,9 @@ def _given(arguments: Sequence[str]) -> list[str]:
 
 def _options(emulator: Path) -> set[str]:
     """The options of an engine, from its help: QMP tells of some of them only."""
-    try:
-        done = subprocess.run(
-            [str(emulator), "-h"],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=True,
-            cwd="/",
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
+    done = _finished([str(emulator), "-h"])
+    if done.returncode:
+        raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
     return set(re.findall(r"^-[a-zA-Z][a-z-]*", done.stdout, re.MULTILINE))
 
 
@@ -247,6 +229,22 @@ def _run(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list[An
     if len(answers) < len(asked):
         raise LibvirtError(f"the engine {emulator} does not answer", detail=said)
     return answers[1:]
+
+
+def _finished(command: Sequence[str], lines: str = "") -> subprocess.CompletedProcess[str]:
+    """An engine that ends by itself; ``lines`` is what it reads."""
+    try:
+        return subprocess.run(
+            command,
+            input=lines,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            cwd="/",
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LibvirtError(f"the engine {command[0]} does not answer: {error}") from None
 
 
 def _command(emulator: Path, *arguments: str) -> list[str]:
