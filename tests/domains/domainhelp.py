@@ -71,13 +71,18 @@ def definition(name: str, files: Path, disks: Path) -> str:
     return _XML.format(name=name, uuid=uuid, files=files, disks=disks)
 
 
-def own_files(directory: Path, image: ImagePaths, engine: Engine) -> None:
-    """Put what a domain consists of where QEMU's user can read it."""
-    directory.mkdir(mode=0o755)
+def copy_kernel(image: ImagePaths, directory: Path) -> None:
+    """Put a guest's kernel and initial RAM disk where QEMU's user can read them."""
     assert image.kernel is not None
     assert image.initrd is not None
     shutil.copyfile(image.kernel, directory / "kernel")
     shutil.copyfile(image.initrd, directory / "initrd")
+
+
+def own_files(directory: Path, image: ImagePaths, engine: Engine) -> None:
+    """Put what a domain consists of where QEMU's user can read it."""
+    directory.mkdir(mode=0o755)
+    copy_kernel(image, directory)
     shutil.copytree(engine.dir, directory / "own")
 
 
@@ -87,11 +92,8 @@ def define_debian(machine: Machine, files: Path, image: ImagePaths) -> None:
     :param files: of the tiny domain; its emulator is used.
     """
     machine.define(files)
-    assert image.kernel is not None
-    assert image.initrd is not None
     assert image.disk is not None
-    shutil.copyfile(image.kernel, machine.disks / "kernel")
-    shutil.copyfile(image.initrd, machine.disks / "initrd")
+    copy_kernel(image, machine.disks)
     # libvirt gives a domain's disk to QEMU's user: not the one that others use
     shutil.copyfile(image.disk, machine.disks / "disk.qcow2")
     os.chown(machine.disks / "disk.qcow2", QEMU_UID, QEMU_UID)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from daemonhelp import Daemon, eventually
-from domainhelp import Machine, typed
+from domainhelp import Machine, copy_kernel, typed
 
 from sysqcache.errors import ImageMissing
 from sysqcache.images import catalog
@@ -24,12 +24,9 @@ def arm(daemon: Daemon, home: Path, files: Path) -> Iterator[Machine]:
         image = catalog.resolve("tiny-arm64")
     except ImageMissing as error:
         pytest.skip(f"{error.message}: {error.hint}")
-    assert image.kernel is not None
-    assert image.initrd is not None
     own = daemon.directory / "arm64"
     own.mkdir()
-    shutil.copyfile(image.kernel, own / "kernel")
-    shutil.copyfile(image.initrd, own / "initrd")
+    copy_kernel(image, own)
     machine = Machine(daemon, home, "arm")
 
     def virt(xml: str) -> str:
