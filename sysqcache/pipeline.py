@@ -77,6 +77,10 @@ class Origin(Resumed, Protocol):
     def touched(self) -> Path | None:
         """The list of guest memory to touch ahead of the guest."""
 
+    @property
+    def many(self) -> bool:
+        """Whether it is one of several machines on this host: memory before speed."""
+
 
 def boot(
     spec: MachineSpec, options: BootOptions = _DEFAULTS, listener: Listener = progress.ignore
@@ -202,7 +206,7 @@ class _Start:
             engine.firmware_dir,
             self.instance.directory,
             self.disks,
-            self._tb_cache(),
+            self._tb_cache(engine),
             None if self.origin is None else self.origin.incoming,
         )
         for name in (
@@ -219,7 +223,7 @@ class _Start:
             self.argv, self.instance.directory, keep_fds=fds, detached=self.options.detach
         )
 
-    def _tb_cache(self) -> TbCache | None:
+    def _tb_cache(self, engine: Engine) -> TbCache | None:
         mode = self.spec.cache.mode
         if mode is CacheMode.OFF:
             return None
@@ -228,12 +232,15 @@ class _Start:
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
         lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
         boot_set.write_text(lines, encoding="utf-8")
+        # a saved machine's engine may be one that does not know these yet
+        origin = self.origin if engine.current else None
         return TbCache(
             mode,
             boot_set,
             self.start_set.journal,
             self.spec.cache.journal_max,
-            self.origin.touched if self.origin is not None else None,
+            touched=origin.touched if origin is not None else None,
+            small_pages=origin is not None and origin.many,
         )
 
     def _connect(self, process: QemuProcess) -> None:

@@ -31,7 +31,7 @@ from sysqcache.instances import Instance
 from sysqcache.machine import Machine, settle
 from sysqcache.placing import place_before_end
 from sysqcache.qmp import commands, migration
-from sysqcache.saved import disks, ramfile, slots
+from sysqcache.saved import disks, idle, ramfile, slots
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
 from sysqcache.spec import MachineSpec
@@ -187,6 +187,8 @@ class _Saving:
         _ = self.engine.build_id  # reading it takes a moment in which the guest may run
         migration.settle(self.machine.qmp)
         self._wake_agent()
+        if self.method is Method.TEMPLATE:
+            idle.wait_until_idle(self.machine.process.cpu_seconds)
         one, slot = slots.new_slot(self.instance)
         try:
             self.stopped_at = time.monotonic()

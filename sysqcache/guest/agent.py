@@ -19,8 +19,8 @@ from sysqcache.guest.result import TaskResult
 from sysqcache.launch.sockets import connect_unix
 
 _POLL_INTERVAL: Final = 0.005
-_SLOWEST_POLL: Final = 0.1
-_POLL_SHARE: Final = 0.02
+_SLOWEST_POLL: Final = 0.2
+_POLL_SHARE: Final = 0.05
 _ANSWER_TIMEOUT: Final = 30.0
 _SYNC_REPEAT: Final = 5.0
 # the agent puts it before its answer to guest-sync-delimited: everything
@@ -143,7 +143,8 @@ class GuestAgent:
                 raise GuestCommandError(
                     f"the command took longer than {timeout:g} s and goes on: {command}"
                 )
-            # each question costs the guest a millisecond, which its one vCPU has for the command
+            # each question costs the guest a few milliseconds (the agent tells the system log of
+            # it as well), which its one vCPU has for the command
             time.sleep(min(max(_POLL_INTERVAL, (now - begin) * _POLL_SHARE), _SLOWEST_POLL))
 
     def power_off(self) -> None:

@@ -88,6 +88,11 @@ class CopyOrigin(SavedOrigin):
         """Nothing ahead: many copies leave no processor idle, and memory is to be shared."""
         return None
 
+    @property
+    def many(self) -> bool:
+        """One of several, which share the host's memory."""
+        return True
+
     def settled(self, machine: Machine) -> None:
         """A copy says nothing about how the template itself goes on."""
 

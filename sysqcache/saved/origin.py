@@ -73,6 +73,11 @@ class SavedOrigin:
         path = self.directory / TOUCHED
         return path if self.record.method is Method.TEMPLATE and path.is_file() else None
 
+    @property
+    def many(self) -> bool:
+        """A machine that goes on alone."""
+        return False
+
     def awake(self, machine: Machine) -> None:
         """Nothing is different for a machine that goes on alone."""
 

@@ -107,6 +107,11 @@ def test_cache_object() -> None:
         "-object",
         "tb-cache,id=tbcache0,mode=on,touched=/t,,",
     ]
+    cache = TbCache(CacheMode.ON, small_pages=True)
+    assert argv.tb_cache_args(launch(tb_cache=cache)) == [
+        "-object",
+        "tb-cache,id=tbcache0,mode=on,small-pages=on",
+    ]
     cache = TbCache(CacheMode.READ_ONLY, Path("/b"))
     assert argv.tb_cache_args(launch(tb_cache=cache)) == [
         "-object",

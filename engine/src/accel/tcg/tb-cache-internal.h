@@ -37,7 +37,7 @@ QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) % sizeof(TbCacheUse));
  * How many recorded blocks are remembered, to record each only once: most
  * that come again do so soon, and every machine pays for this table.
  */
-#define TB_CACHE_SEEN_BITS      16
+#define TB_CACHE_SEEN_BITS      14
 
 /* Pages of a pack are populated in windows of this size, on first use. */
 #define TB_CACHE_WINDOW_BITS    20
@@ -129,6 +129,7 @@ struct TbCache {
     char *journal_path;
     char *boot_set;
     char *touched;
+    bool small_pages;
     uint64_t journal_max;
 
     bool active;
@@ -252,7 +253,13 @@ unsigned tb_cache_get_writes(TbCacheWrites *info);
 
 #define TB_CACHE_PREFAULT_MARGIN (512 * KiB)
 
-void tb_cache_prefault_start(void);
+/**
+ * tb_cache_prefault_start: begin
+ * @small_pages: have no page of the code buffer that is not used
+ *
+ * Called before any vCPU runs.
+ */
+void tb_cache_prefault_start(bool small_pages);
 void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end);
 
 /**

@@ -106,7 +106,7 @@ static void activate(Notifier *n, void *opaque)
     }
     open_boot_set(s);
     if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
-        tb_cache_prefault_start();
+        tb_cache_prefault_start(s->small_pages);
     }
     s->active = true;
     tcg_position_independent = true;
@@ -222,6 +222,22 @@ static void set_touched(Object *obj, const char *value, Error **errp)
     s->touched = *value ? g_strdup(value) : NULL;
 }
 
+static bool get_small_pages(Object *obj, Error **errp)
+{
+    return TB_CACHE(obj)->small_pages;
+}
+
+static void set_small_pages(Object *obj, bool value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the size of pages can't be changed");
+        return;
+    }
+    s->small_pages = value;
+}
+
 static int get_mode(Object *obj, Error **errp)
 {
     return TB_CACHE(obj)->mode;
@@ -262,6 +278,8 @@ static void tb_cache_class_init(ObjectClass *oc, void *data)
     object_class_property_add_str(oc, "journal", get_journal, set_journal);
     object_class_property_add_str(oc, "boot-set", get_boot_set, set_boot_set);
     object_class_property_add_str(oc, "touched", get_touched, set_touched);
+    object_class_property_add_bool(oc, "small-pages", get_small_pages,
+                                   set_small_pages);
     object_class_property_add(oc, "journal-max", "size", get_journal_max,
                               set_journal_max, NULL, NULL);
 }

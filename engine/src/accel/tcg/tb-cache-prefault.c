@@ -9,7 +9,8 @@
  * of zeros, is its largest part.  A thread of its own does that one huge page
  * ahead of the vCPUs: never more, for touching hundreds of MiB at the start
  * costs a short run more than it ever gets back, and many machines from one
- * template each pay for what they never use.
+ * template each pay for what they never use.  Where memory matters more
+ * than time, the vCPUs take small pages, and only those that they use.
  */
 
 #include "qemu/osdep.h"
@@ -32,6 +33,7 @@ static struct {
     QemuMutex lock;
     QemuCond work;
     bool started;
+    bool small_pages;
     unsigned n;
     struct {
         uint8_t *start;
@@ -60,8 +62,12 @@ static void *prefault_thread(void *opaque)
     return NULL;
 }
 
-void tb_cache_prefault_start(void)
+void tb_cache_prefault_start(bool small_pages)
 {
+    worker.small_pages = small_pages;
+    if (small_pages) {
+        return;
+    }
     qemu_mutex_init(&worker.lock);
     qemu_cond_init(&worker.work);
     qemu_thread_create(&worker.thread, "tb-cache", prefault_thread, NULL,
@@ -75,6 +81,13 @@ void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end)
                                                               STEP));
     uint8_t *stop = MIN((uint8_t *)ROUND_UP((uintptr_t)at + AHEAD, STEP), end);
 
+    if (worker.small_pages) {
+        start = (uint8_t *)ROUND_UP((uintptr_t)at, 4 * KiB);
+        if (start < end) {
+            madvise(start, end - start, MADV_NOHUGEPAGE);
+        }
+        stop = end;
+    }
     if (!worker.started || start >= stop) {
         t->prefaulted = MAX(t->prefaulted, stop);
         return;
