@@ -19,17 +19,19 @@ TESTS = Path(__file__).parent
 
 LONGEST = (
     "vm/test_suspend.py",
-    "vm/test_guestmap.py",
     "vm/test_jit.py",
     "vm/test_architectures.py",
     "vm/test_attribution_arches.py",
+    "vm/test_guestmap.py",
     "domains/test_lives.py",
+    "vm/test_attribution.py",
     "domains/test_compare_domain.py",
     "vm/test_cache_debian.py",
     "vm/test_vcpus.py",
     "vm/test_guestmap_hostile.py",
     "vm/test_cache_faults.py",
     "vm/test_compare_guest.py",
+    "vm/test_cache_images.py",
 )
 """Files in the order in which they start; the others follow by folder."""
 

@@ -74,22 +74,28 @@ def test_a_debian_domain_compared(debian: Machine, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     with debian.watched() as watching:
         debian.start()
-        eventually(lambda: watching.looked_after() > 200_000)
+        # on a busy host a look comes late, and much is recorded after the one before
+        eventually(lambda: watching.looked_after() > debian.status()["blocks"]["recorded"] - 1000)
+        assert watching.looked_after() > 200_000
         power_off_itself(debian)
         watching.wait("new blocks")
         last = debian.status()["last_run"]
         # nobody pressed the power button
         assert last["attributed"] > 0.9 * last["recorded"]
-        found: dict[str, Any] = json.loads(compare(debian, *ONCE, "--html", page))
+        # in two parts: neither way is started twice
+        saved = "managedsave,managedsave+warm"
+        found: dict[str, Any] = json.loads(
+            compare(debian, *ONCE, "--html", page, "--ways", f"cold,{saved}")
+        )
         ways = {way["way"]: way for way in found["ways"]}
-        assert list(ways) == ["cold", "warm", "managedsave", "managedsave+warm"]
-        assert ways["warm"]["ready_hit_rate"] >= 0.92
+        assert list(ways) == ["cold", "managedsave", "managedsave+warm"]
         assert ways["managedsave+warm"]["hit_rate"] >= 0.92
         assert ways["cold"]["hit_rate"] == 0
         assert ways["managedsave"]["hit_rate"] == 0
         assert all(f'<th scope="row">{way}</th>' in page.read_text() for way in ways)
         found = json.loads(compare(debian, *ONCE, "--ways", "warm"))
         assert [way["way"] for way in found["ways"]] == ["warm"]
+        assert found["ways"][0]["ready_hit_rate"] >= 0.92
         assert found["ratios"] == {}
         # neither the domain nor its store saw any of it
         assert debian.status()["last_run"] == last

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import workers
-from debianhelp import WORK, boot, require_image
+from debianhelp import DEBIAN, OTHER, QUESTIONS, WORK, boot, require_image, told
 from enginehelp import Recorded
 from machinehelp import NOKASLR
 from machinehelp import boot as boot_tiny
@@ -28,25 +28,27 @@ def fresh_home(directory: Path) -> Path:
     return directory
 
 
-def told(folder: Path) -> dict[str, Any]:
-    """The report that was kept of a boot."""
-    report: dict[str, Any] = json.loads((folder / "report").read_text())
-    return report
+def first_boot(folder: Path, config: Path, *tasks: str) -> None:
+    """Boot a Debian guest with an empty store; that and the report stay in ``folder``."""
+    arguments = [part for task in tasks for part in ("--task", task)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_HOME, str(fresh_home(folder / "home")))
+        report = boot(folder / "store", *arguments, config=config)
+    (folder / "report").write_text(json.dumps(report))
 
 
 @pytest.fixture(scope="session")
 def debian_cold(x86_engine: Engine, shared: Path) -> Path:
     """A Debian guest's first boot with its task: its ``store`` and the ``report``."""
-    require_image("debian12-x86_64")
+    require_image(DEBIAN.stem)
+    return workers.once(shared / "debian", lambda to: first_boot(to, DEBIAN, WORK))
 
-    def make(folder: Path) -> None:
-        home = fresh_home(folder / "home")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(paths.ENV_HOME, str(home))
-            report = boot(folder / "store", "--task", WORK)
-        (folder / "report").write_text(json.dumps(report))
 
-    return workers.once(shared / "debian", make)
+@pytest.fixture(scope="session")
+def other_cold(x86_engine: Engine, shared: Path) -> Path:
+    """As :func:`debian_cold`, of the other Debian guest, which then says what it is."""
+    require_image(OTHER.stem)
+    return workers.once(shared / "other", lambda to: first_boot(to, OTHER, WORK, *QUESTIONS))
 
 
 @pytest.fixture(scope="session")

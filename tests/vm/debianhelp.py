@@ -18,6 +18,13 @@ DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 OTHER = TINY.with_name("debian12-x86_64-other.yaml")
 UPGRADED = TINY.with_name("debian12-x86_64-upgraded.yaml")
 WORK = "/usr/local/bin/work"
+QUESTIONS = (
+    "systemctl is-system-running --wait",
+    "lsblk -nro NAME,MOUNTPOINTS",
+    "cat /proc/swaps",
+    "uname -nr",
+)
+"""What a guest is asked about itself."""
 
 
 def require_image(name: str) -> None:
@@ -35,6 +42,12 @@ def boot(store: Path, *arguments: object, config: Path = DEBIAN) -> dict[str, An
         done = sysqcache("boot", config, "--until", "ready", "--json", *arguments, timeout=550)
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["warnings"] == []
+    return report
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """The report that was kept of a first boot."""
+    report: dict[str, Any] = json.loads((folder / "report").read_text())
     return report
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every place that a Debian boot's blocks got, against the bytes of the files themselves."""
+"""Every place that a Debian boot's blocks got, against the bytes of the files themselves.
+
+And the guest's map, against what the guest says of itself.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,13 @@ from attributionrun import (
     say,
 )
 from debianhelp import DEBIAN, require_image
+from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
 
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.enginebuild.info import Engine
+from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.placement import NO_MODULE
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -82,6 +87,23 @@ def test_without_a_look_only_content_counts(run: Run) -> None:
     same &= found.offset[both] == run.places.offset[both]
     say(f"{found.attributed} blocks by content alone, {np.count_nonzero(~same)} elsewhere")
     assert found.attributed >= 20_000
+
+
+def test_the_map_agrees_with_the_guest(run: Run) -> None:
+    name = run.instance.name
+    file = kernelcache.file_of(run.found.kernel.build_id)
+    assert file is not None
+    file.unlink()  # the first map is that of an unknown kernel
+    first, told = compare(name)
+    assert first.took_s <= 2
+    # on a busy machine one of them may be late
+    again = [mapper.map_machine(socket_of(name), process_of(name)) for _ in range(5)]
+    assert min(one.took_s for one in again) <= 0.6
+    assert min(one.paused_ms for one in again) <= 50
+    assert sum(bool(rows) for rows in told.maps.values()) >= 8
+    assert compare_contents(name, told) >= 30
+    # the tiny guest has the same kernel, and what is planted
+    compare_functions_only(name, planted=False)
 
 
 def test_a_machine_that_was_killed(run: Run) -> None:

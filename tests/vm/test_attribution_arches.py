@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every place that the blocks of arm64 and riscv64 guests got, against the files' own bytes."""
+"""Every place that the blocks of arm64 and riscv64 guests got, against the files' own bytes.
+
+The tiny ones are also mapped, and compared with what they say of themselves.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from attributionrun import (
     recorded,
 )
 from machinehelp import TINY
+from maphelp import compare_tiny
 
 from sysqcache import paths
 from sysqcache.enginebuild.info import find_engine
@@ -28,10 +32,13 @@ pytestmark = pytest.mark.vm
 
 GUESTS = {
     "tiny-arm64": "aarch64",
-    "tiny-arm64-efi": "aarch64",
     "tiny-riscv64": "riscv64",
+    "tiny-arm64-efi": "aarch64",
     "debian12-arm64": "aarch64",
 }
+TABLES = {"tiny-arm64": 48, "tiny-riscv64": 57}
+"""Bits of the page tables of guests that are mapped: the first of ``GUESTS``."""
+
 LEAST = {"debian12-arm64": 200_000}
 """Blocks of a boot, 50,000 of others."""
 
@@ -90,3 +97,8 @@ def test_the_kernel_in_memory_is_the_one_of_the_file(run: Run) -> None:
     memory = np.frombuffer(text, np.uint8)
     image = file.loaded(kernel.kaslr_offset)[start:end]
     assert np.count_nonzero(image != memory) < PATCHED * len(memory)
+
+
+@pytest.mark.parametrize("run", TABLES, indirect=True)
+def test_maps_agree(run: Run) -> None:
+    compare_tiny(run.instance.name, GUESTS[run.spec.name], TABLES[run.spec.name])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Maps of real guests against what the guests say of themselves."""
+"""Maps of real guests against what the guests say of themselves.
+
+``test_attribution.py`` has the one of Debian 12, whose boot it needs anyway.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from guesttruth import trixie_guest
-from machinehelp import TINY, Background, report, sysqcache
+from machinehelp import TINY, Background, end_all, report, sysqcache
 from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
 
 from sysqcache import paths
@@ -41,15 +44,11 @@ DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 
 
 @contextlib.contextmanager
-def running_tiny() -> Iterator[str]:
+def running_tiny(cache: str) -> Iterator[str]:
     """A tiny guest that runs."""
-    sysqcache("boot", TINY, "--detach")
-    process = process_of("tiny")
+    sysqcache("boot", TINY, "--detach", "--cache", cache)
     yield "tiny"
-    sysqcache("stop", "tiny", "--force", code=None)
-    # drgn may still hold the socket that "stop" asks through
-    if process.poll() is None:
-        process.signal(signal.SIGKILL)
+    end_all()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def tiny_home(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_HOME, str(home))
         patch.delenv(paths.ENV_STORE, raising=False)
-        with running_tiny():
+        with running_tiny("on"):
             # not yet: each test says for itself where it is
             patch.undo()
             yield home
@@ -80,7 +79,7 @@ def machine(own_state: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def own_machine(own_state: Path) -> Iterator[str]:
     """A running tiny guest that the test may end."""
-    with running_tiny() as name:
+    with running_tiny("off") as name:
         yield name
 
 
@@ -171,11 +170,12 @@ def test_drgn_s_own_helpers_agree(own_machine: str) -> None:
         assert names == [module.name for module in found.modules]
 
 
-def test_a_lying_kernel_file_is_not_believed(own_machine: str) -> None:
-    machine = own_machine
+def test_a_lying_kernel_file_is_not_believed(machine: str) -> None:
     first = mapper.map_machine(socket_of(machine))
     file = kernelcache.file_of(first.kernel.build_id)
     assert file is not None
+    file.unlink()  # an earlier test may have made do without all symbols
+    mapper.map_machine(socket_of(machine))
     known = kernelcache.load(first.kernel.build_id)
     assert known is not None
     good = file.read_text()
@@ -319,7 +319,7 @@ def debian() -> Iterator[str]:
     except ImageMissing as error:
         pytest.skip(f"{error.message}: {error.hint}")
     yield "debian12"
-    sysqcache("stop", "debian12", "--force", code=None)
+    end_all()
 
 
 @pytest.fixture
@@ -332,23 +332,9 @@ def trixie() -> Path:
 
 
 @pytest.mark.slow
-def test_debian_12_agrees(debian: str) -> None:
-    sysqcache("boot", DEBIAN, "--detach", timeout=300)
-    first, told = compare(debian)
-    assert first.took_s <= 2
-    # on a busy machine one of them may be late
-    again = [mapper.map_machine(socket_of(debian), process_of(debian)) for _ in range(5)]
-    assert min(one.took_s for one in again) <= 0.6
-    assert min(one.paused_ms for one in again) <= 50
-    assert sum(bool(rows) for rows in told.maps.values()) >= 8
-    assert compare_contents(debian, told) >= 30
-    compare_functions_only(debian)
-
-
-@pytest.mark.slow
 def test_debian_with_the_kernel_of_debian_13_agrees(debian: str, trixie: Path) -> None:
     sysqcache(
-        "boot", DEBIAN, "--detach",
+        "boot", DEBIAN, "--detach", "--cache", "off",
         "--set", f"kernel={trixie / 'kernel'}", "--set", f"initrd={trixie / 'initrd-debian'}",
         timeout=300,
     )  # fmt: skip
@@ -357,13 +343,14 @@ def test_debian_with_the_kernel_of_debian_13_agrees(debian: str, trixie: Path) -
     assert len(found.modules) >= 8
     assert sum(bool(rows) for rows in told.maps.values()) >= 8
     assert compare_contents(debian, told) >= 30
-    compare_functions_only(debian)
+    # the tiny guest with this kernel has what is planted
+    compare_functions_only(debian, planted=False)
 
 
 @pytest.mark.slow
 def test_the_tiny_guest_with_the_kernel_of_debian_13_agrees(trixie: Path) -> None:
     sysqcache(
-        "boot", TINY, "--detach",
+        "boot", TINY, "--detach", "--cache", "off",
         "--set", f"kernel={trixie / 'kernel'}", "--set", f"initrd={trixie / 'initrd'}",
     )  # fmt: skip
     try:
@@ -373,4 +360,4 @@ def test_the_tiny_guest_with_the_kernel_of_debian_13_agrees(trixie: Path) -> Non
         assert compare_contents("tiny", told) == 1
         compare_functions_only("tiny")
     finally:
-        sysqcache("stop", "tiny", "--force", code=None)
+        end_all()

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 from gdbhelp import Gdb
-from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
+from machinehelp import (
+    TINY,
+    Background,
+    boot,
+    end_all,
+    eventually,
+    report,
+    stored_blocks,
+    sysqcache,
+)
 
 from sysqcache import paths
 from sysqcache.guestmap import kernelcache, mapper
@@ -31,7 +40,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image"
 def nothing_left(own_state: Path) -> Iterator[None]:
     """No machine outlives its test."""
     yield
-    sysqcache("stop", "tiny", "--force", code=None)
+    end_all()
 
 
 NOWHERE = 0x4141_4141_4141_4140
@@ -204,28 +213,25 @@ LIES: list[tuple[Callable[[Memory], None], str]] = [
 
 def test_structures_that_lie() -> None:
     """Each lie costs what it is about and a note, and the map is whole again without it."""
-    boot("--detach")
-    try:
-        clean = report("map", "tiny")
-        assert clean["note"] == ""
-        with debugged() as memory:
-            modules = len(ModuleWalk(memory.guest).modules())
-            for lie, words in LIES:
-                lie(memory)
-                start = time.monotonic()
-                found = report("map", "tiny")
-                assert time.monotonic() - start < SECONDS, lie
-                assert words in found["note"], (lie, found["note"])
-                assert found["note"], lie
-                assert sum(found["pages"].values()) == sum(clean["pages"].values()), lie
-                memory.undo()
-                if lie is tree_in_itself:
-                    assert len(found["kernel_modules"]) == modules
-                    assert found["pages"]["file"] > 0
-            assert report("map", "tiny")["note"] == ""
-        assert sysqcache("exec", "tiny", "--", "echo", "alive").stdout == "alive\n"
-    finally:
-        sysqcache("stop", "tiny", "--force", code=None)
+    boot("--detach", "--cache", "off")
+    clean = report("map", "tiny")
+    assert clean["note"] == ""
+    with debugged() as memory:
+        modules = len(ModuleWalk(memory.guest).modules())
+        for lie, words in LIES:
+            lie(memory)
+            start = time.monotonic()
+            found = report("map", "tiny")
+            assert time.monotonic() - start < SECONDS, lie
+            assert words in found["note"], (lie, found["note"])
+            assert found["note"], lie
+            assert sum(found["pages"].values()) == sum(clean["pages"].values()), lie
+            memory.undo()
+            if lie is tree_in_itself:
+                assert len(found["kernel_modules"]) == modules
+                assert found["pages"]["file"] > 0
+        assert report("map", "tiny")["note"] == ""
+    assert sysqcache("exec", "tiny", "--", "echo", "alive").stdout == "alive\n"
 
 
 def map_by_functions(forget: bool) -> GuestMap:
@@ -241,7 +247,7 @@ def map_by_functions(forget: bool) -> GuestMap:
 
 def test_variables_that_hide() -> None:
     """What one guest hides is missing from its map, and is found again where it is not hidden."""
-    boot("--detach")
+    boot("--detach", "--cache", "off")
     clean = map_by_functions(forget=True)
     assert clean.note == ""
     with debugged() as memory:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from debianhelp import WORK, told
 from machinehelp import TINY, sysqcache
 
 from sysqcache.errors import ImageMissing
@@ -17,8 +19,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("x86_engine", "own_state"),
 ]
-
-WORK = "/usr/local/bin/work"
 
 
 def tasks(name: str, *commands: str) -> list[str]:
@@ -32,20 +32,18 @@ def tasks(name: str, *commands: str) -> list[str]:
         "boot", TINY.with_name(f"{name}.yaml"), "--cache", "off", "--until", "ready", "--json",
         *arguments, timeout=550,
     )  # fmt: skip
-    results: list[dict[str, Any]] = json.loads(done.stdout)["times"]["tasks"]
-    assert [one["exit"] for one in results] == [0] * len(commands), results
+    return outputs(json.loads(done.stdout))
+
+
+def outputs(report: dict[str, Any]) -> list[str]:
+    """What the tasks of a boot printed; all of them succeeded."""
+    results: list[dict[str, Any]] = report["times"]["tasks"]
+    assert [one["exit"] for one in results] == [0] * len(results), results
     return [one["stdout"].strip() for one in results]
 
 
-def test_another_system_on_another_disk() -> None:
-    work, running, disks, swap, name = tasks(
-        "debian12-x86_64-other",
-        WORK,
-        "systemctl is-system-running --wait",
-        "lsblk -nro NAME,MOUNTPOINTS",
-        "cat /proc/swaps",
-        "uname -nr",
-    )
+def test_another_system_on_another_disk(other_cold: Path) -> None:
+    work, running, disks, swap, name = outputs(told(other_cold))
     assert work.startswith("work: ok")
     assert running == "running"
     assert "vda1 [SWAP]" in disks.splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from guesttruth import in_guest, trixie_guest
-from machinehelp import TINY, sysqcache
+from machinehelp import TINY, end_all, sysqcache
 
 from sysqcache import paths
 from sysqcache.errors import ImageBuildError
@@ -44,9 +44,9 @@ def settings(request: pytest.FixtureRequest) -> list[str]:
 def name(settings: list[str]) -> Iterator[str]:
     """A running guest."""
     options = [word for setting in settings for word in ("--set", setting)]
-    sysqcache("boot", TINY, "--detach", *options)
+    sysqcache("boot", TINY, "--detach", "--cache", "off", *options)
     yield "tiny"
-    sysqcache("stop", "tiny", "--force", code=None)
+    end_all()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machinehelp import TINY, report, sysqcache
+from machinehelp import TINY, end_all, report, sysqcache
 from programhelp import SOURCES, SPREAD, rate
 
 from sysqcache import paths
@@ -88,9 +89,9 @@ def cold(home: Path) -> dict[str, Any]:
     return boot(home / "with", "on", PROGRAM, WORK)
 
 
-def check(booted: dict[str, Any]) -> None:
+def check(output: str) -> None:
     """The program printed what it must, twice, and did compile."""
-    compiled, interpreted, traces = booted["times"]["tasks"][0]["stdout"].splitlines()
+    compiled, interpreted, traces = output.splitlines()
     assert compiled.split() == python_says()
     assert interpreted == compiled
     assert int(traces) >= 400
@@ -108,24 +109,40 @@ def less(blocks: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {**counts, "misses": misses}
 
 
-def warm_counters(store: Path, *programs: str) -> list[dict[str, Any]]:
-    """Counters of a warm machine when it is ready and after each program."""
+@dataclasses.dataclass(frozen=True)
+class Warm:
+    """A warm machine: the report at ready, what programs printed, counters before and after."""
+
+    report: dict[str, Any]
+    output: list[str]
+    counters: list[dict[str, Any]]
+
+
+def run_warm(store: Path, *programs: str) -> Warm:
+    """Boot with a store, run programs one by one."""
+    output, counters = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_STORE, str(store))
         machine = TINY.with_name(f"{IMAGE}.yaml")
-        sysqcache("boot", machine, "--cache", "read-only", "--detach", timeout=550)
+        booted = sysqcache("boot", machine, "--detach", "--json", timeout=550)
         try:
-            seen = [report("status", NAME)["blocks"]]
+            counters.append(report("status", NAME)["blocks"])
             for program in programs:
-                sysqcache("exec", NAME, "--", program, timeout=300)
-                seen.append(report("status", NAME)["blocks"])
+                output.append(sysqcache("exec", NAME, "--", program, timeout=300).stdout)
+                counters.append(report("status", NAME)["blocks"])
         finally:
-            sysqcache("stop", NAME, "--force")
-    return seen
+            end_all()
+    return Warm(json.loads(booted.stdout), output, counters)
+
+
+@pytest.fixture(scope="module")
+def warm(home: Path, cold: dict[str, Any]) -> Warm:
+    """A second boot with the program."""
+    return run_warm(shutil.copytree(home / "with", home / "warm"), PROGRAM, WORK)
 
 
 def test_cold_run(cold: dict[str, Any]) -> None:
-    check(cold)
+    check(cold["times"]["tasks"][0]["stdout"])
     assert cold["blocks"]["adopted"] == 0
     assert cold["blocks"]["dead"] > 0
 
@@ -133,29 +150,27 @@ def test_cold_run(cold: dict[str, Any]) -> None:
 def test_verified_run(home: Path, cold: dict[str, Any]) -> None:
     store = shutil.copytree(home / "with", home / "verify")
     booted = boot(store, "verify", PROGRAM, WORK)
-    check(booted)
+    check(booted["times"]["tasks"][0]["stdout"])
     blocks = booted["blocks"]
     assert blocks["mismatches"] == 0, blocks["mismatch_log"]
     assert blocks["verified"] > 100_000
 
 
-def test_warm_run(home: Path, cold: dict[str, Any]) -> None:
-    store = shutil.copytree(home / "with", home / "warm")
-    booted = boot(store, "on", PROGRAM, WORK)
-    check(booted)
-    assert booted["blocks"]["dead"] > 0
-    assert booted["blocks_at_ready"]["hit_rate"] >= 0.9
+def test_warm_run(warm: Warm) -> None:
+    check(warm.output[0])
+    assert warm.counters[-1]["dead"] > 0
+    assert warm.report["blocks_at_ready"]["hit_rate"] >= 0.9
 
 
-def test_the_rest_of_the_machine_is_as_warm(home: Path, cold: dict[str, Any]) -> None:
+def test_the_rest_of_the_machine_is_as_warm(home: Path, other_cold: Path, warm: Warm) -> None:
     """All but the time in which the program runs: what it makes is new each time.
 
     Machine code with addresses of this run in it is in no cache, and is no loss that a
     cache could be blamed for; blocks that it drove out of the cache would be.
     """
-    boot(home / "without", "on", WORK)
-    *_, without = warm_counters(home / "without", WORK)
-    ready, ran, ended = warm_counters(home / "with", PROGRAM, WORK)
+    store = shutil.copytree(other_cold / "store", home / "without")
+    *_, without = run_warm(store, WORK).counters
+    ready, ran, ended = warm.counters
     own = less(ran, ready)
     rest = less(ended, own)
     assert machine_wide(rest) >= machine_wide(without) - SPREAD

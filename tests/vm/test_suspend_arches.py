@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from debianhelp import require_image
-from machinehelp import TINY, qcow2_disk, report, sysqcache
+from machinehelp import TINY, end_all, qcow2_disk, report, sysqcache
 
-from sysqcache import paths
 from sysqcache.enginebuild.info import find_engine
 from sysqcache.errors import EngineMissing
 
@@ -32,8 +31,7 @@ METHODS = ("internal", "file", "template")
 def state(own_state: Path) -> Iterator[Path]:
     """State of the test's own; what runs in it ends with the test."""
     yield own_state
-    for folder in paths.instances_dir().glob(f"{NAME}*"):
-        sysqcache("stop", folder.name, "--force", code=None)
+    end_all()
 
 
 def start(arch: str, vcpus: int, directory: Path) -> str:
