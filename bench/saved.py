@@ -144,8 +144,9 @@ def run_copies(
     found[f"resume --copies {count}, the whole command"].append(time.monotonic() - began)
     names = [f"{name}-{number + 1}" for number in range(count)]
     try:
-        pids = [session.run(store, "status", one)["pid"] for one in names]
-        memory = [private_memory(pid) for pid in pids]
+        # by one command: what their guests do by themselves from now on is no part of it
+        running = {one["name"]: one["pid"] for one in session.run(store, "list")["machines"]}
+        memory = [private_memory(running[one]) for one in names]
     finally:
         for one in names:
             session.run(store, "stop", one, "--force")

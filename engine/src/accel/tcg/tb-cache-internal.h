@@ -163,6 +163,7 @@ struct TbCache {
 
     int64_t start_ns;
     int64_t start_ticks;
+    VMChangeStateEntry *first_run;
     Notifier exit_notifier;
     Notifier machine_done;
 };

@@ -17,11 +17,15 @@
 #include "exec/cpu-all.h"
 #include "hw/core/cpu.h"
 #include "hw/qdev-core.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "system/tcg.h"
 #include "tcg/call-table.h"
 #include "tb-context.h"
 #include "tb-cache-internal.h"
+#ifdef CONFIG_MALLOC_TRIM
+#include <malloc.h>
+#endif
 
 #define DEFAULT_JOURNAL_MAX (1 * GiB)
 
@@ -82,11 +86,27 @@ static void set_fingerprint(TbCache *s)
     g_checksum_get_digest(sum, s->fingerprint_raw, &len);
 }
 
+/* What the start and a saved state needed for a moment is given back. */
+static void first_run(void *opaque, bool running, RunState state)
+{
+    TbCache *s = opaque;
+
+    if (running && s->first_run) {
+        g_clear_pointer(&s->first_run, qemu_del_vm_change_state_handler);
+#ifdef CONFIG_MALLOC_TRIM
+        malloc_trim(0);
+#endif
+    }
+}
+
 /* All vCPUs exist and none runs. */
 static void activate(Notifier *n, void *opaque)
 {
     TbCache *s = container_of(n, TbCache, machine_done);
 
+    if (s->small_pages) {
+        s->first_run = qemu_add_vm_change_state_handler(first_run, s);
+    }
     if (s->touched) {
         tb_cache_touched_start(s->touched, &s->pack_rejects);
     }

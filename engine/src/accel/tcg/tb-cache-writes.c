@@ -24,7 +24,7 @@
 #include "exec/memory.h"
 #include "tb-cache-internal.h"
 
-#define AREAS_BITS  8           /* of a shard */
+#define AREAS_BITS  7           /* of a shard */
 #define SHARDS_BITS 6
 #define PAGES_BITS  16
 
