@@ -227,6 +227,11 @@ def test_copies_from_one_template(suspended: str) -> None:
     reports = json.loads(done.stdout)
     names = [f"{NAME}-{n}" for n in (1, 2, 3)]
     assert [one["machine"] for one in reports] == names
+    # memory before speed: nothing is touched ahead of its use
+    for name in names:
+        argv = " ".join(Instance(name).read().argv)
+        assert ",small-pages=on" in argv
+        assert "touched=" not in argv
     hosts = set()
     for name in names:
         assert nonce_of(name) == nonce

@@ -19,6 +19,7 @@ from enginehelp import (
 )
 from machinehelp import NOKASLR
 from programhelp import compiled, in_shell, tiny_with
+from programhelp import run as run_programs
 
 from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.vm
 FOUR = "vcpus=4"
 STRESS_S = 12
 STORM_BLOCKS = 30 * 1024
+NEIGHBOUR_ROUNDS = 10
 
 
 def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
@@ -162,6 +164,29 @@ def test_four_busy_threads_in_verify_mode(
     assert stats.mismatches == 0, stats.mismatch_log
     assert stats.verified > 50_000
     assert bool(stats.flushes) == bool(tb_size)
+
+
+def test_code_beside_data_that_another_vcpu_writes(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path
+) -> None:
+    """Pages are protected before they have code, while others fill their TLBs."""
+    sets = (*tiny_with([compiled("neighbours", tmp_path)], tmp_path), "vcpus=2")
+    path = tmp_path / "journal"
+    output, stats = neighbours(Start(journal=path, sets=sets), tmp_path / "cold")
+    pack = make_pack(path, tmp_path / "store")
+    for mode in (CacheMode.ON, CacheMode.VERIFY):
+        again, stats = neighbours(Start(mode, [pack], sets=sets), tmp_path / mode.value)
+        assert again == output
+        assert stats.mismatches == 0, stats.mismatch_log
+
+
+def neighbours(start: Start, directory: Path) -> tuple[str, TbCacheStats]:
+    """Boot and run guest/neighbours.c: every one of its functions gives what it was written for."""
+    [output], stats = run_programs(start, directory, f"/bin/neighbours {NEIGHBOUR_ROUNDS}")
+    runs = NEIGHBOUR_ROUNDS * 128
+    assert output.strip() == f"neighbours: {runs} runs, 0 wrong"
+    assert stats.writes["store"] > runs / 4
+    return output, stats
 
 
 def busy(start: Start, directory: Path, seconds: int) -> TbCacheStats:
