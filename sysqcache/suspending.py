@@ -187,8 +187,7 @@ class _Saving:
         _ = self.engine.build_id  # reading it takes a moment in which the guest may run
         migration.settle(self.machine.qmp)
         self._wake_agent()
-        if self.method is Method.TEMPLATE:
-            idle.wait_until_idle(self.machine.process.cpu_seconds)
+        idle.wait_until_idle(self.machine.process.cpu_seconds)
         one, slot = slots.new_slot(self.instance)
         try:
             self.stopped_at = time.monotonic()

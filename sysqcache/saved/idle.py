@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """When a guest has nothing left to do: the moment to save what others begin with.
 
-Work that a guest is in the middle of is done again by each resume of a template, and by each
-copy: in time, and in memory that a copy can't share.
+Work that a guest is in the middle of is done again by each resume, and by each copy of a
+template: in time, and in memory that a copy can't share.
 """
 
 from __future__ import annotations
