@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from enginehelp import Start, hit_rate, make_pack
-from programhelp import as_warm_with, compiled, run, tiny_with
+from programhelp import compiled, misses_nothing_known, run, tiny_with
 
 from sysqcache import journal
 from sysqcache.types import CacheMode
@@ -57,4 +57,4 @@ def test_same_results_cold_warm_and_verified(
 
 @pytest.mark.slow
 def test_the_rest_of_the_machine_is_as_warm(sets: tuple[str, ...], tmp_path: Path) -> None:
-    as_warm_with("/bin/rewrite", sets, tmp_path)
+    misses_nothing_known("/bin/rewrite", sets, tmp_path)
