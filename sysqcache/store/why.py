@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,9 @@ def reasons(
     """
     kept = [Places(c.module, c.offset) for c in live]
     here = _spots(places)
-    same_place = np.isin(here, np.concatenate([_none(), *map(_spots, kept)])) & (here != 0)
-    with_flags = [_mixed(_spots(p), c.flags) for p, c in zip(kept, live, strict=True)]
-    same_flags = same_place & np.isin(_mixed(here, flags), np.concatenate([_none(), *with_flags]))
+    same_place = _among(here, map(_spots, kept)) & (here != 0)
+    with_flags = (_mixed(_spots(p), c.flags) for p, c in zip(kept, live, strict=True))
+    same_flags = same_place & _among(_mixed(here, flags), with_flags)
     chosen = [dead, known & ~mapped, known, elsewhere, same_flags, same_place]
     order = (Why.DEAD, Why.UNMAPPED, Why.REFUSED, Why.FINGERPRINT, Why.BYTES, Why.FLAGS)
     numbers = [REASONS.index(why) for why in order]
@@ -66,8 +66,15 @@ def reasons(
     return found
 
 
-def _none() -> U64:
-    return np.zeros(0, np.uint64)
+def _among(asked: U64, kept: Iterable[U64]) -> Mask:
+    """Which of a few numbers are in any of many arrays; numpy.isin would sort or hash those."""
+    few, place = np.unique(asked, return_inverse=True)
+    found = np.zeros(len(few), np.bool_)
+    for numbers in kept if len(few) else ():
+        at = np.searchsorted(few, numbers)
+        at[at == len(few)] = 0
+        found[at[few[at] == numbers]] = True
+    return found[place]
 
 
 def _spots(places: Places) -> U64:
