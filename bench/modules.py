@@ -48,12 +48,16 @@ class Session:
         self.environment = {**os.environ, paths.ENV_HOME: str(home)}
 
     def run(self, store: Path, *arguments: object) -> Any:
-        """The JSON of a command. Raises CalledProcessError."""
+        """The JSON of a command. Raises CalledProcessError, with what it said beside it."""
         command = [str(PROGRAM), *map(str, arguments), "--json"]
         environment = {**self.environment, paths.ENV_STORE: str(store)}
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=900
+            command, env=environment, capture_output=True, text=True, check=False, timeout=900
         )
+        if done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, command)
+            error.add_note(done.stderr)
+            raise error
         return json.loads(done.stdout)
 
     def boot(self, store: Path, config: Path, *arguments: object) -> dict[str, Any]:
