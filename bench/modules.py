@@ -51,13 +51,13 @@ class Session:
         """The JSON of a command. Raises CalledProcessError, with what it said beside it."""
         command = [str(PROGRAM), *map(str, arguments), "--json"]
         environment = {**self.environment, paths.ENV_STORE: str(store)}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=900
-        )
-        if done.returncode:
-            error = subprocess.CalledProcessError(done.returncode, command)
-            error.add_note(done.stderr)
-            raise error
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True, timeout=900
+            )
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
         return json.loads(done.stdout)
 
     def boot(self, store: Path, config: Path, *arguments: object) -> dict[str, Any]:

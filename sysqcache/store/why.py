@@ -70,9 +70,10 @@ def _among(asked: U64, kept: Iterable[U64]) -> Mask:
     """Which of a few numbers are in any of many arrays; numpy.isin would sort or hash those."""
     few, place = np.unique(asked, return_inverse=True)
     found = np.zeros(len(few), np.bool_)
-    for numbers in kept if len(few) else ():
-        at = np.searchsorted(few, numbers)
-        at[at == len(few)] = 0
+    if not len(few):
+        return found
+    for numbers in kept:
+        at = np.minimum(np.searchsorted(few, numbers), len(few) - 1)
         found[at[few[at] == numbers]] = True
     return found[place]
 

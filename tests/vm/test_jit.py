@@ -22,7 +22,6 @@ from sysqcache.images import catalog
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 IMAGE = "debian12-x86_64-other"
-NAME = "debian12-other"
 WORK = "/usr/local/bin/work"
 SCRIPT = base64.b64encode((SOURCES / "jit.lua").read_bytes()).decode()
 PROGRAM = (
@@ -131,4 +130,4 @@ def test_the_rest_of_the_machine_is_as_warm(warm: dict[str, Any]) -> None:
     """
     kept = warm["cache"]["pack_blocks"]
     assert warm["cache"]["blocks_known"] <= kept / 1000
-    assert warm["blocks"]["adopted"] > 0.5 * warm["blocks"]["requested"]
+    assert warm["blocks"]["adopted"] > 0.9 * warm["blocks"]["requested"]
