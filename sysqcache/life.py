@@ -22,6 +22,9 @@ from sysqcache.report import BootReport
 from sysqcache.spec import MachineSpec
 from sysqcache.types import DiskMode, MachineState
 
+LOOKING: Final = "looking into the guest"
+"""The phase in which a machine's code is put down to modules."""
+
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20
 _LAST_STATS_TIMEOUT: Final = 5.0
@@ -84,7 +87,7 @@ class Life:
                     if self.resumed is not None:
                         self.resumed.awake(self.machine)
                     if self._leaves_sight():
-                        self._look("looking into the guest")
+                        self._look(LOOKING)
                     self._run_tasks()
                 if self.resumed is not None:
                     self.resumed.settled(self.machine)
@@ -94,7 +97,7 @@ class Life:
             try:
                 self._measure(monitor)
                 if not self.report.interrupted:
-                    self._look("looking into the guest")
+                    self._look(LOOKING)
                 if self.options.detach and not self.report.interrupted:
                     self.process.release()
                     self.report.detached = True
@@ -199,6 +202,7 @@ class Life:
         self.report.stats = stats or self.report.stats
         self.report.times.wall_s = time.monotonic() - self.process.started_at
         self.report.times.host_cpu_s = self.process.cpu_seconds()
+        self.report.own_memory = self.process.identity.own_memory()
 
     def _end(self) -> None:
         self.listener(PhaseBegan("powering off"))

@@ -88,6 +88,8 @@ class BootReport:
     ingest: IngestSummary = dataclasses.field(default_factory=IngestSummary)
     attribution: AttributionSummary = dataclasses.field(default_factory=AttributionSummary)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    own_memory: int = 0
+    """Host memory that QEMU had written to and shared with nobody, bytes, after the tasks."""
     interrupted: bool = False
     detached: bool = False
 
@@ -100,6 +102,7 @@ class BootReport:
             "fingerprint": self.stats.fingerprint,
             "start": self.start,
             "times": self.times.to_json(),
+            "own_memory_bytes": self.own_memory,
             "blocks": blocks_json(self.stats),
             "blocks_at_ready": blocks_json(self.stats_at_ready),
             "cache": cache_json(self.stats, self.ingest),

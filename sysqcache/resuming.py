@@ -22,7 +22,7 @@ from sysqcache.errors import (
 )
 from sysqcache.instances import Instance
 from sysqcache.launch.process import CHANGE_CPU
-from sysqcache.life import BootOptions
+from sysqcache.life import LOOKING, BootOptions
 from sysqcache.progress import Listener, PhaseBegan
 from sysqcache.report import BootReport
 from sysqcache.saved import disks, ramfile, slots
@@ -177,7 +177,7 @@ def resume_copies(
             raise MachineBusy(
                 f"the machine {copy.name} is running already", hint=f"sysqcache stop {copy.name}"
             )
-    gate = _Gate()
+    gate = _Gate(count)
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         waiting = [
             pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
@@ -187,28 +187,42 @@ def resume_copies(
 
 
 class _Gate:
-    """Lets as many copies wake up at a time as there are processors.
+    """Lets as many of ``copies`` machines wake up at a time as there are processors.
 
-    All at once would share the processors and the caches, and every one would be late.
+    All at once would share the processors and the caches, and every one would be late; so
+    would the last ones if the first were looked into before all are awake.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, copies: int) -> None:
         self._places = threading.Semaphore(max(2, len(os.sched_getaffinity(0))))
+        self._lock = threading.Lock()
+        self._asleep = copies
+        self._all_awake = threading.Event()
 
     @contextlib.contextmanager
     def place(self, listener: Listener) -> Iterator[Listener]:
-        """A place until the machine has waked up; the listener to tell that."""
+        """A place until the machine has waked up, or failed to; the listener to tell that."""
         self._places.acquire()
         held = contextlib.ExitStack()
-        held.callback(self._places.release)
+        held.callback(self._leave)
 
         def passing(event: progress.Event) -> None:
             if isinstance(event, PhaseBegan) and event.name not in _WAKING:
                 held.close()
+                if event.name == LOOKING and not self._all_awake.is_set():
+                    listener(PhaseBegan("waiting for the other copies"))
+                    self._all_awake.wait()
             listener(event)
 
         with held:
             yield passing
+
+    def _leave(self) -> None:
+        self._places.release()
+        with self._lock:
+            self._asleep -= 1
+            if self._asleep == 0:
+                self._all_awake.set()
 
 
 def _resume_copy(

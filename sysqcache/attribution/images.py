@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,12 @@ _FIRMWARE: Final = ("*.bin", "*.rom", "*.fd")
 _FIRMWARE_BYTES: Final = 16 << 20
 
 
+_SHARED: Final[weakref.WeakValueDictionary[object, Truths]] = weakref.WeakValueDictionary()
+"""Truths in use: unpacked kernels are big, and many machines may run one image."""
+
+_LOCK: Final = threading.Lock()
+
+
 def truths_of(
     contents: ImageContents,
     observations: Sequence[Observation],
@@ -33,22 +41,40 @@ def truths_of(
 ) -> Truths:
     """What can be had for a run of a machine with this image.
 
+    Machines that are placed at the same time share it, as far as they ran the same.
+
     :param firmware: the engine's directory of firmware files.
     :param started: the firmware that vm.yaml names: one of these, or a file elsewhere.
     """
+    ran = dict.fromkeys((kernel_module(seen), seen.kernel.kaslr_offset) for seen in observations)
+    first = tuple(file for file in contents.files if file.origin == INITRD)
+    key = (contents.kernel, first, tuple(ran), firmware, started)
+    with _LOCK:
+        found = _SHARED.get(key)
+        if found is None:
+            found = _SHARED[key] = _truths(contents, list(ran), firmware, started)
+    return found
+
+
+def _truths(
+    contents: ImageContents,
+    ran: Sequence[tuple[Module | None, int]],
+    firmware: Path | None,
+    started: Path | None,
+) -> Truths:
+    """See :func:`truths_of`.
+
+    :param ran: the kernels that ran, each with the offset that KASLR gave it.
+    """
     kernels: list[KernelText] = []
     blobs: dict[Module, Blob] = {}
-    ran = [kernel_module(seen) for seen in observations]
-    for module in dict.fromkeys((contents.kernel, *ran)):
+    for module in dict.fromkeys((contents.kernel, *(one for one, _ in ran))):
         file = contents.kernel_file(module) if module else None
         if file is None:
             continue
         stub = blob(file.file, f"boot stub of {file.module.name}")
         blobs.setdefault(stub.module, dataclasses.replace(stub, is_stub=True))
-        slides = {
-            seen.kernel.kaslr_offset for seen in observations if kernel_module(seen) == module
-        }
-        for slide in sorted(slides):
+        for slide in sorted({slide for one, slide in ran if one == module}):
             kernels += _loaded(file, slide)
     return Truths(
         kernels=tuple(kernels),

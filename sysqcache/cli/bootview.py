@@ -108,6 +108,7 @@ def print_report(report: BootReport) -> None:
     ready = "-" if times.ready_s is None else f"{times.ready_s:.2f} s"
     table.add_row("time", ready, f"{times.wall_s:.2f} s")
     table.add_row("host CPU", "", f"{times.host_cpu_s:.2f} s")
+    table.add_row("own memory", "", f"{report.own_memory >> 20:,} MiB")
     if report.stats.requested:
         for row in _block_rows(report.stats_at_ready, report.stats):
             table.add_row(*row)

@@ -23,6 +23,7 @@ from sysqcache.errors import DiskError, LaunchError, MachineDied, MachineError
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL_LINES: Final = 15
+_PRIVATE: Final = "Private_Dirty:"
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,6 +50,14 @@ class ProcessId:
         if fields is None or int(fields[19]) != self.start:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def own_memory(self) -> int:
+        """Bytes of memory that it wrote to and shares with nobody; 0 when it is gone."""
+        try:
+            lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(_PRIVATE))
 
 
 def _stat_fields(pid: int) -> list[str] | None:

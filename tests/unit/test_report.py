@@ -77,6 +77,7 @@ def test_the_contract() -> None:
     value = boot.to_json()
     assert {"machine", "arch", "cache_mode", "fingerprint", "start"} <= set(value)
     assert {"times", "blocks", "blocks_at_ready", "cache", "attribution"} <= set(value)
+    assert value["own_memory_bytes"] == 0
     assert set(value["times"]) == {"launch_s", "ready_s", "wall_s", "host_cpu_s", "tasks"}
     assert value["times"]["ready_s"] is None
     assert value["times"]["tasks"] == [

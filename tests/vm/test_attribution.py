@@ -80,6 +80,9 @@ def test_code_before_the_kernel_is_that_of_the_files(run: Run) -> None:
 
 def test_without_a_look_only_content_counts(run: Run) -> None:
     truths = truths_of(run.contents, [], run.firmware)
+    # unpacked once for all that are placed meanwhile
+    assert truths_of(run.contents, [], run.firmware) is truths
+    assert truths_of(run.contents, [], None) is not truths
     found = attribute(run.journal, [], truths)
     both = (found.module != NO_MODULE) & (run.places.module != NO_MODULE)
     names = [np.array([m.id for m in places.modules]) for places in (found, run.places)]

@@ -21,6 +21,7 @@
 #include "system/system.h"
 #include "system/tcg.h"
 #include "tcg/call-table.h"
+#include "tcg/tcg.h"
 #include "tb-context.h"
 #include "tb-cache-internal.h"
 #ifdef CONFIG_MALLOC_TRIM
@@ -106,6 +107,8 @@ static void activate(Notifier *n, void *opaque)
 
     if (s->small_pages) {
         s->first_run = qemu_add_vm_change_state_handler(first_run, s);
+        /* Half a cache line a block is a lot where memory is short. */
+        tcg_tb_align = CODE_GEN_ALIGN;
     }
     if (s->touched) {
         tb_cache_touched_start(s->touched, &s->pack_rejects);
