@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measure machines with several vCPUs: boots, blocks adopted a second, a stress in verify mode.
+"""Measure machines with several vCPUs: boots, blocks and turns a second, a stress in verify mode.
 
-    python -m bench.vcpus [boot] [storm] [stress] [--rounds N] [--config VM.yaml]
+    python -m bench.vcpus [boot] [storm] [spin] [stress] [--rounds N] [--config VM.yaml]
 
 ``boot`` uses the given machine (default: Debian 12), the others the tiny guest with programs
 of tests/vm/guest, which gcc must be able to link statically. Results go to bench/results.
@@ -35,6 +35,7 @@ COUNTS: Final = (1, 4)
 STORM_VCPUS: Final = (1, 2, 4)
 STORM_BLOCKS: Final = 480 * 1024
 STRESS_S: Final = 60
+SPIN_ROUNDS: Final = 50_000
 
 Values = dict[str, list[float]]
 """Figure name to what was measured, a value a round."""
@@ -98,7 +99,7 @@ def initrd(directory: Path) -> Path:
     image = catalog.resolve("tiny-x86_64")
     assert image.initrd is not None
     extra = CpioWriter()
-    for name in ("storm", "busy"):
+    for name in ("storm", "spin", "busy"):
         extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
     # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
     size = (image.initrd.stat().st_size + 3) & -4
@@ -135,6 +136,16 @@ def storms(session: Session, files: Path, found: Values) -> None:
             sys.stderr.write(f"{how} on {count} vCPU: {rate:,.0f} blocks a second\n")
     for store in stores.values():
         shutil.rmtree(store)
+
+
+def spin(session: Session, files: Path, found: Values) -> None:
+    """One round: vCPUs that wait for each other with PAUSE, as many as processors and more."""
+    store = session.root / "spin"
+    for count in (2, 4):
+        report = _tiny(session, store, files, count, "on", f"spin {count} {SPIN_ROUNDS}")
+        turns, _, seconds, _ = report["times"]["tasks"][0]["stdout"].split()
+        found[f"turns handed on a second, {count} vCPU"].append(int(turns) / float(seconds))
+    shutil.rmtree(store)
 
 
 def stress(session: Session, files: Path, found: Values) -> None:
@@ -177,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parts = ("boot", "storm", "stress")
+    parts = ("boot", "storm", "spin", "stress")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
-    parser.add_argument("--rounds", type=int, default=3, help="of boot and storm")
+    parser.add_argument("--rounds", type=int, default=3, help="of all but stress")
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
     options = parser.parse_args(arguments)
     chosen = options.parts or parts
@@ -188,14 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started, found = time.time(), defaultdict[str, list[float]](list)
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
         session = Session(Path(directory))
-        files = (
-            initrd(Path(directory) / "programs") if {"storm", "stress"} & set(chosen) else Path()
-        )
+        files = initrd(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
         for number in range(options.rounds):
             if "boot" in chosen:
                 boots(session, options.config.absolute(), found)
             if "storm" in chosen:
                 storms(session, files, found)
+            if "spin" in chosen:
+                spin(session, files, found)
             sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
         if "stress" in chosen:
             stress(session, files, found)

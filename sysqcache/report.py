@@ -89,7 +89,7 @@ class BootReport:
     attribution: AttributionSummary = dataclasses.field(default_factory=AttributionSummary)
     warnings: list[str] = dataclasses.field(default_factory=list)
     own_memory: int = 0
-    """Host memory that QEMU had written to and shared with nobody, bytes, after the tasks."""
+    """Host memory that QEMU had written to, bytes, after the tasks; no pages of mapped files."""
     interrupted: bool = False
     detached: bool = False
 

@@ -87,7 +87,8 @@ class ModuleWalk:
         text, init = parts["text"], parts["init_text"]
         return KernelModule(
             name=name,
-            start=min((base for base, _ in memory), default=0),
+            # as /proc/modules has it; since Linux 6.4 other areas may lie below
+            start=text[0] or min((base for base, _ in memory), default=0),
             size=sum(end - base for base, end in memory),
             build_id=self._build_id(module),
             text=(text[0], text[0] + text[2]),

@@ -42,7 +42,7 @@ class KernelInfo:
 class KernelModule:
     """A loaded module.
 
-    ``start`` and ``size`` are its first address and all of its memory, as /proc/modules
+    ``start`` is where its code begins and ``size`` all of its memory, as /proc/modules
     shows them. ``text`` are (start, end) of its code, ``init_text`` of code that the
     kernel frees after loading. ``sections`` are virtual addresses by name.
     """

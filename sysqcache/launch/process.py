@@ -23,7 +23,8 @@ from sysqcache.errors import DiskError, LaunchError, MachineDied, MachineError
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL_LINES: Final = 15
-_PRIVATE: Final = "Private_Dirty:"
+_OWN: Final = ("Pss_Anon:", "Pss_Shmem:")
+"""Not what is private: mapped pages of a file are that as well while nobody else has them."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,12 +53,15 @@ class ProcessId:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def own_memory(self) -> int:
-        """Bytes of memory that it wrote to and shares with nobody; 0 when it is gone."""
+        """Bytes of memory that it wrote to, of what others have too its share; 0 when it is gone.
+
+        Pages of a file that it maps are no part of it until it writes to them.
+        """
         try:
             lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         except OSError:
             return 0
-        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(_PRIVATE))
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(_OWN))
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -34,6 +34,7 @@ FOUR = "vcpus=4"
 STRESS_S = 12
 STORM_BLOCKS = 30 * 1024
 NEIGHBOUR_ROUNDS = 10
+SPIN_ROUNDS = 50_000
 
 
 def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
@@ -199,6 +200,23 @@ def busy(start: Start, directory: Path, seconds: int) -> TbCacheStats:
     assert output.startswith("busy: ok"), output
     assert_adds_up(stats, records=start.journal is not None)
     return stats
+
+
+def test_vcpus_that_wait_for_each_other_can_be_stopped(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path
+) -> None:
+    """More vCPUs than processors hand on a turn and spin with PAUSE; see guest/spin.c."""
+    sets = (*tiny_with([compiled("spin", tmp_path)], tmp_path), FOUR)
+    with guest(Start(sets=sets), tmp_path / "machine") as machine:
+        machine.wait_ready()
+        in_shell(machine, f"(spin 4 {SPIN_ROUNDS} > /tmp/turns; touch /tmp/ended) &")
+        for _ in range(20):
+            commands.stop(machine.qmp)
+            assert commands.query_status(machine.qmp).state == "paused"
+            commands.cont(machine.qmp)
+        assert in_shell(machine, "[ -e /tmp/ended ] || echo spinning").strip() == "spinning"
+        output = in_shell(machine, "until [ -e /tmp/ended ]; do sleep 0.1; done; cat /tmp/turns")
+    assert output.startswith(f"{4 * SPIN_ROUNDS} turns"), output
 
 
 def test_every_thread_records_and_adopts(
