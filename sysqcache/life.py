@@ -16,14 +16,11 @@ from sysqcache.errors import MachineDied, NotReady, QmpError
 from sysqcache.guest.ready import ReadyProbe, make_probe
 from sysqcache.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine import Machine, StatsMonitor, serial_log
-from sysqcache.placing import Placer
+from sysqcache.placing import LOOKING, Placer
 from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.report import BootReport
 from sysqcache.spec import MachineSpec
 from sysqcache.types import DiskMode, MachineState
-
-LOOKING: Final = "looking into the guest"
-"""The phase in which a machine's code is put down to modules."""
 
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20

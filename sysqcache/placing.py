@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache.errors import MachineError
 from sysqcache.placement import Placements
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sysqcache.machine import Machine
     from sysqcache.qmp.client import QmpClient, Watched
     from sysqcache.spec import MachineSpec
+
+LOOKING: Final = "looking into the guest"
+"""What the phase is called in which a machine's code is put down to modules."""
 
 Warn = Callable[[str], None]
 

@@ -22,7 +22,8 @@ from sysqcache.errors import (
 )
 from sysqcache.instances import Instance
 from sysqcache.launch.process import CHANGE_CPU
-from sysqcache.life import LOOKING, BootOptions
+from sysqcache.life import BootOptions
+from sysqcache.placing import LOOKING
 from sysqcache.progress import Listener, PhaseBegan
 from sysqcache.report import BootReport
 from sysqcache.saved import disks, ramfile, slots

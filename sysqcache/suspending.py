@@ -29,7 +29,7 @@ from sysqcache.errors import (
 )
 from sysqcache.instances import Instance
 from sysqcache.machine import Machine, settle
-from sysqcache.placing import place_before_end
+from sysqcache.placing import LOOKING, place_before_end
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, idle, ramfile, slots
 from sysqcache.saved.origin import snapshot_nodes
@@ -131,7 +131,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         saving = _Saving(machine, spec, engine, method, why)
         record, directory = saving.run()
         suspend_s = time.monotonic() - saving.stopped_at
-        phase("looking into the guest")
+        phase(LOOKING)
         place_before_end(machine, warn)
         machine.quit()
     if method is Method.INTERNAL:

@@ -52,19 +52,21 @@ def truths_of(
     with _LOCK:
         found = _SHARED.get(key)
         if found is None:
-            found = _SHARED[key] = _truths(contents, list(ran), firmware, started)
+            found = _SHARED[key] = _truths(contents, list(ran), first, firmware, started)
     return found
 
 
 def _truths(
     contents: ImageContents,
     ran: Sequence[tuple[Module | None, int]],
+    first: Sequence[CodeFile],
     firmware: Path | None,
     started: Path | None,
 ) -> Truths:
     """See :func:`truths_of`.
 
     :param ran: the kernels that ran, each with the offset that KASLR gave it.
+    :param first: the files of the initial RAM disk.
     """
     kernels: list[KernelText] = []
     blobs: dict[Module, Blob] = {}
@@ -79,7 +81,7 @@ def _truths(
     return Truths(
         kernels=tuple(kernels),
         blobs=(*blobs.values(), *firmware_blobs(firmware, started)),
-        files=(code_pages(contents, [one for one in contents.files if one.origin == INITRD]),),
+        files=(code_pages(contents, first),),
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 from sysqcache import progress
-from sysqcache.life import LOOKING
+from sysqcache.placing import LOOKING
 from sysqcache.progress import PhaseBegan
 from sysqcache.resuming import _Gate
 

@@ -91,11 +91,12 @@ def test_code_of_32_bits_is_kept_and_verified(make: Callable[[Path], str], tmp_p
     assert cold["blocks"]["recorded"] > 0
     found = boot("on")
     warm = found["blocks"]
-    # what the firmware does depends on the time: what it never did is no miss of the cache's
     assert found["cache"]["blocks_known"] <= 2
-    assert warm["translated"] - warm["misses"]["count"] <= 2 + 0.1 * warm["requested"]
+    # what a PC's firmware does depends on the time: what it never did is no miss of the cache's
+    new = 0.1 * warm["requested"] if make is x86 else 0
+    assert warm["translated"] - warm["misses"]["count"] <= 2 + new
     verified = boot("verify")["blocks"]
-    assert verified["verified"] >= 0.9 * warm["adopted"]
+    assert verified["verified"] >= warm["adopted"] - 2 - new
     assert verified["mismatches"] == 0, verified["mismatch_log"]
 
 

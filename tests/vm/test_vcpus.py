@@ -34,7 +34,7 @@ FOUR = "vcpus=4"
 STRESS_S = 12
 STORM_BLOCKS = 30 * 1024
 NEIGHBOUR_ROUNDS = 10
-SPIN_ROUNDS = 50_000
+SPIN_ROUNDS = 400_000
 
 
 def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
