@@ -252,7 +252,7 @@ unsigned tb_cache_get_writes(TbCacheWrites *info);
 
 /* tb-cache-prefault.c */
 
-#define TB_CACHE_PREFAULT_MARGIN (512 * KiB)
+#define TB_CACHE_PREFAULT_MARGIN (2 * MiB)
 
 /**
  * tb_cache_prefault_start: begin

@@ -20,6 +20,7 @@
 #include "qemu/error-report.h"
 #include "exec/memory.h"
 #include "exec/address-spaces.h"
+#include "exec/translation-block.h"
 #include "tb-cache-internal.h"
 
 static bool write_all(int fd, const void *buf, size_t size)
@@ -329,9 +330,18 @@ void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
     TbCachePackFile *pack = t->pack;
     size_t bit = tb_cache_use_bit(t->position);
     unsigned long mask = BIT_MASK(bit);
+    unsigned long *word = &pack->used[BIT_WORD(bit)];
 
-    if (qatomic_read(&s->frozen) ||
-        (qatomic_fetch_or(&pack->used[BIT_WORD(bit)], mask) & mask)) {
+    if (qatomic_read(&s->frozen)) {
+        return;
+    }
+    if (!tcg_cflags_has(t->cpu, CF_PARALLEL_BIT)) {
+        /*
+         * There is no other vCPU, and an atomic operation would wait until
+         * the block just copied has left the store buffer.
+         */
+        *word |= mask;
+    } else if (qatomic_fetch_or(word, mask) & mask) {
         return;
     }
     if (unlikely(!t->uses)) {

@@ -6,10 +6,12 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Adopting is so quick that the first touch of the code buffer, a huge page
- * of zeros, is its largest part.  A thread of its own does that one huge page
- * ahead of the vCPUs: never more, for touching hundreds of MiB at the start
- * costs a short run more than it ever gets back, and many machines from one
- * template each pay for what they never use.  Where memory matters more
+ * of zeros, is its largest part.  A thread of its own does that two or three
+ * huge pages ahead of the vCPUs: where the host is a virtual machine that has
+ * to ask for memory, one takes milliseconds, time for some thousand blocks.
+ * Never more, for touching hundreds of MiB at the start costs a short run
+ * more than it ever gets back, and many machines from one template each pay
+ * for what they never use.  Where memory matters more
  * than time, the vCPUs take small pages, and only those that they use.
  */
 
@@ -24,7 +26,7 @@
 #endif
 
 #define STEP    (2 * MiB)       /* a huge page, where there are any */
-#define AHEAD   (1 * STEP)
+#define AHEAD   (2 * STEP)
 
 #define MAX_REQUESTS 16
 
