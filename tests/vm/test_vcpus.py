@@ -35,6 +35,7 @@ STRESS_S = 12
 STORM_BLOCKS = 30 * 1024
 NEIGHBOUR_ROUNDS = 10
 SPIN_ROUNDS = 400_000
+CHANGES = 20_000
 
 
 def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
@@ -217,6 +218,18 @@ def test_vcpus_that_wait_for_each_other_can_be_stopped(
         assert in_shell(machine, "[ -e /tmp/ended ] || echo spinning").strip() == "spinning"
         output = in_shell(machine, "until [ -e /tmp/ended ]; do sleep 0.1; done; cat /tmp/turns")
     assert output.startswith(f"{4 * SPIN_ROUNDS} turns"), output
+
+
+@pytest.mark.parametrize("mode", [CacheMode.OFF, CacheMode.ON])
+def test_no_vcpu_runs_code_that_another_has_changed(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path, mode: CacheMode
+) -> None:
+    """A function changes under those who call it by its address; see guest/crosswrite.c."""
+    sets = (*tiny_with([compiled("crosswrite", tmp_path)], tmp_path), FOUR)
+    with guest(Start(mode, sets=sets), tmp_path / "machine") as machine:
+        machine.wait_ready()
+        output = in_shell(machine, f"crosswrite 2 {CHANGES}")
+    assert output.strip() == f"{CHANGES} rounds 0 stale"
 
 
 def test_every_thread_records_and_adopts(
