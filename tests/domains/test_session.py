@@ -143,9 +143,14 @@ def session(x86_engine: Engine, tiny_image: ImagePaths) -> Iterator[Session]:
     directory = Path(tempfile.mkdtemp(prefix="sqc-"))
     directory.chmod(0o755)
     found = Session(directory, x86_engine, tiny_image)
-    if subprocess.run(found.inside(sys.executable, "-c", ""), check=False).returncode:
+    # a checkout in the home of root, say
+    if subprocess.run(
+        found.inside(sys.executable, "-c", "import sysqcache"), check=False
+    ).returncode:
         found.process.kill()
-        pytest.skip(f"other users can't run {sys.executable}")
+        found.process.wait()
+        shutil.rmtree(directory)
+        pytest.skip(f"other users can't run {sys.executable} with this checkout")
     try:
         eventually((directory / "run/libvirt/libvirt-sock").exists, 30)
         yield found
