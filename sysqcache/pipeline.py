@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,6 +24,7 @@ from sysqcache.launch import argv as qemu_argv
 from sysqcache.launch.argv import Incoming, Launch, TbCache
 from sysqcache.launch.firmware import require_firmware
 from sysqcache.launch.overlay import prepare_disks, remove_overlays
+from sysqcache.launch.ports import free_port
 from sysqcache.launch.process import QemuProcess
 from sysqcache.life import BootOptions, Life, Resumed, Until
 from sysqcache.machine import Machine
@@ -33,7 +33,7 @@ from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
 from sysqcache.report import BootReport, counters
 from sysqcache.saved.slots import is_saved
-from sysqcache.spec import Disk, Forward, MachineSpec
+from sysqcache.spec import Disk, MachineSpec
 from sysqcache.specjson import write_spec
 from sysqcache.types import CacheMode, MachineState, OnPoweroff
 
@@ -328,13 +328,6 @@ class _Start:
 def _concrete_ports(spec: MachineSpec) -> MachineSpec:
     """Free host ports in place of zeros."""
     forwards = tuple(
-        dataclasses.replace(f, host=f.host or _free_port(f)) for f in spec.network.forwards
+        dataclasses.replace(f, host=f.host or free_port(f)) for f in spec.network.forwards
     )
     return dataclasses.replace(spec, network=dataclasses.replace(spec.network, forwards=forwards))
-
-
-def _free_port(forward: Forward) -> int:
-    kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((forward.address, 0))
-        return int(probe.getsockname()[1])
