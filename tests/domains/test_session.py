@@ -143,15 +143,11 @@ def session(x86_engine: Engine, tiny_image: ImagePaths) -> Iterator[Session]:
     directory = Path(tempfile.mkdtemp(prefix="sqc-"))
     directory.chmod(0o755)
     found = Session(directory, x86_engine, tiny_image)
-    # a checkout in the home of root, say
-    if subprocess.run(
-        found.inside(sys.executable, "-c", "import sysqcache"), check=False
-    ).returncode:
-        found.process.kill()
-        found.process.wait()
-        shutil.rmtree(directory)
-        pytest.skip(f"other users can't run {sys.executable} with this checkout")
     try:
+        # a checkout in the home of root, say
+        probe = found.inside(sys.executable, "-c", "import sysqcache")
+        if subprocess.run(probe, check=False).returncode:
+            pytest.skip(f"other users can't run {sys.executable} with this checkout")
         eventually((directory / "run/libvirt/libvirt-sock").exists, 30)
         yield found
     finally:

@@ -337,8 +337,8 @@ void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
     }
     if (!tcg_cflags_has(t->cpu, CF_PARALLEL_BIT)) {
         /*
-         * There is no other vCPU, and an atomic operation would wait until
-         * the block just copied has left the store buffer.
+         * No other thread runs a vCPU, and an atomic operation would wait
+         * until the block just copied has left the store buffer.
          */
         *word |= mask;
     } else if (qatomic_fetch_or(word, mask) & mask) {

@@ -11,8 +11,8 @@
  * to ask for memory, one takes milliseconds, time for some thousand blocks.
  * Never more, for touching hundreds of MiB at the start costs a short run
  * more than it ever gets back, and many machines from one template each pay
- * for what they never use.  Where memory matters more
- * than time, the vCPUs take small pages, and only those that they use.
+ * for what they never use.  Where memory matters more than time, the vCPUs
+ * take small pages, and only those that they use.
  */
 
 #include "qemu/osdep.h"
