@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measure machines with several vCPUs: boots, blocks and turns a second, a stress in verify mode.
 
-    python -m bench.vcpus [boot] [storm] [spin] [stress] [--rounds N] [--config VM.yaml]
+    python -m bench.vcpus [boot] [storm] [spin] [stress] [race] [--rounds N] [--config VM.yaml]
 
 ``boot`` uses the given machine (default: Debian 12), the others the tiny guest with programs
-of tests/vm/guest, which gcc must be able to link statically. Results go to bench/results.
+of tests/vm/guest, which gcc must be able to link statically. ``race`` (only if it is asked for)
+counts calls that got stale code, with the cache on, off, and on QEMU of the same source without our
+patches (`make plain-engine`), where there are some. Results go to bench/results.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any, Final
 from bench.figures import RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
+from sysqcache.enginebuild import info
 from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter
 
@@ -36,6 +39,8 @@ STORM_VCPUS: Final = (1, 2, 4)
 STORM_BLOCKS: Final = 480 * 1024
 STRESS_S: Final = 60
 SPIN_ROUNDS: Final = 50_000
+RACE_WAYS: Final = ("1", "2", "4", "8", "16", "lock", "cross", "string", "fxsave")
+RACE_S: Final = 20
 
 Values = dict[str, list[float]]
 """Figure name to what was measured, a value a round."""
@@ -99,7 +104,7 @@ def initrd(directory: Path) -> Path:
     image = catalog.resolve("tiny-x86_64")
     assert image.initrd is not None
     extra = CpioWriter()
-    for name in ("storm", "spin", "busy"):
+    for name in ("storm", "spin", "busy", "racewrite"):
         extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
     # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
     size = (image.initrd.stat().st_size + 3) & -4
@@ -158,6 +163,22 @@ def stress(session: Session, files: Path, found: Values) -> None:
     shutil.rmtree(store)
 
 
+def race(session: Session, files: Path, found: Values) -> None:
+    """Functions that one vCPU changes while others call them, written in all ways."""
+    plain = info.find_engine("x86_64", plain=True)
+    for kind, mode in (("cache on", "on"), ("cache off", "off"), ("plain QEMU", "off")):
+        if kind.startswith("plain"):
+            session.environment[info.ENV_ENGINE] = str(plain.dir)
+        stale = 0
+        for way in RACE_WAYS:
+            task = f"racewrite {way} 2 {RACE_S}"
+            report = _tiny(session, session.root / "race", files, 4, mode, task)
+            words = report["times"]["tasks"][0]["stdout"].split()
+            stale += int(words[words.index("stale") - 1])
+        found[f"calls of stale code, {kind}"].append(stale)
+    del session.environment[info.ENV_ENGINE]
+
+
 def table(found: Values) -> list[Figure]:
     """Every figure with its values and what is asked of it."""
     return [
@@ -180,7 +201,8 @@ def _limit(name: str, found: Values) -> Limit | None:
     if name in ("adopted a second, 2 vCPU", "adopted a second, 4 vCPU"):
         one = tuple(found["adopted a second, 1 vCPU"])
         return Limit(Figure("", "", "", one).median, at_most=False)
-    return Limit(0.0) if name.endswith("mismatches") else None
+    ours = name.startswith("calls of stale code, cache")
+    return Limit(0.0) if ours or name.endswith("mismatches") else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,12 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parts = ("boot", "storm", "spin", "stress")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
+    parts = ("boot", "storm", "spin", "stress", "race")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all but race"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of all but stress")
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
     options = parser.parse_args(arguments)
-    chosen = options.parts or parts
+    chosen = options.parts or parts[:-1]
     if unknown := set(chosen) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     started, found = time.time(), defaultdict[str, list[float]](list)
@@ -210,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
         if "stress" in chosen:
             stress(session, files, found)
+        if "race" in chosen:
+            race(session, files, found)
     finish("vcpus", started, {"name": NAME, "found": found}, table(found))
     return 0
 

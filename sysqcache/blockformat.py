@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Byte layout of blocks, journals and packs, version 1.
+"""Byte layout of blocks, journals and packs, version 2.
 
 Each format is one :class:`Layout`: the table that docs/formats.md shows and the
 numpy type that the code reads with are both made from it. All numbers are
-little-endian; all checksums are XXH3-64 with seed 0.
+little-endian; all checksums are XXH3-64 with seed 0. Version 1 had the same layout, but
+for the pack's ``seed``; docs/formats.md says what else differs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Records: TypeAlias = NDArray[np.void]
 """A numpy array of a layout's structured type."""
 
-VERSION: Final = 1
+VERSION: Final = 2
+OLDEST_KNOWN: Final = 1
+"""Headers from this version on can be told from damage; blocks are read of ``VERSION`` alone."""
+
 HEADER_SIZE: Final = 4096
 PAGE_BITS: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_BITS
@@ -43,20 +47,41 @@ BLOCK_SHORT_KEY: Final = 2
 BLOCK_ANY_CONTEXT: Final = 4
 """Serves machines with one vCPU and with several; else ``cflags`` tell which."""
 
+BLOCK_LIMITED: Final = 8
+"""A buffer of the translator was full: another run may have got further."""
+
 CF_PARALLEL: Final = 0x8000
 """In ``cflags``: translated for a machine that may have several vCPUs."""
 
 BLOCK_IMMS_SHIFT: Final = 8
 """Bits 8..15 of ``block_flags`` count the moving immediates."""
 
-BLOCK_FLAGS_KNOWN: Final = 0xFF00 | BLOCK_ANY_CONTEXT | BLOCK_SHORT_KEY | BLOCK_TWO_PAGES
+IMM_BYTES: Final = 4
+MAX_IMMS: Final = 48
+"""TCG_MAX_GUEST_IMMS of the engine: no block has more moving immediates."""
+
+BLOCK_FLAGS_KNOWN: Final = 0xFF00 | 15
 IMM_RELATIVE: Final = 0x8000
+IMM_NOWHERE: Final = 0xFFFF
+"""What version 1 had for ``host`` of an immediate without a place; refused since."""
+
 NO_JUMP: Final = 0xFFFF
 MAX_INSNS: Final = 512
 """TCG_MAX_INSNS of QEMU: no block has more guest instructions."""
 
 NO_RAM: Final = 0xFFFFFFFFFFFFFFFF
 PREFIX_BYTES: Final = 8
+MAX_BLOCK: Final = 96 << 10
+"""Bytes of a block without padding; the engine neither records nor adopts larger ones."""
+
+MAX_SAME_KEY: Final = 48
+"""So many blocks with one key of the index are written into one pack."""
+
+MAX_CANDIDATES: Final = 64
+"""So many entries of the index with the tag and prefix of a lookup does it compare."""
+
+MAX_WALK: Final = 1024
+"""So many entries of the index does a lookup read, from its home slot on."""
 
 _CTYPES: Final[dict[str, str]] = {
     "u64": "<u8",
@@ -145,7 +170,7 @@ BLOCK: Final = Layout(
             44,
             "u32",
             "block_flags",
-            "bit 0: two pages; 1: short key; 2: any context; 8..15: moving immediates",
+            "bit 0: two pages; 1: short key; 2: any context; 3: limited; 8..15: moving immediates",
         ),
     ),
 )
@@ -156,7 +181,7 @@ BLOCK_IMM: Final = Layout(
     4,
     (
         Field(0, "u16", "guest", "offset in the guest code; bit 15: a distance"),
-        Field(2, "u16", "host", "offset in the host code, 0xffff = nowhere"),
+        Field(2, "u16", "host", "offset in the host code"),
     ),
 )
 
@@ -222,7 +247,7 @@ JOURNAL_HEADER: Final = Layout(
     HEADER_SIZE,
     (
         Field(0, "char[8]", "magic", '"SYSQJRNL"'),
-        Field(8, "u32", "version", "1"),
+        Field(8, "u32", "version", "2"),
         Field(12, "u32", "header_size", "4096"),
         Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
         Field(48, "u32", "page_bits", "12"),
@@ -240,7 +265,7 @@ PACK_HEADER: Final = Layout(
     HEADER_SIZE,
     (
         Field(0, "char[8]", "magic", '"SYSQPACK"'),
-        Field(8, "u32", "version", "1"),
+        Field(8, "u32", "version", "2"),
         Field(12, "u32", "header_size", "4096"),
         Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
         Field(48, "u32", "page_bits", "12"),
@@ -254,7 +279,7 @@ PACK_HEADER: Final = Layout(
         Field(104, "u64", "blocks_size", "bytes of all blocks, padding included"),
         Field(112, "u32", "flags_any", "flags of all blocks, ored"),
         Field(116, "u32", "flags_all", "flags of all blocks, anded; both 0 = not known"),
-        Field(120, "u64", "reserved", "0"),
+        Field(120, "u64", "seed", "keys the index hash"),
         Field(128, "u8[3960]", "text", "fingerprint text, zero padded"),
         Field(4088, "u64", "checksum", "of bytes 0..4087"),
     ),
@@ -283,12 +308,17 @@ LAYOUTS: Final = (
     PACK_HEADER,
     INDEX_ENTRY,
 )
-"""Every structure of version 1, in the order of docs/formats.md."""
+"""Every structure of version 2, in the order of docs/formats.md."""
 
 
 def checksum(data: Buffer) -> int:
     """XXH3-64, seed 0."""
     return xxhash.xxh3_64_intdigest(data)
+
+
+def version_words(found: int) -> str:
+    """What to say of a file of another format version."""
+    return f"it has format version {found}, and version {VERSION} is read"
 
 
 def padded(size: int) -> int:

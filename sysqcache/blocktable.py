@@ -93,7 +93,18 @@ class BlockTable:
         return sizes
 
     def in_bounds(self, room: Offsets) -> Mask:
-        """Which blocks have sane fields and fit, padding included, into ``room`` bytes."""
+        """Which blocks are what docs/formats.md says and fit, padding included, into ``room``.
+
+        Nothing behind a block's ``room`` bytes is read; they must lie in the buffer.
+        """
+        good = self._sane_headers() & (self.padded_sizes() <= room)
+        rows = np.flatnonzero(good & (self.imm_counts() > 0))
+        if len(rows):
+            good[rows] = self.select(rows)._sane_imms()
+        return good
+
+    def _sane_headers(self) -> Mask:
+        """Which blocks have fields that agree with each other."""
         head = self.headers
         good: Mask = (head["guest_size"] >= 1) & (head["guest_size"] <= bf.PAGE_SIZE)
         good &= head["page_offset"] < bf.PAGE_SIZE
@@ -106,8 +117,9 @@ class BlockTable:
         short = head["block_flags"] & bf.BLOCK_SHORT_KEY != 0
         good &= ~short | (self.imm_counts() > 0)
         good &= ~self.any_context() | (head["cflags"] & bf.CF_PARALLEL == 0)
+        good &= (self.imm_counts() == 0) | (two_pages == 0)
+        good &= (self.imm_counts() <= bf.MAX_IMMS) & (self.sizes() <= bf.MAX_BLOCK)
         good &= self._sane_jumps()
-        good &= self.padded_sizes() <= room
         return good
 
     def _sane_jumps(self) -> Mask:
@@ -118,6 +130,37 @@ class BlockTable:
         inside = (insn % 4 == 0) & (insn + 4 <= size) & (reset <= size)
         sane: Mask = ((reset == bf.NO_JUMP) | inside).all(axis=1)
         return sane
+
+    def _sane_imms(self) -> Mask:
+        """Which blocks, all with immediates inside of the buffer, have them in order and inside.
+
+        Two are apart from each other, or one immediate that the host code has twice.
+        """
+        counts = self.imm_counts()
+        of = np.repeat(np.arange(len(self)), counts)
+        imms = self._all_imms()
+        guest = (imms["guest"] & ~np.uint16(bf.IMM_RELATIVE)).astype(np.int64)
+        host = imms["host"].astype(np.int64)
+        good = guest + bf.IMM_BYTES <= self.headers["guest_size"][of]
+        good &= host + bf.IMM_BYTES <= self.headers["code_size"][of]
+        good &= host != bf.IMM_NOWHERE
+        step = np.diff(guest)
+        good[1:] &= (of[1:] != of[:-1]) | (step == 0) | (step >= bf.IMM_BYTES)
+        sane = np.ones(len(self), np.bool_)
+        sane[of[~good]] = False
+        return sane
+
+    def _all_imms(self) -> bf.Records:
+        """The immediates of all blocks, which must lie in the buffer, one after another."""
+        counts = self.imm_counts()
+        size = bf.BLOCK_IMM.size
+        first = self.offsets + self.sizes() - counts * size
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = np.repeat(first, counts) + within * size
+        data = np.frombuffer(self.buffer, np.uint8)
+        found = data[starts[:, None] + np.arange(size)]
+        imms: bf.Records = found.view(bf.BLOCK_IMM.dtype).reshape(len(starts))
+        return imms
 
     def good_checksums(self) -> Mask:
         """Which blocks hold what was written; only for blocks that are in bounds."""

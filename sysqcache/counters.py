@@ -27,6 +27,7 @@ MISSES: Final[tuple[str, ...]] = (
     "disabled",  # the engine can't key this machine
     "dead",  # the code in this place keeps rewriting itself
     "parallel",  # kept, but for machines with one vCPU where this may have several, or for those
+    "crowded",  # more blocks than are looked at have the key
 )
 """Why a requested block was translated instead of adopted."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class JournalHeader:
     """Who recorded: ``fingerprint`` raw SHA-256, ``start_time`` in ns since 1970."""
 
+    version: int
     fingerprint: bytes
     text: str
     start_time: int
@@ -100,13 +101,36 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
     )
 
 
-def parse_header(buffer: bf.Buffer, *, name: str = "journal") -> JournalHeader:
-    """Check and read the first 4096 bytes. Raises FormatError with the reason."""
+def outdated_blocks(path: Path) -> int | None:
+    """How many blocks a journal of an earlier format version holds; None for any other file.
+
+    Nobody reads what is in them.
+    """
+    try:
+        buffer = map_private(path)
+        header = parse_header(buffer, oldest=bf.OLDEST_KNOWN)
+    except FormatError:
+        return None
+    if header.version == bf.VERSION:
+        return None
+    _, records = _whole_records(buffer)
+    return int(np.count_nonzero(records["type"] == bf.RECORD_BLOCK))
+
+
+def parse_header(
+    buffer: bf.Buffer, *, name: str = "journal", oldest: int = bf.VERSION
+) -> JournalHeader:
+    """Check and read the first 4096 bytes. Raises FormatError with the reason.
+
+    :param oldest: headers of format versions from this one on are read.
+    """
     if len(buffer) < bf.HEADER_SIZE:
         raise FormatError(f"{name} is too short for a header", reason="truncated")
     head = bf.JOURNAL_HEADER.unpack(buffer)
     _require(bytes(buffer[:8]) == bf.JOURNAL_MAGIC, name, "magic")
-    _require(head["version"] == bf.VERSION, name, "version")
+    version = int(head["version"])
+    words = bf.version_words(version)
+    _require(oldest <= version <= bf.VERSION, name, "version", words)
     body = memoryview(buffer)[: bf.HEADER_SIZE - 8]
     _require(head["checksum"] == bf.checksum(body), name, "header-checksum")
     _require(head["header_size"] == bf.HEADER_SIZE, name, "bounds")
@@ -114,6 +138,7 @@ def parse_header(buffer: bf.Buffer, *, name: str = "journal") -> JournalHeader:
     text = head["text"].tobytes()
     _require(head["text_size"] <= len(text), name, "bounds")
     return JournalHeader(
+        version=version,
         fingerprint=head["fingerprint"].tobytes(),
         text=text[: int(head["text_size"])].decode("utf-8", "replace"),
         start_time=int(head["start_time"]),
@@ -122,9 +147,10 @@ def parse_header(buffer: bf.Buffer, *, name: str = "journal") -> JournalHeader:
     )
 
 
-def _require(condition: bool, name: str, reason: str) -> None:
+def _require(condition: bool, name: str, reason: str, words: str = "") -> None:
     if not condition:
-        raise FormatError(f"{name} is not a usable journal: bad {reason}", reason=reason)
+        words = words or f"bad {reason}"
+        raise FormatError(f"{name} is not a usable journal: {words}", reason=reason)
 
 
 def _hop(buffer: memoryview) -> list[int]:

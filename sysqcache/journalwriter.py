@@ -32,18 +32,16 @@ class BlockData:
     pc: int = 0x1000
     icount: int = 1
     block_flags: int | None = None
-    """By default what ``pc`` and the size of ``guest`` make of it."""
+    """By default what ``pc``, the size of ``guest`` and ``imms`` make of it."""
     vcpu: int = 0
     ram0: int = 0
     ram1: int = bf.NO_RAM
+    imms: tuple[tuple[int, int], ...] = ()
+    """Moving immediates, as they are written: (offset and kind, place in ``code``)."""
 
     def encode(self) -> bytes:
         """The block's bytes, padding included."""
         page_offset = self.pc & (bf.PAGE_SIZE - 1)
-        block_flags = self.block_flags
-        if block_flags is None:
-            crosses = page_offset + len(self.guest) > bf.PAGE_SIZE
-            block_flags = bf.BLOCK_TWO_PAGES if crosses else 0
         fields = _BLOCK.pack(
             self.cs_base,
             self.flags,
@@ -54,11 +52,20 @@ class BlockData:
             len(self.search),
             len(self.code),
             *(bf.NO_JUMP,) * 4,
-            block_flags,
+            self._flags() if self.block_flags is None else self.block_flags,
         )
-        body = b"".join((fields, self.guest, self.code, self.search))
+        imms = b"".join(struct.pack("<HH", *imm) for imm in self.imms)
+        body = b"".join((fields, self.guest, self.code, self.search, imms))
         block = bf.checksum(body).to_bytes(8, "little") + body
         return block.ljust(bf.padded(len(block)), b"\0")
+
+    def _flags(self) -> int:
+        crosses = (self.pc & (bf.PAGE_SIZE - 1)) + len(self.guest) > bf.PAGE_SIZE
+        flags = bf.BLOCK_TWO_PAGES if crosses else 0
+        flags |= len(self.imms) << bf.BLOCK_IMMS_SHIFT
+        if self.imms and self.imms[0][0] & ~bf.IMM_RELATIVE < bf.PREFIX_BYTES:
+            flags |= bf.BLOCK_SHORT_KEY
+        return flags
 
     def record(self) -> bytes:
         """The block as a journal record."""

@@ -135,6 +135,8 @@ class Keeper:
             summary.blocks_new = result.blocks_new
             summary.blocks_known = result.blocks_known
             summary.blocks_dead = result.blocks_dead
+            summary.crowded = result.crowded
+            summary.outdated = result.outdated or 0
             summary.damaged = result.damaged
             summary.seconds = result.seconds
 

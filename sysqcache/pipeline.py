@@ -232,7 +232,7 @@ class _Start:
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
         lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
         boot_set.write_text(lines, encoding="utf-8")
-        # a saved machine's engine may be one that does not know these yet
+        # another engine, a saved machine's for one, may not know these yet
         origin = self.origin if engine.current else None
         return TbCache(
             mode,
@@ -241,6 +241,7 @@ class _Start:
             self.spec.cache.journal_max,
             touched=origin.touched if origin is not None else None,
             small_pages=origin is not None and origin.many,
+            images=paths.images_dir() if engine.current else None,
         )
 
     def _connect(self, process: QemuProcess) -> None:

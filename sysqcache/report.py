@@ -36,11 +36,16 @@ class Times:
 
 @dataclasses.dataclass(slots=True)
 class IngestSummary:
-    """What taking the journals into the store did; ``seconds`` after the run."""
+    """What taking the journals into the store did; ``seconds`` after the run.
+
+    The counts are those of ``store.recording.IngestResult``.
+    """
 
     blocks_new: int = 0
     blocks_known: int = 0
     blocks_dead: int = 0
+    crowded: int = 0
+    outdated: int = 0
     damaged: int = 0
     seconds: float = 0.0
 
@@ -164,6 +169,7 @@ def blocks_json(stats: TbCacheStats) -> dict[str, Any]:
         "verified": stats.verified,
         "mismatches": stats.mismatches,
         "verify_prefix": stats.verify_prefix,
+        "verify_limits": stats.verify_limits,
         "vcpu_s": round(stats.vcpu_ns * 1e-9, 4),
         "mismatch_log": list(stats.mismatch_log),
     }
@@ -183,5 +189,7 @@ def cache_json(stats: TbCacheStats, ingest: IngestSummary) -> dict[str, Any]:
         "blocks_new": ingest.blocks_new,
         "blocks_known": ingest.blocks_known,
         "blocks_dead": ingest.blocks_dead,
+        "blocks_crowded": ingest.crowded,
+        "blocks_outdated": ingest.outdated,
         "blocks_damaged": ingest.damaged,
     }

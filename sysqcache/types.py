@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_END_OF_TIME: Final = 1e11
+"""Seconds since 1970 that no clock shows, nor any calendar."""
 
 
 class ArchName(enum.StrEnum):
@@ -103,5 +106,14 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`; raises ``KeyError`` or ``TypeError``."""
-        return cls(**{f.name: value[f.name] for f in dataclasses.fields(cls)})
+        """The inverse of :meth:`to_json`.
+
+        Raises ``KeyError``, ``TypeError``, or ``ValueError`` for a time that is none.
+        """
+        found = {f.name: value[f.name] for f in dataclasses.fields(cls)}
+        started = found.pop("started")
+        if not all(isinstance(text, str) for text in found.values()):
+            raise TypeError("a name is not a text")
+        if not isinstance(started, float | int) or not 0 <= started < _END_OF_TIME:
+            raise ValueError(f"started is {started!r:.40}")
+        return cls(**found, started=float(started))

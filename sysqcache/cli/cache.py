@@ -47,9 +47,10 @@ def verify(as_json: view.Json = False) -> None:
         view.print_json(values)
     else:
         typer.echo(
-            f"{report.blocks:,} blocks in {len(report.packs)} packs checked "
+            f"{report.blocks:,} blocks in {len(report.packs) - report.outdated} packs checked "
             f"in {report.seconds:.1f} s"
         )
+        _print_outdated(report.outdated)
     if not report.good:
         bad = sum(not p.good for p in report.packs)
         raise VerifyFailed(
@@ -57,6 +58,14 @@ def verify(as_json: view.Json = False) -> None:
             f"{bad} packs, {len(report.problems)} other problems",
             hint="`sysqcache cache rebuild` keeps what is intact",
             detail="\n".join(_problems(report)),
+        )
+
+
+def _print_outdated(packs: int) -> None:
+    if packs:
+        typer.echo(
+            f"{view.many(packs, 'pack')} of an earlier format version, which no engine reads; "
+            "`sysqcache cache compact` removes them"
         )
 
 
@@ -88,6 +97,7 @@ def rebuild(as_json: view.Json = False) -> None:
         f"{report.packs} packs with {report.blocks:,} blocks are in use, "
         f"{report.superseded} are superseded ({report.seconds:.1f} s)"
     )
+    _print_outdated(report.outdated)
     if report.moved:
         typer.echo(
             f"{report.salvaged:,} blocks of damaged packs were kept, {report.lost:,} are lost; "
@@ -108,7 +118,7 @@ def compact(
     ] = None,
     as_json: view.Json = False,
 ) -> None:
-    """Remove packs that newer ones replace, and give the space back."""
+    """Remove packs that newer ones replace or no engine reads, and give the space back."""
     from dataclasses import asdict
 
     limit = None if max_bytes is None else view.parse_size(max_bytes)

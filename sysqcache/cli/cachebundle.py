@@ -71,6 +71,7 @@ def import_(
     typer.echo(
         f"{result.blocks_new:,} blocks are new, {result.blocks_known:,} were kept already"
         + (f", {result.blocks_dead:,} rewrite themselves" if result.blocks_dead else "")
+        + (f", {result.crowded:,} were left out as crowded" if result.crowded else "")
     )
     if result.modules_new or result.images_new:
         typer.echo(

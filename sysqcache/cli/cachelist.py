@@ -129,6 +129,14 @@ def _print_stats(store: Store, stats: StoreStats) -> None:
             f"{view.many(stats.superseded, 'pack')} {are} superseded; "
             "`sysqcache cache compact` removes what newer packs replace."
         )
+    if stats.outdated or stats.outdated_journals:
+        found = [(stats.outdated, "pack"), (stats.outdated_journals, "journal")]
+        what = " and ".join(view.many(count, one) for count, one in found if count)
+        are = "is" if stats.outdated + stats.outdated_journals == 1 else "are"
+        typer.echo(
+            f"{what} {are} of an earlier format version, which no engine reads; "
+            "`sysqcache cache compact` removes them."
+        )
     if stats.journals:
         are = "is" if stats.journals == 1 else "are"
         typer.echo(

@@ -56,6 +56,7 @@ COUNTERS: Final[dict[str, str]] = {
     "disabled": "the engine can't keep blocks of this machine",
     "dead": "the code in this place kept rewriting itself",
     "parallel": "kept, but depends on whether there are several vCPUs, and is for the other case",
+    "crowded": "more blocks than are looked at have the same key",
 }
 """What the engine's counters of misses mean."""
 
@@ -154,6 +155,7 @@ def _values(found: RunMisses, note: str) -> dict[str, Any]:
             "new": run.blocks_new,
             "known": run.blocks_known,
             "dead": run.blocks_dead,
+            "crowded": run.crowded,
             "adopted": run.adopted,
         },
         "reasons": found.reasons,
@@ -211,10 +213,11 @@ def _print_counters(counters: dict[str, int]) -> None:
 
 def _print_reasons(found: RunMisses) -> None:
     run = found.run
+    crowded = f", {run.crowded_new:,} have too many others with their key"
     typer.echo(
         f"\n{view.many(found.recorded, 'translated block')} could be kept: "
         f"{run.blocks_new:,} are new, {run.blocks_known:,} were kept or recorded already, "
-        f"{run.blocks_dead:,} rewrite themselves."
+        f"{run.blocks_dead:,} rewrite themselves{crowded if run.crowded_new else ''}."
     )
     reasons = found.reasons
     if not reasons:

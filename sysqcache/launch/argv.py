@@ -24,6 +24,7 @@ class TbCache:
 
     :param touched: the list of guest memory to touch ahead of the guest.
     :param small_pages: take no memory for code that is not used yet: memory before speed.
+    :param images: the folder whose files are never written to: machines share kernels in it.
     """
 
     mode: CacheMode
@@ -32,6 +33,7 @@ class TbCache:
     journal_max: int = 0
     touched: Path | None = None
     small_pages: bool = False
+    images: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ def tb_cache_args(launch: Launch) -> list[str]:
         value += f",journal={escape(cache.journal)},journal-max={cache.journal_max}"
     if cache.touched is not None:
         value += f",touched={escape(cache.touched)}"
+    if cache.images is not None:
+        value += f",images={escape(cache.images)}"
     if cache.small_pages:
         value += ",small-pages=on"
     return ["-object", value]

@@ -86,6 +86,12 @@ class Intake:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def _remove_set_aside(self, journal: Path) -> None:
+        """What is no journal, or an outdated one, is worth nothing, and may be huge."""
+        for folder in (paths.STORE_DAMAGED, paths.STORE_OUTDATED):
+            for aside in (self._root / folder).glob(f"{journal.name}.*"):
+                aside.unlink(missing_ok=True)
+
     def keep(self, journal: Path, stats: TbCacheStats | None = None) -> IngestSummary | None:
         """Take an ended run's journal into the store; None when it waits on.
 
@@ -111,11 +117,8 @@ class Intake:
             copied.unlink()
             return None
         self._drop(journal)
+        self._remove_set_aside(journal)
         if found and not summary.seconds:  # the store moved it aside
-            for aside in (self._root / paths.STORE_DAMAGED).glob(f"{journal.name}.*"):
-                aside.unlink(
-                    missing_ok=True
-                )  # what is no journal is worth nothing, and may be huge
             self._reject(found[-1])
         with contextlib.suppress(SysqcacheError, OSError):
             self.folder.update(damaged=self.folder.read().damaged + summary.damaged)

@@ -63,6 +63,9 @@ class TbCacheStats:
     verified: int = 0
     mismatches: int = 0
     verify_prefix: int = 0
+    verify_limits: int = 0
+    """Blocks whose size differs because a buffer of the translator was full: no mismatches."""
+
     recorded: int = 0
     invalidated: int = 0
     dead: int = 0

@@ -223,6 +223,15 @@ class _Names:
         return cls(frozenset(images), frozenset({0, *(m.number for m in contents.modules)}))
 
 
+def _open(content: memoryview, name: str) -> Pack:
+    try:
+        return Pack(content, name=name)
+    except FormatError as error:
+        if error.reason == "version":
+            error.hint = "export it anew, with the version of sysqcache that is to import it"
+        raise
+
+
 def _check(
     entry: bundle.PackEntry,
     buffer: memoryview,
@@ -231,10 +240,9 @@ def _check(
     names: _Names,
 ) -> BundlePack:
     """Check a pack: header, sizes, the checksum of every block, its columns."""
-    pack = Pack(buffer[base : base + entry.bytes], name=bundle.pack_name(entry))
+    pack = _open(buffer[base : base + entry.bytes], bundle.pack_name(entry))
     head, table = pack.header, pack.blocks()
-    whole = head.block_count == len(table) == entry.blocks
-    if not whole or int(table.padded_sizes().sum()) != head.blocks_size:
+    if head.block_count != entry.blocks or not pack.holds_all_of(table):
         raise FormatError(f"{pack.name}: blocks are missing", reason="bounds")
     if not table.good_checksums().all():
         raise FormatError(f"{pack.name}: a block is damaged", reason="checksum")

@@ -18,6 +18,7 @@ import zstandard
 from sysqcache.errors import FormatError, SysqcacheError, UsageError
 from sysqcache.store import bundle
 from sysqcache.store.columns import Columns, Places
+from sysqcache.store.crowding import crowded, crowding_words
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.inspect import choose
 from sysqcache.store.layout import Layout
@@ -32,6 +33,9 @@ ZSTD_SUFFIX: Final = ".zst"
 """A file of such a name is packed; blocks shrink to about a third."""
 
 _LEVEL: Final = 3
+_SEED: Final = 0
+"""Nobody looks anything up in a bundle's packs, and the same store gives the same bytes."""
+
 _FEWEST_HEX: Final = 4
 
 Progress = Callable[[int, int], None]
@@ -99,11 +103,13 @@ class Export:
         self._dead = known_dead(meta.dead(), self._rows)
         self._wanted = _wanted(meta, modules)
         self.packs: list[_Pack] = []
+        self._crowded = 0
         for one in _fingerprints(meta, fingerprint):
             live, lost = load_live(layout, meta, one)
             self.warnings += [f"pack {row.sha256[:12]} is {row.status}: left out" for row in lost]
             for group in sorted({pack.row.group for pack in live}):
                 self._collect([pack for pack in live if pack.row.group == group])
+        self.warnings += crowding_words(self._crowded)
 
     def _collect(self, live: list[LivePack]) -> None:
         """The chosen blocks of the packs of one group, as one pack."""
@@ -123,8 +129,11 @@ class Export:
         if not sum(map(len, tables)):
             return
         row, head = live[0].row, live[0].pack.header
-        pieces = PackPieces.plan(head.fingerprint, head.text, tables)
-        columns = Columns.concatenate(parts)
+        left_out = crowded(tables, parts, _SEED)
+        tables = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
+        columns = Columns.concatenate(parts).select(~np.concatenate(left_out))
+        self._crowded += sum(int(mask.sum()) for mask in left_out)
+        pieces = PackPieces.plan(head.fingerprint, head.text, tables, seed=_SEED)
         self.packs.append(_Pack(row.fingerprint, row.arch, self._group(row.group), pieces, columns))
 
     def contents(self, progress: Callable[[int], None]) -> bundle.Contents:

@@ -13,9 +13,10 @@ import numpy as np
 
 from sysqcache.blocktable import BlockTable, Mask, Offsets
 from sysqcache.modules import ModuleKind
-from sysqcache.store import deadareas, dedupe, registry, why
+from sysqcache.store import deadareas, dedupe, outdated, registry, why
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
+from sysqcache.store.crowding import crowding_words
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.key import Identities
@@ -51,6 +52,7 @@ class Change:
         for row in lost:
             self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
             self.batch.put_pack(row)
+        self.warnings += outdated.retire(meta, self.batch)
         self.writer = GroupWriter(
             layout,
             self.batch,
@@ -91,10 +93,12 @@ class Change:
         self._use_again(again)
         fresh = parts.fresh & ~dead
         packs = self._write(recorded.select(fresh), recording.keys[fresh], places.select(fresh))
+        self.warnings += crowding_words(self.writer.crowded)
         result = IngestResult(
-            blocks_new=int(np.count_nonzero(fresh)),
+            blocks_new=int(np.count_nonzero(fresh)) - self.writer.crowded_new,
             blocks_known=int(np.count_nonzero(~parts.fresh)),
             blocks_dead=int(np.count_nonzero(parts.fresh & dead)),
+            crowded=self.writer.crowded,
             damaged=recording.journal.damaged,
             packs=packs,
             seconds=0.0,
@@ -233,6 +237,8 @@ class Change:
             damaged=result.damaged,
             packs=tuple(path.stem for path in result.packs),
             blocks_dead=result.blocks_dead,
+            crowded=result.crowded,
+            crowded_new=self.writer.crowded_new,
             dead_areas=len(journal.dead),
             adopted=adopted,
             counters=dict(self.recording.counters),

@@ -10,6 +10,7 @@ from sysqcache.store.batch import Batch
 from sysqcache.store.layout import Layout
 from sysqcache.store.lock import unused
 from sysqcache.store.meta import Meta
+from sysqcache.store.outdated import remove_journals
 from sysqcache.store.pins import pinned
 from sysqcache.store.publish import publish
 from sysqcache.store.records import PackRow, PackStatus
@@ -17,7 +18,7 @@ from sysqcache.store.records import PackRow, PackStatus
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction removed.
+    """What a compaction removed: packs, and bytes of all files.
 
     :param in_use: a machine maps packs, so nothing was removed.
     :param bytes_left: of all pack files that remain.
@@ -30,12 +31,12 @@ class CompactReport:
 
 
 def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
-    """Remove superseded, unlisted and, above ``max_bytes``, the least recently used packs.
+    """Remove superseded, outdated, unlisted and, above ``max_bytes``, the least used packs.
 
     Under the store's lock. Metadata are committed first, so that a kill leaves
     files that nobody refers to, which the next run removes. Damaged files stay for
-    ``rebuild``, and what saved machines rely on stays for them. Raises MetaDamaged,
-    StoreError or OSError.
+    ``rebuild``, and what saved machines rely on stays for them, unless no engine would
+    read it. Journals that were set aside go too. Raises MetaDamaged, StoreError or OSError.
     """
     files = layout.pack_files()
     with unused(layout.in_use) as free:
@@ -43,8 +44,8 @@ def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> Compact
             return CompactReport(bytes_left=_bytes(layout), in_use=True)
         before = _bytes(layout)
         rows, kept = meta.packs(), pinned(layout)
-        free_rows = [r for r in rows.values() if r.sha256 not in kept]
-        gone = [r for r in free_rows if not r.live and r.status != PackStatus.DAMAGED]
+        free_rows = [r for r in rows.values() if r.outdated or r.sha256 not in kept]
+        gone = [r for r in free_rows if _useless(r)]
         bytes_kept = sum(r.bytes for r in rows.values() if r.live and r.sha256 in kept)
         room = None if max_bytes is None else max(0, max_bytes - bytes_kept)
         gone += _least_used([r for r in free_rows if r.live], room)
@@ -55,8 +56,14 @@ def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> Compact
         for path in removed:
             path.unlink()
         left = _bytes(layout)
+        freed = before - left + remove_journals(layout)
     meta.shrink()
-    return CompactReport(len(removed), before - left, left)
+    return CompactReport(len(removed), freed, left)
+
+
+def _useless(row: PackRow) -> bool:
+    """Whether nobody will map the pack again, nor mend it."""
+    return row.outdated or (not row.live and row.status != PackStatus.DAMAGED)
 
 
 def _bytes(layout: Layout) -> int:

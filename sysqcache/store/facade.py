@@ -28,6 +28,7 @@ from sysqcache.store.merge import ImportResult, Merge
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
 from sysqcache.store.opening import open_meta
+from sysqcache.store.outdated import set_aside
 from sysqcache.store.pack import parse_header
 from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
@@ -100,7 +101,9 @@ class Store:
             self.warnings.append(f"no pack is used: {error}")
             return []
         modules = None
-        if manifest.image(image_id) is None and any(p.arch == arch for p in manifest.packs):
+        if manifest.image(image_id) is None and any(
+            p.live and p.arch == arch for p in manifest.packs
+        ):
             modules = contents()
         rows = manifest.boot_set(image_id, arch, modules)
         found = []
@@ -148,15 +151,21 @@ class Store:
         Where they belong is read from the file beside the journal, if there is one;
         ``counters`` are what the engine counted, kept for ``cache why``.
 
-        An empty journal is removed; one whose header is damaged is moved to
-        ``damaged/`` and FormatError raised. Raises StoreBusy, StoreError; the
-        journal is kept then. ``reached`` is told the crash points of docs/formats.md.
+        An empty journal is removed, one of an earlier format version moved to ``outdated/``;
+        one whose header is damaged is moved to ``damaged/`` and FormatError raised. Raises
+        StoreBusy, StoreError; the journal is kept then. ``reached`` is told the crash points
+        of docs/formats.md.
         """
         started = time.monotonic()
         with _as_store_errors(self.layout):
             if journal.exists() and journal.stat().st_size == 0:
                 journals.remove_journal(journal)
                 return IngestResult(0, 0, 0, (), time.monotonic() - started)
+            outdated = set_aside(self.layout, journal)
+            if outdated is not None:
+                blocks, warning = outdated
+                seconds = time.monotonic() - started
+                return IngestResult(0, 0, 0, (), seconds, (warning,), outdated=blocks)
             recording = self._read(journal, image_id, run, counters)
             reached("journal-read")
             result, warnings = self._writing(
@@ -175,15 +184,15 @@ class Store:
         except FormatError as error:
             if journal.exists():
                 moved = move_aside(self.layout, journal)
-                journals.note_path(journal).unlink(missing_ok=True)
+                journals.remove_notes(journal)
                 error.hint = f"moved to {moved}; nothing else is affected"
             raise
 
     def recover(self) -> list[IngestResult]:
         """Ingest journals of runs whose controller was killed and whose QEMU has ended.
 
-        A journal that can't be used is moved to ``damaged/`` with a warning.
-        Raises StoreBusy, StoreError.
+        A journal that can't be used is moved to ``damaged/`` or ``outdated/`` with a warning,
+        and has no result. Raises StoreBusy, StoreError.
         """
         results = []
         with _as_store_errors(self.layout):
@@ -194,9 +203,13 @@ class Store:
             except FormatError:
                 continue  # not started by us, or the note is still to come
             try:
-                results.append(self.ingest(path, image_id=note.image_id, run=note.run))
+                result = self.ingest(path, image_id=note.image_id, run=note.run)
             except FormatError as error:
                 self.warnings.append(f"{error.message} ({error.hint})")
+                continue
+            self.warnings += result.warnings
+            if result.outdated is None:
+                results.append(result)
         return results
 
     def list_modules(self) -> list[ModuleLine]:

@@ -15,16 +15,18 @@ from typing import Final
 
 import numpy as np
 
+from sysqcache import blockformat as bf
 from sysqcache.blocktable import BlockTable, Mask
 from sysqcache.errors import FormatError
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
+from sysqcache.store.crowding import crowded
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.layout import Layout
 from sysqcache.store.live import LivePack
 from sysqcache.store.recording import Recording
 from sysqcache.store.records import PackRow, PackStatus
-from sysqcache.store.writer import WrittenPack, write_pack
+from sysqcache.store.writer import WrittenPack, new_seed, write_pack
 
 MAX_LIVE: Final = 3
 """Live packs of one group and fingerprint; the next one is merged with all of them."""
@@ -35,7 +37,11 @@ GIVE_UP_AFTER: Final = 2
 
 
 class GroupWriter:
-    """Writes packs of one run and notes their rows in ``batch``."""
+    """Writes packs of one run and notes their rows in ``batch``.
+
+    ``crowded`` counts the blocks that were left out, as too many share a key of the index,
+    ``crowded_new`` those of them that the run brought.
+    """
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class GroupWriter:
         self._layout, self._batch, self._recording = layout, batch, recording
         self._run, self._generated = run, list(generated)
         self._warnings, self._reached = warnings, reached
+        self.crowded = self.crowded_new = 0
 
     def write(
         self,
@@ -80,17 +87,34 @@ class GroupWriter:
             tables.insert(len(superseded), table.select(alive))
             parts.insert(len(superseded), kept.select(alive))
             superseded.append(pack)
-        header = self._recording.journal.header
-        written = write_pack(
-            self._layout.packs, header.fingerprint, header.text, tables, reached=self._reached
-        )
-        self._put(group, written, Columns.concatenate(parts))
+        written, columns = self._publish(tables, parts)
+        self._put(group, written, columns)
         for pack in superseded:
             if pack.row.sha256 != written.sha256:
                 row = dataclasses.replace(pack.row, status=PackStatus.SUPERSEDED)
                 self._batch.drop_columns(row)
                 self._batch.put_pack(row)
         return written.path
+
+    def _publish(
+        self, tables: list[BlockTable], parts: list[Columns]
+    ) -> tuple[WrittenPack, Columns]:
+        """Write the blocks that a lookup will reach; the last table holds the new ones."""
+        header, seed = self._recording.journal.header, new_seed()
+        left_out = crowded(tables, parts, seed)
+        self.crowded += sum(int(mask.sum()) for mask in left_out)
+        self.crowded_new += int(left_out[-1].sum())
+        tables = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
+        parts = [part.select(~mask) for part, mask in zip(parts, left_out, strict=True)]
+        written = write_pack(
+            self._layout.packs,
+            header.fingerprint,
+            header.text,
+            tables,
+            seed=seed,
+            reached=self._reached,
+        )
+        return written, Columns.concatenate(parts)
 
     def _given_up(self, kept: Columns) -> Mask:
         """Blocks of code made at run time that no later run used."""
@@ -115,6 +139,7 @@ class GroupWriter:
                 last_used=now,
                 group=group,
                 shares=columns.shares(),
+                version=bf.VERSION,
             )
         )
         self._batch.put_columns(written.sha256, columns)

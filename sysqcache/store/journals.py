@@ -65,13 +65,18 @@ def read_note(journal: Path) -> Note:
     try:
         values = json.loads(content)
         return Note(str(values["image_id"]), RunInfo.from_json(values["run"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"{path} can't be read: {error}") from error
 
 
 def remove_journal(journal: Path) -> None:
     """Remove a journal, then what lies beside it. Raises OSError."""
     journal.unlink(missing_ok=True)
+    remove_notes(journal)
+
+
+def remove_notes(journal: Path) -> None:
+    """Remove what lies beside a journal. Raises OSError."""
     places_path(journal).unlink(missing_ok=True)
     note_path(journal).unlink(missing_ok=True)
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two keys of a block: the hash that a pack's index is sorted by, and its identity.
 
-The index hash is part of the pack format and is computed by the engine too. The
-identity (dedupe key) is the store's own: XXH3-128 of the guest bytes, seeded with
-the other parts of the key. Whoever makes two blocks collide loses one of them,
-which is a miss, so it need not resist an attacker.
+The index hash is part of the pack format and is computed by the engine too. Each pack
+has a seed for it that no guest knows, so that none can make blocks which fill one place
+of an index. The identity (dedupe key) is the store's own: XXH3-128 of the guest bytes,
+seeded with the other parts of the key. Whoever makes two blocks collide loses one of
+them, which is a miss, so it need not resist an attacker.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache.blockformat import BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
+from sysqcache.blockformat import BLOCK, BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
 from sysqcache.store import moving
 
 if TYPE_CHECKING:
-    from sysqcache.blocktable import BlockTable
+    from sysqcache.blocktable import BlockTable, Mask
 
 U64 = NDArray[np.uint64]
 
@@ -44,19 +45,26 @@ def is_long(page_offset: int, guest_size: int) -> bool:
     return guest_size >= PREFIX_BYTES and page_offset <= PAGE_SIZE - PREFIX_BYTES
 
 
+def _turned(seed: int) -> int:
+    """``seed`` with its halves exchanged."""
+    return (seed << 32 | seed >> 32) & _MASK
+
+
 def index_hash(
-    *, prefix: int, page_offset: int, flags: int, cflags: int, cs_base: int, long: bool
+    *, seed: int, prefix: int, page_offset: int, flags: int, cflags: int, cs_base: int, long: bool
 ) -> int:
     """The hash of a block or of a lookup.
 
+    :param seed: of the pack.
     :param prefix: the first eight guest bytes, little-endian; only the first byte
         counts when ``long`` is false.
     """
     p = prefix if long else prefix & 0xFF
-    h = mix(page_offset | (int(long) << 16))
+    h = mix(seed ^ (page_offset | (int(long) << 16)))
     h = mix(h ^ p)
-    h = mix(h ^ (flags << 32 | cflags))
-    return mix(h ^ cs_base)
+    h = mix(h ^ _turned(seed) ^ (flags << 32 | cflags))
+    h = mix(h ^ cs_base)
+    return mix(h ^ seed)
 
 
 def home_slot(value: int, slot_count: int) -> int:
@@ -71,17 +79,26 @@ def _mix_all(x: U64) -> U64:
     return mixed
 
 
-def index_hashes(table: BlockTable) -> U64:
-    """:func:`index_hash` of every block, shape (n,)."""
+def long_keys(table: BlockTable) -> Mask:
+    """Which blocks are indexed by eight guest bytes, the others by one: shape (n,)."""
     head = table.headers
-    long = (head["guest_size"] >= PREFIX_BYTES) & (head["page_offset"] <= PAGE_SIZE - PREFIX_BYTES)
+    long: Mask = head["guest_size"] >= PREFIX_BYTES
+    long &= head["page_offset"] <= PAGE_SIZE - PREFIX_BYTES
     long &= head["block_flags"] & BLOCK_SHORT_KEY == 0
+    return long
+
+
+def index_hashes(table: BlockTable, seed: int) -> U64:
+    """:func:`index_hash` of every block under a pack's seed, shape (n,)."""
+    head, long = table.headers, long_keys(table)
     prefix = table.prefixes()
     p = np.where(long, prefix, prefix & np.uint64(0xFF))
-    h = _mix_all(head["page_offset"].astype(np.uint64) | long.astype(np.uint64) << np.uint64(16))
+    place = head["page_offset"].astype(np.uint64) | long.astype(np.uint64) << np.uint64(16)
+    h = _mix_all(place ^ np.uint64(seed))
     h = _mix_all(h ^ p)
-    h = _mix_all(h ^ _flag_words(table))
-    return _mix_all(h ^ head["cs_base"])
+    h = _mix_all(h ^ np.uint64(_turned(seed)) ^ _flag_words(table))
+    h = _mix_all(h ^ head["cs_base"])
+    return _mix_all(h ^ np.uint64(seed))
 
 
 def home_slots(hashes: U64, slot_count: int) -> NDArray[np.int64]:
@@ -107,7 +124,7 @@ def identities(table: BlockTable) -> Identities:
     seeds = _mix_all(head["page_offset"].astype(np.uint64))
     seeds = _mix_all(seeds ^ _flag_words(table))
     seeds = _mix_all(seeds ^ head["cs_base"])
-    starts = table.offsets + 48
+    starts = table.offsets + BLOCK.size
     ends = starts + head["guest_size"]
     digest, view = xxhash.xxh3_128_digest, table.buffer
     rows = zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)

@@ -71,6 +71,15 @@ class Layout:
         """Where damaged files are moved."""
         return self.root / paths.STORE_DAMAGED
 
+    @property
+    def outdated(self) -> Path:
+        """Where journals of earlier format versions are moved."""
+        return self.root / paths.STORE_OUTDATED
+
+    def outdated_journals(self) -> list[Path]:
+        """Journals that were moved there."""
+        return sorted(self.outdated.glob(f"*{paths.JOURNAL_SUFFIX}.*"))
+
     def pack(self, sha256: str) -> Path:
         """The file of a pack."""
         return self.packs / f"{sha256}{paths.PACK_SUFFIX}"
@@ -163,14 +172,15 @@ def remove_temporary(layout: Layout) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def move_aside(layout: Layout, path: Path) -> Path:
-    """Move a damaged file or directory into ``damaged/`` under a free name."""
-    layout.damaged.mkdir(mode=0o700, exist_ok=True)
+def move_aside(layout: Layout, path: Path, into: Path | None = None) -> Path:
+    """Move a file or directory into ``into``, else ``damaged/``, under a free name."""
+    into = into or layout.damaged
+    into.mkdir(mode=0o700, exist_ok=True)
     stem = f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}"
     for number in range(10_000):
-        target = layout.damaged / (f"{stem}.{number}" if number else stem)
+        target = into / (f"{stem}.{number}" if number else stem)
         if not target.exists():
             with contextlib.suppress(FileNotFoundError):
                 path.rename(target)
             return target
-    raise StoreError(f"{layout.damaged} is full of {stem}.*", hint="remove it")
+    raise StoreError(f"{into} is full of {stem}.*", hint="remove it")

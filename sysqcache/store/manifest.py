@@ -18,7 +18,7 @@ from sysqcache.errors import FormatError
 from sysqcache.mapfile import read_private
 from sysqcache.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import Layout, replace_file
-from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
+from sysqcache.store.records import DAMAGE, FingerprintRow, ImageRow, ModuleRow, PackRow
 
 MAX_FINGERPRINTS: Final = 4
 """So many fingerprints of one architecture enter a boot set; others cost open(2) calls."""
@@ -80,7 +80,7 @@ class Manifest:
                 tuple(ImageRow.from_values(v) for v in values["images"]),
                 {Module.from_json(v): int(v["number"]) for v in values.get("modules", ())},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except DAMAGE as error:
             raise FormatError(f"the list of boot sets can't be read: {error}") from error
 
     def image(self, image_id: str) -> ImageRow | None:
@@ -107,7 +107,7 @@ class Manifest:
         chosen = self.ordered_fingerprints(image_id, arch)[:MAX_FINGERPRINTS]
         found: list[PackRow] = []
         for fingerprint in chosen:
-            packs = [p for p in self.packs if p.fingerprint == fingerprint]
+            packs = [p for p in self.packs if p.live and p.fingerprint == fingerprint]
             shares = [_share(pack, wanted) for pack in packs]
             order = sorted(range(len(packs)), key=lambda n: -shares[n])
             found += [packs[n] for n in order if shares[n]]

@@ -27,6 +27,7 @@ from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
 from sysqcache.store.bundleread import Bundle, BundlePack, Progress, stage
 from sysqcache.store.columns import Columns, Places
+from sysqcache.store.crowding import crowding_words
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.layout import Layout
@@ -49,13 +50,15 @@ class ImportResult:
     """What became of a bundle.
 
     :param blocks_known: that the store had; ``blocks_dead``: left out, as their code
-        rewrites itself.
+        rewrites itself; ``crowded``: left out, also of packs that were merged, as too many
+        share a key of the index.
     :param modules_new, images_new: that the store did not know.
     """
 
     blocks_new: int = 0
     blocks_known: int = 0
     blocks_dead: int = 0
+    crowded: int = 0
     packs: tuple[Path, ...] = ()
     modules_new: int = 0
     images_new: int = 0
@@ -81,7 +84,8 @@ class Merge:
         self._batch = Batch()
         self._warnings: list[str] = []
         self._packs: list[Path] = []
-        self._counts = {"blocks_new": 0, "blocks_known": 0, "blocks_dead": 0}
+        self._counts = {"blocks_new": 0, "blocks_known": 0, "blocks_dead": 0, "crowded": 0}
+        self._crowded_new = 0
 
     def apply(self) -> ImportResult:
         """Write what is new and commit; nothing is written when nothing is new."""
@@ -92,6 +96,7 @@ class Merge:
             of_one = [p for p in self._bundle.packs if p.entry.fingerprint == fingerprint]
             self._take(fingerprint, of_one)
         self._progress(1, 1)
+        self._warnings += crowding_words(self._counts["crowded"])
         result = ImportResult(
             packs=tuple(self._packs),
             modules_new=names.new_modules,
@@ -136,6 +141,9 @@ class Merge:
             self._packs.append(
                 writer.write(group, own, table.select(chosen), columns.select(chosen), self._dead)
             )
+        self._counts["crowded"] += writer.crowded
+        self._counts["blocks_new"] -= writer.crowded_new
+        self._crowded_new += writer.crowded_new
         self._put_fingerprint(packs[0])
 
     def _columns(self, table: BlockTable, keys: key.Identities, packs: list[BundlePack]) -> Columns:
@@ -224,6 +232,8 @@ class Merge:
             damaged=0,
             packs=tuple(path.stem for path in result.packs),
             blocks_dead=result.blocks_dead,
+            crowded=result.crowded,
+            crowded_new=self._crowded_new,
         )
 
 

@@ -30,6 +30,7 @@ from sysqcache.errors import StoreBusy, StoreError
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
 from sysqcache.store.records import (
+    DAMAGE,
     DeadRow,
     FingerprintRow,
     GlobalRow,
@@ -180,7 +181,7 @@ class Meta:
         try:
             rows = json.loads(value) if value is not None else {}
             return {int(number): dict(reasons) for number, reasons in rows.items()}
-        except (ValueError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             raise MetaDamaged(f"the misses of run {run} can't be read: {error}") from error
 
     def runs(self) -> list[RunRow]:
@@ -239,7 +240,7 @@ class Meta:
 def _decode(kind: type[_R], value: bytes) -> _R:
     try:
         return kind.decode(value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except DAMAGE as error:
         raise MetaDamaged(f"a {kind.__name__} can't be read: {error}") from error
 
 

@@ -49,7 +49,8 @@ class RunMisses:
     @property
     def recorded(self) -> int:
         """Intact blocks that the run translated and recorded."""
-        return self.run.blocks_new + self.run.blocks_known + self.run.blocks_dead
+        run = self.run
+        return run.blocks_new + run.blocks_known + run.blocks_dead + run.crowded_new
 
 
 def misses(meta: Meta, name: str) -> RunMisses | None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from sysqcache.blocktable import BlockTable
 
-IMM_BYTES: Final = 4
 _FAR: Final = 64 << 20
 _NEAR_END: Final = -(16 << 20)
 
@@ -33,7 +32,7 @@ def masked(guest: bytes | memoryview, imms: bf.Records) -> bytes:
     """``guest`` with every moving immediate replaced by zeros."""
     code = bytearray(guest)
     for offset, _relative in windows(imms):
-        code[offset : offset + IMM_BYTES] = bytes(IMM_BYTES)
+        code[offset : offset + bf.IMM_BYTES] = bytes(bf.IMM_BYTES)
     return bytes(code[: len(guest)])
 
 
@@ -47,7 +46,7 @@ def is_opaque(value: int, relative: bool) -> bool:
 def fits(block: memoryview, imms: bf.Records, guest: bytes) -> bool:
     """Whether guest code differs from a block's own in moving immediates alone."""
     for offset, relative in windows(imms):
-        value = int.from_bytes(guest[offset : offset + IMM_BYTES], "little", signed=True)
+        value = int.from_bytes(guest[offset : offset + bf.IMM_BYTES], "little", signed=True)
         if not is_opaque(value, relative):
             return False
     return masked(block, imms) == masked(guest, imms)

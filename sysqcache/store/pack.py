@@ -12,7 +12,7 @@ import numpy as np
 from sysqcache import blockformat as bf
 from sysqcache.blocktable import BlockTable
 from sysqcache.errors import FormatError
-from sysqcache.mapfile import map_private
+from sysqcache.mapfile import map_private, read_private
 from sysqcache.store import key, moving
 
 if TYPE_CHECKING:
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackHeader:
-    """The checked header of a pack; sizes and offsets in bytes."""
+    """The checked header of a pack; sizes and offsets in bytes.
 
+    :param seed: keys the hash of the index; 0 in packs of version 1, which had none.
+    """
+
+    version: int
     fingerprint: bytes
     text: str
     file_size: int
@@ -31,6 +35,7 @@ class PackHeader:
     index_entries: int
     index_offset: int
     blocks_size: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,39 @@ def slots_for(block_count: int) -> int:
     return block_count * 3 // 2 + 16
 
 
-def parse_header(first: bf.Buffer, file_size: int, *, name: str = "pack") -> PackHeader:
+def outdated_header(path: Path) -> PackHeader | None:
+    """The header of a pack of an earlier format version; None for any other file.
+
+    No engine reads such a pack, and nothing here reads its blocks.
+    """
+    try:
+        first, size = read_private(path, bf.HEADER_SIZE)
+        header = parse_header(first, size, oldest=bf.OLDEST_KNOWN)
+    except FormatError:
+        return None
+    return None if header.version == bf.VERSION else header
+
+
+def parse_header(
+    first: bf.Buffer, file_size: int, *, name: str = "pack", oldest: int = bf.VERSION
+) -> PackHeader:
     """Check a pack's first 4096 bytes against themselves and the file's size.
 
     Raises FormatError with one of ``counters.REJECTS`` as reason.
+
+    :param oldest: headers of format versions from this one on are read.
     """
 
-    def require(condition: bool, reason: str) -> None:
+    def require(condition: bool, reason: str, words: str = "") -> None:
         if not condition:
-            raise FormatError(f"{name} is not a usable pack: bad {reason}", reason=reason)
+            words = words or f"bad {reason}"
+            raise FormatError(f"{name} is not a usable pack: {words}", reason=reason)
 
     require(len(first) >= bf.HEADER_SIZE, "truncated")
     head = bf.PACK_HEADER.unpack(first)
     require(bytes(first[:8]) == bf.PACK_MAGIC, "magic")
-    require(head["version"] == bf.VERSION, "version")
+    version = int(head["version"])
+    require(oldest <= version <= bf.VERSION, "version", bf.version_words(version))
     body = memoryview(first)[: bf.HEADER_SIZE - 8]
     require(head["checksum"] == bf.checksum(body), "header-checksum")
     require(head["page_bits"] == bf.PAGE_BITS, "page-bits")
@@ -77,6 +101,7 @@ def parse_header(first: bf.Buffer, file_size: int, *, name: str = "pack") -> Pac
     require(_sizes_fit(values) and values["file_size"] == file_size, "bounds")
     require(values["text_size"] <= len(text), "bounds")
     return PackHeader(
+        version=version,
         fingerprint=head["fingerprint"].tobytes(),
         text=text[: values["text_size"]].decode("utf-8", "replace"),
         file_size=file_size,
@@ -85,6 +110,7 @@ def parse_header(first: bf.Buffer, file_size: int, *, name: str = "pack") -> Pac
         index_entries=values["index_entries"],
         index_offset=values["index_offset"],
         blocks_size=values["blocks_size"],
+        seed=int(head["seed"]),
     )
 
 
@@ -150,6 +176,16 @@ class Pack:
         table = BlockTable.at(self.buffer, positions[inside])
         return table.select(table.in_bounds(end - table.offsets))
 
+    def holds_all_of(self, table: BlockTable) -> bool:
+        """Whether ``table`` are all blocks that the header promises, one behind the other."""
+        sizes = table.padded_sizes()
+        ends = np.cumsum(sizes) + bf.HEADER_SIZE
+        return (
+            len(table) == self.header.block_count
+            and int(sizes.sum()) == self.header.blocks_size
+            and np.array_equal(table.offsets, ends - sizes)
+        )
+
     def find(self, query: Query) -> int | None:
         """Offset of the block that a machine would adopt, or None: as the engine looks.
 
@@ -176,6 +212,7 @@ class Pack:
 
     def _scan(self, query: Query, first: int, *, long: bool) -> int | None:
         value = key.index_hash(
+            seed=self.header.seed,
             prefix=first,
             page_offset=query.page_offset,
             flags=query.flags,
@@ -183,37 +220,43 @@ class Pack:
             cs_base=query.cs_base,
             long=long,
         )
-        tag = value & 0xFFFF
-        for slot in range(key.home_slot(value, self.header.slot_count), self.header.index_entries):
-            entry = self.index[slot]
-            if not entry["position"]:
-                return None
-            if entry["tag"] == tag and self._fits(entry, query):
-                return int(entry["position"]) * bf.ALIGN
+        home = key.home_slot(value, self.header.slot_count)
+        for position in self._candidates(home, value & 0xFFFF, first, long=long):
+            if self._fits(position * bf.ALIGN, query):
+                return position * bf.ALIGN
         return None
 
-    def _fits(self, entry: np.void, query: Query) -> bool:
-        offset = int(entry["position"]) * bf.ALIGN
+    def _candidates(self, home: int, tag: int, prefix: int, *, long: bool) -> list[int]:
+        """Positions that a lookup compares, in order; it reads so many entries and no more."""
+        walked = self.index[home : home + bf.MAX_WALK]
+        empty = np.flatnonzero(walked["position"] == 0)
+        walked = walked[: empty[0]] if len(empty) else walked
+        mask = np.uint64(0xFFFFFFFFFFFFFFFF if long else 0xFF)
+        same = (walked["tag"] == tag) & (walked["prefix"] & mask == np.uint64(prefix) & mask)
+        found: list[int] = walked["position"][same][: bf.MAX_CANDIDATES].tolist()
+        return found
+
+    def _fits(self, offset: int, query: Query) -> bool:
+        """Whether an intact block lies there that has the key and the guest code asked for."""
         end = bf.HEADER_SIZE + self.header.blocks_size
         if not bf.HEADER_SIZE <= offset <= end - bf.BLOCK.size - bf.ALIGN:
             return False
-        head = bf.BLOCK.unpack(self.buffer, offset)
-        size = int(head["guest_size"])
-        start = offset + bf.BLOCK.size
+        table = BlockTable.at(self.buffer, np.array([offset], np.int64))
+        head = table.headers[0]
         return (
             int(head["cs_base"]) == query.cs_base
             and int(head["flags"]) == query.flags
             and int(head["cflags"]) == query.cflags
-            and (not query.any_context or bool(int(head["block_flags"]) & bf.BLOCK_ANY_CONTEXT))
+            and (not query.any_context or bool(table.any_context()[0]))
             and int(head["page_offset"]) == query.page_offset
-            and start + size <= end
-            and self._same_code(offset, query.guest[:size])
+            and bool(table.in_bounds(end - table.offsets)[0])
+            and _same_code(table, query.guest[: int(head["guest_size"])])
         )
 
-    def _same_code(self, offset: int, guest: bytes) -> bool:
-        table = BlockTable.at(self.buffer, np.array([offset], np.int64))
-        if not moving.moving_rows(table):
-            return bytes(table.guest_bytes(0)) == guest
-        return len(guest) == len(table.guest_bytes(0)) and moving.fits(
-            table.guest_bytes(0), table.imms(0), guest
-        )
+
+def _same_code(table: BlockTable, guest: bytes) -> bool:
+    """Whether a machine that has ``guest`` may run the one block of ``table``."""
+    own = table.guest_bytes(0)
+    if not moving.moving_rows(table):
+        return bytes(own) == guest
+    return len(guest) == len(own) and moving.fits(own, table.imms(0), guest)

@@ -32,7 +32,7 @@ def pinned(layout: Layout) -> set[str]:
     """Names of all packs that a saved machine relies on; damaged files are passed over."""
     found: set[str] = set()
     for path in layout.pins.glob("*.json"):
-        with contextlib.suppress(FormatError, ValueError, TypeError):
+        with contextlib.suppress(FormatError, ValueError, TypeError, RecursionError):
             names = json.loads(read_private(path, _MAX_BYTES)[0])
             found |= {name for name in names if _PACK.fullmatch(name)}
     return found

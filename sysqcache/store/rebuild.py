@@ -22,10 +22,11 @@ from sysqcache.errors import FormatError, StoreError
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
+from sysqcache.store.crowding import crowded
 from sysqcache.store.layout import Layout, move_aside
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
-from sysqcache.store.pack import Pack
+from sysqcache.store.pack import Pack, PackHeader, outdated_header
 from sysqcache.store.publish import publish
 from sysqcache.store.records import (
     FingerprintRow,
@@ -55,6 +56,7 @@ class RebuildReport:
     :param moved: damaged files, where they are now.
     :param salvaged: intact blocks of damaged packs that were kept.
     :param lost: blocks that damaged packs should have had besides.
+    :param outdated: packs of earlier format versions: left for ``compact``.
     """
 
     packs: int = 0
@@ -62,6 +64,7 @@ class RebuildReport:
     superseded: int = 0
     salvaged: int = 0
     lost: int = 0
+    outdated: int = 0
     moved: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -74,6 +77,7 @@ class _Rebuilder:
         self.images = dict(old.images)
         self.fingerprints: dict[str, FingerprintRow] = {}
         self.kept: dict[str, tuple[PackRow, Columns]] = {}
+        self.retired: list[PackRow] = []
         self.highest_run = old.counters.runs
 
     def scan(self) -> None:
@@ -92,7 +96,7 @@ class _Rebuilder:
         try:
             pack = Pack.open(path)
         except FormatError:
-            self._lose(path, old.blocks if old else 0)
+            self._retire(sha256, path, old)
             return
         table = pack.blocks()
         if is_whole(pack, table, sha256):
@@ -100,43 +104,45 @@ class _Rebuilder:
         else:
             self._salvage(pack, table, path, old)
 
+    def _retire(self, sha256: str, path: Path, old: PackRow | None) -> None:
+        """List a pack of an earlier format version as such; any other file is damaged."""
+        head = outdated_header(path)
+        if head is None:
+            self._lose(path, old.blocks if old else 0)
+            return
+        row = _row(sha256, head, path, old)
+        self.retired.append(dataclasses.replace(row, status=PackStatus.OUTDATED))
+
     def _lose(self, path: Path, blocks: int) -> None:
         self.report.lost += blocks
         self.report.moved.append(str(move_aside(self.layout, path)))
 
     def _salvage(self, pack: Pack, table: BlockTable, path: Path, old: PackRow | None) -> None:
         good = table.select(table.good_checksums())
+        head = pack.header
+        good = good.select(~crowded([good], None, head.seed)[0])
         if len(good):
-            head = pack.header
-            new = write_pack(self.layout.packs, head.fingerprint, head.text, [good])
+            # with the old seed, so that a kill and another try leave one pack
+            new = write_pack(self.layout.packs, head.fingerprint, head.text, [good], seed=head.seed)
             again = Pack.open(new.path)
             self._keep(new.sha256, again, again.blocks(), path, old)
             self.report.salvaged += len(good)
+            if new.path == path:  # no block was damaged: the file is what its name says again
+                return
         self._lose(path, max(pack.header.block_count - len(good), 0))
 
     def _keep(
         self, sha256: str, pack: Pack, table: BlockTable, path: Path, old: PackRow | None
     ) -> None:
-        modified = path.lstat().st_mtime
-        fingerprint = pack.header.fingerprint.hex()
-        arch = old.arch if old else _arch(pack.header.text)
         columns = self._columns(table, old)
-        row = PackRow(
-            sha256=sha256,
-            fingerprint=fingerprint,
-            arch=arch,
-            blocks=len(table),
-            bytes=pack.header.file_size,
-            created=old.created if old else modified,
-            last_used=old.last_used if old else modified,
-            group=old.group if old and old.group else UNKNOWN,
-            shares=_shares(columns, old),
+        row = dataclasses.replace(
+            _row(sha256, pack.header, path, old), shares=_shares(columns, old)
         )
         row = references.mended_shares(row, self.old.modules)
         self.kept[sha256] = (row, columns)
-        known = self.old.fingerprints.get(fingerprint)
-        self.fingerprints[fingerprint] = known or FingerprintRow(
-            fingerprint, arch, pack.header.text, row.created, row.last_used
+        known = self.old.fingerprints.get(row.fingerprint)
+        self.fingerprints[row.fingerprint] = known or FingerprintRow(
+            row.fingerprint, row.arch, pack.header.text, row.created, row.last_used
         )
 
     def _columns(self, table: BlockTable, old: PackRow | None) -> Columns:
@@ -168,6 +174,9 @@ class _Rebuilder:
                 self.report.blocks += row.blocks
             self.report.packs += row.live
             self.report.superseded += not row.live
+        for row in self.retired:
+            self.batch.put_pack(row)
+        self.report.outdated = len(self.retired)
         for fingerprint in self.fingerprints.values():
             self.batch.put_fingerprint(fingerprint)
         for image in self.images.values():
@@ -201,7 +210,7 @@ class _Rebuilder:
     def _with_status(self) -> Iterable[tuple[PackRow, Columns]]:
         """Rows with their status: superseded when larger packs have every block."""
         seen: dict[str, list[key.Identities]] = {}
-        rows = sorted(self.kept.values(), key=lambda p: (-p[0].blocks, p[0].sha256))
+        rows = sorted(self.kept.values(), key=lambda p: self._rank(p[0]))
         for row, columns in rows:
             larger = seen.setdefault(row.fingerprint, [])
             fresh = dedupe.split(larger, columns.key).fresh
@@ -210,6 +219,27 @@ class _Rebuilder:
             else:
                 larger.append(columns.key)
                 yield dataclasses.replace(row, status=PackStatus.LIVE), columns
+
+    def _rank(self, row: PackRow) -> tuple[int, bool, str]:
+        """Larger packs first; of two with the same blocks the one that the metadata know."""
+        old = self.old.packs.get(row.sha256)
+        return -row.blocks, old is None or not old.live, row.sha256
+
+
+def _row(sha256: str, head: PackHeader, path: Path, old: PackRow | None) -> PackRow:
+    """The row of a pack file, with what the old one tells, without shares."""
+    modified = path.lstat().st_mtime
+    return PackRow(
+        sha256=sha256,
+        fingerprint=head.fingerprint.hex(),
+        arch=old.arch if old else _arch(head.text),
+        blocks=head.block_count,
+        bytes=head.file_size,
+        created=old.created if old else modified,
+        last_used=old.last_used if old else modified,
+        group=old.group if old and old.group else UNKNOWN,
+        version=head.version,
+    )
 
 
 def _shares(columns: Columns, old: PackRow | None) -> dict[int, ModuleShare]:
@@ -221,11 +251,7 @@ def _shares(columns: Columns, old: PackRow | None) -> dict[int, ModuleShare]:
 
 def is_whole(pack: Pack, table: BlockTable, sha256: str) -> bool:
     """Whether a file is what its name says, and ``table`` all that its header promises."""
-    if len(table) != pack.header.block_count:
-        return False
-    if int(table.padded_sizes().sum()) != pack.header.blocks_size:
-        return False
-    return hashlib.sha256(pack.buffer).hexdigest() == sha256
+    return pack.holds_all_of(table) and hashlib.sha256(pack.buffer).hexdigest() == sha256
 
 
 def _arch(text: str) -> str:

@@ -25,6 +25,10 @@ class IngestResult:
     :param packs: those that were written, none when nothing was new.
     :param warnings: lines for the user; the store repaired itself.
     :param blocks_dead: recorded blocks that were left out, as their code rewrites itself.
+    :param crowded: blocks that were left out, recorded ones and those of merged packs, as
+        too many share a key of the index.
+    :param outdated: blocks of a journal of an earlier format version, which was set aside;
+        None for any other.
     """
 
     blocks_new: int
@@ -34,6 +38,8 @@ class IngestResult:
     seconds: float
     warnings: tuple[str, ...] = ()
     blocks_dead: int = 0
+    crowded: int = 0
+    outdated: int | None = None
 
 
 @dataclass(frozen=True)

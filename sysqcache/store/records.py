@@ -5,11 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
+from sysqcache.blockformat import VERSION
 from sysqcache.modules import Module, ModuleKind
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+DAMAGE: Final = (
+    ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What decoding of a damaged row, or of a file of rows, raises."""
 
 SCHEMA: Final = 2
 """Version of the rows; those of version 1 knew no modules, and are read as such."""
@@ -23,6 +32,8 @@ class PackStatus(StrEnum):
     """Every block is in a newer pack; ``compact`` removes the file."""
     DAMAGED = "damaged"
     MISSING = "missing"
+    OUTDATED = "outdated"
+    """Of an earlier format version, which no engine reads; ``compact`` removes the file."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +50,34 @@ class Row:
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """The inverse; raises ValueError, TypeError or KeyError for damage."""
+        """The inverse; raises one of ``DAMAGE`` for damage."""
         return cls.from_values(json.loads(value))
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """A row from its JSON object; raises TypeError when a field is absent."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in names})
+        """A row from its JSON object.
+
+        Raises TypeError when a field is absent or of another type, ValueError for a number
+        that none of the rows can hold.
+        """
+        kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+        for name in values.keys() & kinds.keys():
+            _check(name, kinds[name], values[name])
+        return cls(**{k: v for k, v in values.items() if k in kinds})
+
+
+def _check(name: str, kind: str, value: object) -> None:
+    """Refuse a value of a field of type ``kind`` that no writer of rows would have written."""
+    expected = _TYPES.get(kind, object)
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r:.40}")
+    if isinstance(value, float | int) and not 0 <= value < _LIMITS[kind]:
+        raise ValueError(f"{name} is {value!r:.40}")
+
+
+_TYPES: Final[dict[str, Any]] = {"str": str, "int": int, "float": (int, float)}
+_LIMITS: Final = {"int": 1 << 64, "float": 1e11}
+"""Beyond which a count, or a time in seconds, means nothing; NaN is beyond all."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,7 @@ class PackRow(Row):
     :param bytes: of the whole file.
     :param group: packs of one group are merged with each other, see ``store.modules``.
     :param shares: blocks and bytes by module number.
+    :param version: of the file's format; rows of before do not tell, and mean version 1.
     """
 
     sha256: str
@@ -78,13 +110,16 @@ class PackRow(Row):
     status: str = PackStatus.LIVE
     group: str = ""
     shares: dict[int, ModuleShare] = field(default_factory=dict)
+    version: int = 1
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """A row from its JSON object; raises TypeError, ValueError or AttributeError."""
         shares = {}
         if values.get("group"):  # older rows count by image
-            shares = {int(k): ModuleShare(*v) for k, v in values["shares"].items()}
+            shares = {int(k): ModuleShare(*map(int, v)) for k, v in values["shares"].items()}
+        if not _SHA256.fullmatch(values["sha256"]):  # it becomes the name of a file
+            raise ValueError(f"sha256 is {values['sha256']!r:.40}")
         return super().from_values({**values, "shares": shares})
 
     def to_values(self) -> dict[str, Any]:
@@ -96,7 +131,12 @@ class PackRow(Row):
     @property
     def live(self) -> bool:
         """Whether machines map the pack."""
-        return self.status == PackStatus.LIVE
+        return self.status == PackStatus.LIVE and not self.outdated
+
+    @property
+    def outdated(self) -> bool:
+        """Whether no engine reads the pack any more, whatever its status was."""
+        return self.version < VERSION
 
 
 @dataclass(frozen=True)
@@ -132,7 +172,7 @@ class ImageRow(Row):
     def from_values(cls, values: dict[str, Any]) -> Self:
         """A row from its JSON object; raises TypeError or ValueError for damage."""
         modules = {int(k): int(v) for k, v in values.get("modules", {}).items()}
-        fingerprints = tuple(values["fingerprints"])
+        fingerprints = tuple(map(str, values["fingerprints"]))
         return super().from_values({**values, "fingerprints": fingerprints, "modules": modules})
 
 
@@ -158,8 +198,9 @@ class ModuleRow(Row):
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """A row from its JSON object; raises TypeError for damage."""
-        return super().from_values({**values, "images": tuple(values["images"])})
+        """A row from its JSON object; raises TypeError or ValueError for damage."""
+        ModuleKind(values["kind"])
+        return super().from_values({**values, "images": tuple(map(int, values["images"]))})
 
     @property
     def module(self) -> Module:
@@ -194,6 +235,8 @@ class RunRow(Row):
     :param packs: names of the packs that it brought.
     :param blocks_dead: recorded blocks that were left out, as they began in a dead area.
     :param dead_areas: places that it found dead.
+    :param crowded: blocks that were left out, as too many share a key of the index;
+        ``crowded_new`` of them were recorded by the run, the others lay in merged packs.
     :param adopted: different blocks that it took from packs.
     :param counters: requests, adoptions and misses of the engine by name, if known.
     :param kinds: recorded blocks by kind of module.
@@ -214,6 +257,8 @@ class RunRow(Row):
     damaged: int
     packs: tuple[str, ...] = ()
     blocks_dead: int = 0
+    crowded: int = 0
+    crowded_new: int = 0
     dead_areas: int = 0
     adopted: int = 0
     counters: dict[str, int] = field(default_factory=dict)
@@ -221,9 +266,14 @@ class RunRow(Row):
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """A row from its JSON object; raises TypeError for damage."""
+        """A row from its JSON object; raises TypeError or ValueError for damage."""
         packs = tuple(values.get("packs", ())) or tuple(filter(None, [values.get("pack")]))
-        return super().from_values({**values, "packs": packs})
+        counted = {n: _counts(values.get(n, {})) for n in ("counters", "kinds")}
+        return super().from_values({**values, "packs": tuple(map(str, packs)), **counted})
+
+
+def _counts(values: dict[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in values.items()}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow,
 
 @dataclass(frozen=True)
 class StoreStats:
-    """Sizes of the store; bytes are those of files on disk."""
+    """Sizes of the store; bytes are those of files on disk.
+
+    :param outdated: packs of earlier format versions, ``outdated_journals`` what was set
+        aside of them; no engine reads either.
+    """
 
     packs: int
     superseded: int
@@ -29,6 +33,8 @@ class StoreStats:
     journals: int
     journal_bytes: int
     runs: int
+    outdated: int = 0
+    outdated_journals: int = 0
 
     @property
     def bytes(self) -> int:
@@ -41,13 +47,15 @@ def stats(layout: Layout, rows: list[PackRow], runs: int) -> StoreStats:
     waiting = list(layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"))
     return StoreStats(
         packs=sum(r.live for r in rows),
-        superseded=sum(r.status == PackStatus.SUPERSEDED for r in rows),
+        superseded=sum(r.status == PackStatus.SUPERSEDED and not r.outdated for r in rows),
         blocks=sum(r.blocks for r in rows if r.live),
         pack_bytes=file_bytes(layout.pack_files().values()),
         meta_bytes=file_bytes(layout.meta.glob("*")),
         journals=len(waiting),
         journal_bytes=file_bytes(waiting),
         runs=runs,
+        outdated=sum(r.outdated for r in rows),
+        outdated_journals=len(layout.outdated_journals()),
     )
 
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
+from sysqcache.blocktable import BlockTable, Offsets
 from sysqcache.errors import FormatError, StoreError
-from sysqcache.store import references
+from sysqcache.store import key, references
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta, MetaDamaged
-from sysqcache.store.pack import Pack, Query
+from sysqcache.store.pack import Pack, outdated_header
 from sysqcache.store.records import PackRow, PackStatus
-from sysqcache.store.writer import build_index
 
 
 @dataclass(frozen=True)
 class PackCheck:
     """One pack file.
 
-    :param status: as in the metadata, "unlisted" when they do not know the file.
+    :param status: as in the metadata, "unlisted" when they do not know the file; "outdated"
+        for one of an earlier format version, which is not checked.
     :param blocks: blocks that the header promises, 0 when it can't be read.
     :param damaged: of these, missing or with a bad checksum.
     :param unfindable: intact blocks that a lookup does not reach.
@@ -64,6 +64,11 @@ class VerifyReport:
         """Blocks that were checked."""
         return sum(p.blocks for p in self.packs)
 
+    @property
+    def outdated(self) -> int:
+        """Packs that were not checked, as no engine reads them."""
+        return sum(p.status == PackStatus.OUTDATED for p in self.packs)
+
 
 def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport:
     """Check everything; ``progress`` is told (bytes done, bytes in all).
@@ -79,10 +84,7 @@ def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport
     for sha256, path in files.items():
         size = path.lstat().st_size
         row = rows.pop(sha256, None)
-        if row is None or row.status != PackStatus.DAMAGED:
-            report.packs.append(check_pack(sha256, path, row))
-        else:
-            report.packs.append(PackCheck(sha256, row.status, problem="marked as damaged"))
+        report.packs.append(_check(sha256, path, row))
         done += size
         progress(done, total)
     for row in rows.values():
@@ -107,6 +109,14 @@ def _rows(layout: Layout, report: VerifyReport) -> dict[str, PackRow]:
     return {}
 
 
+def _check(sha256: str, path: Path, row: PackRow | None) -> PackCheck:
+    if outdated_header(path) is not None:
+        return PackCheck(sha256, PackStatus.OUTDATED)
+    if row is not None and row.status == PackStatus.DAMAGED:
+        return PackCheck(sha256, row.status, problem="marked as damaged")
+    return check_pack(sha256, path, row)
+
+
 def check_pack(sha256: str, path: Path, row: PackRow | None = None) -> PackCheck:
     """Check one file: header, name, every checksum, every block's way through the index."""
     status = row.status if row else "unlisted"
@@ -128,24 +138,34 @@ def check_pack(sha256: str, path: Path, row: PackRow | None = None) -> PackCheck
 
 
 def unfindable(pack: Pack, table: BlockTable) -> int:
-    """Blocks of ``table`` that a lookup with their own key and bytes does not find."""
-    expected = build_index([table], table.offsets)
-    if np.array_equal(expected, pack.index):
-        return 0  # the one index in which all are found
-    return sum(not _finds(pack, table, row) for row in range(len(table)))
+    """Blocks of ``table``, all in bounds, that a lookup with their own key does not come to."""
+    index, head = pack.index, pack.header
+    hashes = key.index_hashes(table, head.seed)
+    homes = key.home_slots(hashes, head.slot_count)
+    slots = _slots(index, table.offsets, homes)
+    inside = np.minimum(slots, len(index) - 1)
+    entries = index[inside]
+    mask = np.where(key.long_keys(table), np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0xFF))
+    reached = (slots < len(index)) & (slots - homes < bf.MAX_WALK)
+    reached &= entries["tag"] == (hashes & np.uint64(0xFFFF))
+    reached &= (entries["prefix"] & mask) == (table.prefixes() & mask)
+    empty = np.concatenate([[0], np.cumsum(index["position"] == 0)])
+    reached &= empty[inside] == empty[homes]
+    for row in np.flatnonzero(reached & (slots - homes >= bf.MAX_CANDIDATES)).tolist():
+        before = index[homes[row] : slots[row]]
+        same = (before["prefix"] & mask[row]) == (entries["prefix"][row] & mask[row])
+        same &= before["tag"] == entries["tag"][row]
+        reached[row] = np.count_nonzero(same) < bf.MAX_CANDIDATES
+    return int(np.count_nonzero(~reached))
 
 
-def _finds(pack: Pack, table: BlockTable, row: int) -> bool:
-    head = table.headers[row]
-    query = Query(
-        cs_base=int(head["cs_base"]),
-        flags=int(head["flags"]),
-        cflags=int(head["cflags"]),
-        page_offset=int(head["page_offset"]),
-        guest=bytes(table.guest_bytes(row)),
-    )
-    found = pack.find(query)
-    if found is None:
-        return False
-    size: np.uint16 = bf.BLOCK.unpack(pack.buffer, found)["guest_size"]
-    return bool(size == head["guest_size"])
+def _slots(index: bf.Records, offsets: Offsets, homes: Offsets) -> Offsets:
+    """Of each block the first entry from its home on that points to it, else ``len(index)``."""
+    positions = index["position"].astype(np.uint64) << np.uint64(32)
+    entries = np.sort(positions | np.arange(len(index), dtype=np.uint64))
+    wanted = (offsets // bf.ALIGN).astype(np.uint64) << np.uint64(32)
+    at = np.searchsorted(entries, wanted | homes.astype(np.uint64))
+    found = entries[np.minimum(at, len(entries) - 1)]
+    own = (at < len(entries)) & (found >> np.uint64(32) == wanted >> np.uint64(32))
+    slots: Offsets = np.where(own, found & np.uint64(0xFFFFFFFF), len(index)).astype(np.int64)
+    return slots

@@ -48,12 +48,18 @@ def nothing(_point: str) -> None:
     """The crash-point hook of normal runs."""
 
 
+def new_seed() -> int:
+    """A seed for a pack's index: as no guest knows it, none can fill one place of the index."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
 def write_pack(
     directory: Path,
     fingerprint: bytes,
     text: str,
     tables: Sequence[BlockTable],
     *,
+    seed: int | None = None,
     reached: Callable[[str], None] = nothing,
 ) -> WrittenPack:
     """Write all blocks of ``tables``, in order, into one new pack in ``directory``.
@@ -61,8 +67,11 @@ def write_pack(
     Raises OSError (the disk is full, ...) or FormatError ("bounds": too big for
     the index); then at most a temporary file remains. ``reached`` is called with
     the names of the crash points of docs/formats.md.
+
+    :param seed: of the index, a new one by default. The same blocks with the same seed
+        give the same pack; ``store.crowding`` says which blocks one can have.
     """
-    pieces = PackPieces.plan(fingerprint, text, tables)
+    pieces = PackPieces.plan(fingerprint, text, tables, seed=seed)
     temporary = directory / f"{TEMPORARY}{os.getpid()}{paths.PACK_SUFFIX}"
     digest = hashlib.sha256()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -113,14 +122,25 @@ class PackPieces:
     file_size: int
 
     @classmethod
-    def plan(cls, fingerprint: bytes, text: str, tables: Sequence[BlockTable]) -> PackPieces:
-        """Place every block and build the index. Raises FormatError ("bounds")."""
+    def plan(
+        cls,
+        fingerprint: bytes,
+        text: str,
+        tables: Sequence[BlockTable],
+        *,
+        seed: int | None = None,
+    ) -> PackPieces:
+        """Place every block and build the index. Raises FormatError ("bounds").
+
+        :param seed: as in :func:`write_pack`.
+        """
+        seed = new_seed() if seed is None else seed
         sizes = np.concatenate([np.zeros(0, np.int64), *(t.padded_sizes() for t in tables)])
         ends = np.cumsum(sizes) + bf.HEADER_SIZE
         blocks_end = int(ends[-1]) if len(ends) else bf.HEADER_SIZE
         index_offset = -(-blocks_end // bf.HEADER_SIZE) * bf.HEADER_SIZE
         offsets: Offsets = ends - sizes
-        index = build_index(tables, offsets)
+        index = build_index(tables, offsets, seed)
         file_size = index_offset + index.nbytes
         if file_size > bf.ALIGN << 32:
             raise FormatError("a pack can't be larger than 64 GiB", reason="bounds")
@@ -141,6 +161,7 @@ class PackPieces:
             blocks_size=blocks_end - bf.HEADER_SIZE,
             flags_any=_reduce(np.bitwise_or, tables),
             flags_all=_reduce(np.bitwise_and, tables),
+            seed=seed,
             text=encoded,
         )
         gap = index_offset - blocks_end
@@ -182,10 +203,10 @@ def _copied_blocks(table: BlockTable) -> Iterator[bytes]:
     yield b"".join(batch)
 
 
-def build_index(tables: Sequence[BlockTable], offsets: Offsets) -> bf.Records:
+def build_index(tables: Sequence[BlockTable], offsets: Offsets, seed: int) -> bf.Records:
     """The index of blocks that will lie at ``offsets`` of the file, all tables in order."""
     none = np.zeros(0, np.uint64)
-    hashes = np.concatenate([none, *(key.index_hashes(t) for t in tables)])
+    hashes = np.concatenate([none, *(key.index_hashes(t, seed) for t in tables)])
     sizes = np.concatenate([none.astype("<u2"), *(t.headers["guest_size"] for t in tables)])
     prefixes = np.concatenate([none, *(t.prefixes() for t in tables)])
     slot_count = slots_for(len(offsets))

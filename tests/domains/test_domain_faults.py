@@ -18,7 +18,7 @@ from sysqcache import paths
 
 pytestmark = pytest.mark.qemu
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "v1.journal"
+GOLDEN = Path(__file__).parents[1] / "golden" / "v2.journal"
 
 
 def own(path: Path) -> None:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes the golden files of format version 1.
+"""Makes the golden files of format version 2.
 
     python tests/golden/make_golden.py DIRECTORY
 
 The committed files are never changed: a new format version gets files of its own. The
-engine's tests read the same files. ``v1.expected.json`` says what a reader must find.
+engine's tests read the same files. ``v2.expected.json`` says what a reader must find in
+``v2.journal`` and ``v2.pack``, ``v2-moving.expected.json`` in those with moving immediates.
+
+Files of version 1 were written by the last sysqcache that wrote it: ``v1.pack`` before
+headers told the flags of their blocks, ``v1-flags.pack`` before blocks served any number
+of vCPUs. ``v1-store.tar.zst`` is a whole store with a journal that waits, and
+``v1-bundle.tar.zst`` an export of it.
 """
 
 from __future__ import annotations
@@ -15,13 +21,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sysqcache import blockformat as bf
+from sysqcache.blocktable import BlockTable
 from sysqcache.journal import parse_journal
 from sysqcache.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.store import key
 from sysqcache.store.writer import PackPieces
 
-TEXT = "arch=x86_64\ntarget=x86_64-softmmu\ngolden=v1\n"
+TEXT = "arch=x86_64\ntarget=x86_64-softmmu\ngolden=v2\n"
 FINGERPRINT = hashlib.sha256(TEXT.encode()).digest()
+SEED = 0x0123456789ABCDEF
+"""Of all golden packs; the store takes another one for each."""
 
 
 def _block(guest: bytes, code: bytes, pc: int, **other: Any) -> BlockData:
@@ -88,23 +100,119 @@ def context_journal() -> bytes:
     return header + b"".join(block.record() for block in context_blocks())
 
 
+FAR, NEAR, DISTANCE = 0xFFFFFFFF_81000000, 0x1000, 0x08000000
+"""Immediates: the engine does not look at the first and, as a distance, the last."""
+
+
+def moving_code(*values: int) -> bytes:
+    """Guest code with 32-bit immediates at 9, 14, 19 and so on."""
+    return b"12345678" + b"".join(b"\xb8" + (v & 0xFFFFFFFF).to_bytes(4, "little") for v in values)
+
+
+def moving_blocks() -> dict[str, BlockData]:
+    """Blocks with moving immediates, and others that the time of those brought."""
+    code, distance = b"\xc3" * 40, bf.IMM_RELATIVE
+    kernel: dict[str, Any] = {"pc": 0xFFFFFFFF_81000010, "code": code}
+    return {
+        "one": BlockData(guest=moving_code(FAR), imms=((9, 1),), **kernel),
+        "twice in the host's code": BlockData(
+            guest=moving_code(FAR, FAR), imms=((9, 4), (9, 20), (14, 36)), **kernel
+        ),
+        "distance": BlockData(
+            guest=moving_code(NEAR, DISTANCE), imms=((14 | distance, 0),), **kernel
+        ),
+        "short key": BlockData(
+            guest=b"\xb8" + moving_code(FAR)[9:] + b"9999", imms=((1, 7),), **kernel
+        ),
+        "as many as there can be": BlockData(
+            guest=moving_code(*[FAR] * bf.MAX_IMMS),
+            imms=tuple((9 + 5 * i, 40 * (i % 2)) for i in range(bf.MAX_IMMS)),
+            **kernel | {"code": code + b"moving"},
+        ),
+        "none, but limited": BlockData(
+            guest=moving_code(NEAR), block_flags=bf.BLOCK_LIMITED, **kernel
+        ),
+    }
+
+
+def refused_blocks() -> dict[str, BlockData]:
+    """Blocks that no engine writes: readers refuse them."""
+    kernel: dict[str, Any] = {"pc": 0xFFFFFFFF_81000010, "code": b"\xc3" * 40}
+    crossing = {**kernel, "pc": 0xFFFFFFFF_81000FF0}
+    two, many = moving_code(FAR, FAR), bf.MAX_IMMS + 1
+    imms = {
+        "nowhere": BlockData(guest=two + b"a", imms=((9, 0xFFFF),), **kernel),
+        "behind the host code": BlockData(guest=two + b"c", imms=((9, 37),), **kernel),
+        "behind the guest code": BlockData(guest=two, imms=((15, 0),), **kernel),
+        "descending": BlockData(guest=two + b"d", imms=((14, 0), (9, 8)), **kernel),
+        "overlapping": BlockData(guest=two + b"e", imms=((9, 0), (12, 8)), **kernel),
+        "on two pages": BlockData(guest=two + b"f", imms=((9, 0),), **crossing),
+        "too many": BlockData(
+            guest=moving_code(*[FAR] * many),
+            imms=tuple((9 + 5 * i, 0) for i in range(many)),
+            **kernel,
+        ),
+    }
+    flags = {
+        "short key without an immediate": BlockData(guest=two + b"g", block_flags=2, **kernel),
+        "unknown flag": BlockData(guest=two + b"h", block_flags=16, **kernel),
+    }
+    return imms | flags
+
+
+def moving_journal() -> bytes:
+    """All of these blocks, each second one refused."""
+    header = journal_header(FINGERPRINT, TEXT, start_time=1_800_000_000 * 10**9, pid=4244)
+    good, bad = list(moving_blocks().values()), list(refused_blocks().values())
+    mixed = [block for pair in zip(good, bad, strict=False) for block in pair]
+    rest = [*good[len(bad) :], *bad[len(good) :]]
+    return header + b"".join(block.record() for block in [*mixed, *rest])
+
+
+def _pack_of(table: BlockTable) -> bytes:
+    return b"".join(PackPieces.plan(FINGERPRINT, TEXT, [table], seed=SEED).chunks())
+
+
+def moving_pack() -> bytes:
+    """The pack of that journal: what is refused is not in it."""
+    return _pack_of(parse_journal(memoryview(moving_journal())).blocks)
+
+
+def refused_pack() -> bytes:
+    """A pack that no store writes: its index leads to blocks that are to be refused."""
+    found = [block.encode() for block in refused_blocks().values()]
+    content = memoryview(b"".join(found))
+    ends = np.cumsum([len(block) for block in found])
+    return _pack_of(BlockTable.at(content, ends - [len(block) for block in found]))
+
+
+def moving_expected() -> bytes:
+    """What a reader must find in the files with moving immediates, as JSON."""
+    table = parse_journal(memoryview(moving_journal())).blocks
+    offsets = PackPieces.plan(FINGERPRINT, TEXT, [table], seed=SEED).offsets.tolist()
+    found = [
+        {"name": name, "pack_offset": offset, "guest": block.guest.hex(), "imms": block.imms}
+        for (name, block), offset in zip(moving_blocks().items(), offsets, strict=True)
+    ]
+    refused = [{"name": n, "guest": block.guest.hex()} for n, block in refused_blocks().items()]
+    return json.dumps({"blocks": found, "refused": refused}, indent=1).encode() + b"\n"
+
+
 def context_pack() -> bytes:
-    """The pack of that journal."""
-    table = parse_journal(memoryview(context_journal())).blocks
-    return b"".join(PackPieces.plan(FINGERPRINT, TEXT, [table]).chunks())
+    """The pack of the journal with contexts."""
+    return _pack_of(parse_journal(memoryview(context_journal())).blocks)
 
 
 def pack() -> bytes:
     """The pack of the journal's blocks."""
-    table = parse_journal(memoryview(journal())).blocks
-    return b"".join(PackPieces.plan(FINGERPRINT, TEXT, [table]).chunks())
+    return _pack_of(parse_journal(memoryview(journal())).blocks)
 
 
 def expected() -> bytes:
     """What a reader must find, as JSON."""
     table = parse_journal(memoryview(journal())).blocks
-    offsets = PackPieces.plan(FINGERPRINT, TEXT, [table]).offsets
-    hashes = key.index_hashes(table)
+    offsets = PackPieces.plan(FINGERPRINT, TEXT, [table], seed=SEED).offsets
+    hashes = key.index_hashes(table, SEED)
     found = [
         {
             "pack_offset": int(offsets[row]),
@@ -124,20 +232,23 @@ def expected() -> bytes:
     values = {
         "fingerprint": FINGERPRINT.hex(),
         "text": TEXT,
+        "seed": f"{SEED:016x}",
         "journal": {"damaged": 1, "skipped": 1, "tail_bytes": 48 + 160 - 32},
         "blocks": found,
     }
     return json.dumps(values, indent=1).encode() + b"\n"
 
 
-# v1.pack is of the time before a header told the flags of its blocks,
-# v1-flags.pack of the time before blocks served any number of vCPUs
 FILES = {
-    "v1.journal": journal,
-    "v1-flags.pack": pack,
-    "v1.expected.json": expected,
-    "v1-contexts.journal": context_journal,
-    "v1-contexts.pack": context_pack,
+    "v2.journal": journal,
+    "v2.pack": pack,
+    "v2.expected.json": expected,
+    "v2-contexts.journal": context_journal,
+    "v2-contexts.pack": context_pack,
+    "v2-moving.journal": moving_journal,
+    "v2-moving.pack": moving_pack,
+    "v2-moving.expected.json": moving_expected,
+    "v2-refused.pack": refused_pack,
 }
 
 

@@ -18,7 +18,8 @@ from sysqcache.qmp.client import CommandRefusedError, QmpClient
 
 pytestmark = pytest.mark.qemu
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "v1.pack"
+GOLDEN = Path(__file__).parents[1] / "golden" / "v2.pack"
+OUTDATED = GOLDEN.with_name("v1.pack")
 
 
 @contextlib.contextmanager
@@ -44,9 +45,9 @@ def info(client: QmpClient) -> dict[str, Any]:
     return answer
 
 
-def golden_copy(directory: Path, fingerprint: bytes | None = None) -> Path:
-    """The golden pack, as ours; ``fingerprint`` replaces its own."""
-    content = bytearray(GOLDEN.read_bytes())
+def golden_copy(directory: Path, fingerprint: bytes | None = None, golden: Path = GOLDEN) -> Path:
+    """A golden pack, as ours; ``fingerprint`` replaces its own."""
+    content = bytearray(golden.read_bytes())
     if fingerprint is not None:
         content[16:48] = fingerprint
         content[: bf.HEADER_SIZE] = bf.seal_header(content[: bf.HEADER_SIZE])
@@ -71,10 +72,13 @@ def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) 
         mapped = client.execute("tb-cache-add-pack", {"path": str(ours)})
         assert mapped["status"] == "mapped"
         assert mapped["blocks"] == bf.PACK_HEADER.unpack(GOLDEN.read_bytes())["block_count"]
+        before = golden_copy(tmp_path, bytes.fromhex(state["fingerprint"]), OUTDATED)
+        outdated = client.execute("tb-cache-add-pack", {"path": str(before)})
+        assert outdated["status"] == "version"
         missing = client.execute("tb-cache-add-pack", {"path": str(tmp_path / "none.pack")})
         assert missing["status"] == "unreadable"
         rejected = {name: n for name, n in info(client)["rejected"].items() if n}
-        assert rejected == {"fingerprint": 1, "unreadable": 1}
+        assert rejected == {"fingerprint": 1, "version": 1, "unreadable": 1}
 
 
 def test_there_is_one_and_it_stays(x86_engine: Engine, tmp_path: Path) -> None:

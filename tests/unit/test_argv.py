@@ -112,6 +112,11 @@ def test_cache_object() -> None:
         "-object",
         "tb-cache,id=tbcache0,mode=on,small-pages=on",
     ]
+    cache = TbCache(CacheMode.ON, images=Path("/i,"))
+    assert argv.tb_cache_args(launch(tb_cache=cache)) == [
+        "-object",
+        "tb-cache,id=tbcache0,mode=on,images=/i,,",
+    ]
     cache = TbCache(CacheMode.READ_ONLY, Path("/b"))
     assert argv.tb_cache_args(launch(tb_cache=cache)) == [
         "-object",

@@ -28,6 +28,15 @@ def test_docs_show_the_table(layout: bf.Layout) -> None:
     assert layout.markdown() in DOCS.read_text()
 
 
+def test_docs_state_the_limits() -> None:
+    words = " ".join(DOCS.read_text().split())
+    assert f"more than {bf.MAX_BLOCK:,} bytes without padding" in words
+    assert f"moving immediates on two pages, more than {bf.MAX_IMMS} of them" in words
+    assert f"{bf.MAX_SAME_KEY} are written" in words
+    assert f"after {bf.MAX_WALK:,} entries of the index and after {bf.MAX_CANDIDATES}" in words
+    assert f"Journals and packs have format version {bf.VERSION};" in words
+
+
 def test_pack_and_unpack_are_inverse() -> None:
     data = bf.RECORD.pack(magic=1, total_size=2, type=3, vcpu=4, pc=2**63, checksum=9)
     record = bf.RECORD.unpack(data)

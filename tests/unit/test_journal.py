@@ -144,7 +144,7 @@ def test_payload_sizes_that_do_not_fit_are_damage(payload: int) -> None:
         (40, "<I", 0xFFFF0001),
         (44, "<I", 1),  # block_flags
         (44, "<I", 2),
-        (44, "<I", 8),
+        (44, "<I", 16),
     ],
 )
 def test_impossible_block_fields_are_damage(offset: int, form: str, value: int) -> None:
@@ -162,7 +162,8 @@ def test_impossible_block_fields_are_damage(offset: int, form: str, value: int) 
     ("offset", "value", "reason"),
     [
         (0, b"SYSQPACK", "magic"),
-        (8, b"\2\0\0\0", "version"),
+        (8, b"\1\0\0\0", "version"),
+        (8, b"\3\0\0\0", "version"),
         (100, b"\xff", "header-checksum"),
     ],
 )

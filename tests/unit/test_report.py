@@ -58,6 +58,13 @@ def test_every_name_is_there() -> None:
     assert blocks["misses"]["io"] == 0
 
 
+def test_engines_of_before_count_no_limits() -> None:
+    assert report.blocks_json(TbCacheStats.from_qmp(ANSWER))["verify_limits"] == 0
+    stats = TbCacheStats.from_qmp({**ANSWER, "verify-limits": 7, "verify-prefix": 3})
+    blocks = report.blocks_json(stats)
+    assert (blocks["verify_limits"], blocks["verify_prefix"], blocks["mismatches"]) == (7, 3, 0)
+
+
 def test_cache_off_is_all_zero() -> None:
     value = BootReport("vm", "x86_64", "off").to_json()
     json.dumps(value)
@@ -89,6 +96,8 @@ def test_the_contract() -> None:
     assert value["cache"]["journal_bytes"] == 77
     assert value["cache"]["ingest_s"] == 1.25
     assert value["cache"]["refused_packs"] == {"/b": "truncated"}
+    left_out = ("blocks_dead", "blocks_crowded", "blocks_outdated", "blocks_damaged")
+    assert [value["cache"][name] for name in left_out] == [0] * 4
     kinds = {"file", "kernel", "kernel-module", "firmware", "anonymous", "unknown"}
     assert kinds <= set(value["attribution"]["kinds"])
     assert {"blocks", "attributed"} <= set(value["attribution"])

@@ -349,8 +349,9 @@ def test_rows_of_the_first_schema_can_be_read(store: Store) -> None:
     """A store of the time before modules: shares by image, no later columns."""
     from sysqcache.store.records import ImageRow, PackRow
 
-    old = b'{"sha256":"s","fingerprint":"f","arch":"x86_64","blocks":2,"bytes":3,"created":1.0,'
-    old += b'"last_used":2.0,"status":"live","shares":{"image":{"blocks":2,"bytes":3}}}'
+    old = b'{"sha256":"%s","fingerprint":"f","arch":"x86_64","blocks":2,' % (b"5a" * 32)
+    old += b'"bytes":3,"created":1.0,"last_used":2.0,"status":"live",'
+    old += b'"shares":{"image":{"blocks":2,"bytes":3}}}'
     assert PackRow.decode(old).shares == {}
     image = b'{"image_id":"i","number":1,"first_seen":1.0,"last_used":1.0,"fingerprints":["f"]}'
     assert ImageRow.decode(image).modules == {}

@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,13 +52,21 @@ def test_hash_by_hand() -> None:
         x = x * 0x9E3779B97F4A7C15 % 2**64
         return x ^ x >> 29
 
-    h = mix(0x123 | 1 << 16)
+    seed, turned = 0xFEDCBA9876543210, 0x76543210FEDCBA98
+    h = mix(seed ^ (0x123 | 1 << 16))
     h = mix(h ^ 0x1122334455667788)
-    h = mix(h ^ (7 << 32 | 9))
+    h = mix(h ^ turned ^ (7 << 32 | 9))
     h = mix(h ^ 5)
-    assert h == key.index_hash(
-        prefix=0x1122334455667788, page_offset=0x123, flags=7, cflags=9, cs_base=5, long=True
-    )
+    h = mix(h ^ seed)
+    values: dict[str, Any] = {
+        "page_offset": 0x123,
+        "flags": 7,
+        "cflags": 9,
+        "cs_base": 5,
+        "long": True,
+    }
+    assert h == key.index_hash(seed=seed, prefix=0x1122334455667788, **values)
+    assert h != key.index_hash(seed=seed + 1, prefix=0x1122334455667788, **values)
 
 
 def test_vectorised_hash_equals_the_scalar_one() -> None:
@@ -73,10 +82,12 @@ def test_vectorised_hash_equals_the_scalar_one() -> None:
         )
         for i in range(500)
     ]
-    hashes = key.index_hashes(table_of(blocks))
+    seed = int(rng.integers(0, 2**64, dtype=np.uint64))
+    hashes = key.index_hashes(table_of(blocks), seed)
     for block, value in zip(blocks, hashes.tolist(), strict=True):
         offset = block.pc & 4095
         assert value == key.index_hash(
+            seed=seed,
             prefix=int.from_bytes(block.guest[:8], "little"),
             page_offset=offset,
             flags=block.flags,
@@ -175,7 +186,7 @@ def test_written_file(tmp_path: Path) -> None:
     journal = read_journal(write_journal(tmp_path / "j", make_blocks(*range(30))))
     old = os.umask(0)
     try:
-        written = write_pack(tmp_path, FINGERPRINT, TEXT, [journal.blocks])
+        written = write_pack(tmp_path, FINGERPRINT, TEXT, [journal.blocks], seed=5)
     finally:
         os.umask(old)
     content = written.path.read_bytes()
@@ -184,15 +195,18 @@ def test_written_file(tmp_path: Path) -> None:
     assert written.size == len(content)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["j", written.path.name])
     assert check_pack(written.sha256, written.path).good
-    again = write_pack(tmp_path, FINGERPRINT, TEXT, [journal.blocks])
-    assert again.sha256 == written.sha256  # same blocks, same file
+    again = write_pack(tmp_path, FINGERPRINT, TEXT, [journal.blocks], seed=5)
+    assert again.sha256 == written.sha256  # same blocks, same seed, same file
+    other = write_pack(tmp_path, FINGERPRINT, TEXT, [journal.blocks])
+    assert other.sha256 != written.sha256
+    assert Pack.open(other.path).header.seed != Pack.open(written.path).header.seed == 5
 
 
 def test_several_sources_become_one_pack(tmp_path: Path) -> None:
     first = write_pack(tmp_path, FINGERPRINT, TEXT, [table_of(make_blocks(*range(40)))])
     parts = [Pack.open(first.path).blocks(), table_of(make_blocks(*range(40, 60)))]
-    written = write_pack(tmp_path, FINGERPRINT, TEXT, parts)
-    whole = write_pack(tmp_path, FINGERPRINT, TEXT, [table_of(make_blocks(*range(60)))])
+    written = write_pack(tmp_path, FINGERPRINT, TEXT, parts, seed=1)
+    whole = write_pack(tmp_path, FINGERPRINT, TEXT, [table_of(make_blocks(*range(60)))], seed=1)
     assert written.sha256 == whole.sha256
 
 
@@ -210,7 +224,8 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     ("offset", "form", "value", "reason"),
     [
         (0, "<Q", 0, "magic"),
-        (8, "<I", 2, "version"),
+        (8, "<I", 1, "version"),
+        (8, "<I", 3, "version"),
         (48, "<I", 14, "page-bits"),
         (52, "<I", 3961, "bounds"),
         (56, "<Q", 1 << 62, "truncated"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from storehelp import OTHER_FINGERPRINT, ingest, make_blocks, without_times
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.pack import Pack
+from sysqcache.store.writer import write_pack
 
 
 @pytest.fixture
@@ -294,3 +296,77 @@ def test_compact_removes_files_that_nothing_refers_to(store: Store) -> None:
     (store.layout.packs / ".new-123.pack").write_bytes(b"half")
     assert store.compact().removed == 1
     assert len(list(store.layout.packs.iterdir())) == 2
+
+
+def test_rebuild_of_a_damaged_index_mends_the_file(store: Store) -> None:
+    """No block is damaged: the pack is made anew under the same name, not moved away."""
+    path = the_pack(store, "a")
+    before = path.read_bytes()
+    slot = next(i for i, entry in enumerate(Pack.open(path).index) if entry["position"])
+    flip(path, Pack.open(path).header.index_offset + 16 * slot + 14)  # the tag
+    assert not store.verify().good
+    report = store.rebuild()
+    assert (report.packs, report.blocks, report.lost) == (2, 40, 0)
+    assert path.read_bytes() == before
+    assert store.verify().good
+    assert {m.name: m.blocks for m in store.list_modules()} == {"a": 20, "b": 20}
+
+
+def test_rebuild_prefers_what_the_metadata_know(store: Store) -> None:
+    """A kill before the commit leaves a pack that another one with the same blocks replaces."""
+    path = the_pack(store, "a")
+    pack = Pack.open(path)
+    strays = [
+        write_pack(store.layout.packs, pack.header.fingerprint, pack.header.text, [pack.blocks()])
+        for _ in range(6)
+    ]
+    assert min(stray.sha256 for stray in strays) != max(stray.sha256 for stray in strays)
+    report = store.rebuild()
+    assert (report.packs, report.superseded) == (2, 6)
+    live = {row.sha256 for row in store.packs() if row.live}
+    assert path.stem in live
+    assert {m.name: m.blocks for m in store.list_modules()} == {"a": 20, "b": 20}
+    assert store.compact().removed == 6
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", "../../somewhere"),
+        ("sha256", "\0" * 64),
+        ("blocks", None),
+        ("blocks", -1),
+        ("blocks", True),
+        ("last_used", "yesterday"),
+        ("last_used", float("nan")),
+        ("last_used", 1e300),
+        ("shares", {"1": [1]}),
+        ("shares", {"1": ["many", "few"]}),
+        ("status", 5),
+        ("version", "two"),
+    ],
+)
+def test_boot_sets_with_impossible_rows_map_nothing(
+    store: Store, field: str, value: object
+) -> None:
+    values = json.loads(store.layout.boot_sets.read_text())
+    values["packs"][0][field] = value
+    store.layout.boot_sets.write_text(json.dumps(values))
+    assert store.boot_set("a", "x86_64") == []
+    assert len(store.warnings) == 1
+    assert "boot sets can't be read" in store.warnings[0]
+
+
+@pytest.mark.parametrize("generation", ["Infinity", "-1e999", "[]", "[" * 50_000])
+def test_boot_sets_of_no_generation(store: Store, generation: str) -> None:
+    store.layout.boot_sets.write_text(f'{{"generation": {generation}, "packs": []}}')
+    assert store.boot_set("a", "x86_64") == []
+    assert len(store.warnings) == 1
+
+
+def test_pins_that_can_not_be_read(store: Store) -> None:
+    store.pin("good", [the_pack(store, "a").stem])
+    for number, content in enumerate(("[" * 50_000, "5", "{}", '["x", 5]', "\0")):
+        (store.layout.pins / f"{number}.json").write_text(content)
+    assert store.compact(0).removed == 1
+    assert the_pack(store, "a").exists()

@@ -96,6 +96,13 @@ class Guest:
         answer: dict[str, Any] = self.qmp.execute("query-tb-cache")
         return answer
 
+    def audit(self) -> dict[str, Any]:
+        """Blocks compared with memory; with several vCPUs all of them know their code."""
+        found: dict[str, Any] = self.qmp.execute("x-tb-audit")
+        assert found["stale"] == 0, found["log"]
+        assert found["unknown"] == 0, found
+        return found
+
     def wait_for(self, name: str, count: int) -> None:
         """Wait until a counter has reached ``count``."""
         eventually(lambda: getattr(self.stats(), name) >= count)
@@ -136,7 +143,10 @@ def guest(start: Start, directory: Path) -> Iterator[Guest]:
     with QemuProcess(command_line(start, directory), directory) as process:
         qmp = QmpClient.connect(directory / paths.INSTANCE_QMP, process=process, timeout=60.0)
         with qmp, contextlib.closing(probe):
-            yield Guest(directory, process, qmp, probe)
+            running = Guest(directory, process, qmp, probe)
+            yield running
+            if process.poll() is None and len(qmp.execute("query-cpus-fast")) > 1:
+                running.audit()
 
 
 def run(start: Start, directory: Path) -> TbCacheStats:

@@ -48,7 +48,8 @@ REFUSED: dict[str, tuple[str, Damage]] = {
     "header-only": ("truncated", cut(4096)),
     "one-byte-short": ("truncated", cut(-1)),
     "magic": ("magic", put("magic", b"NOTAPACK")),
-    "newer": ("version", put("version", 2)),
+    "newer": ("version", put("version", 3)),
+    "older": ("version", put("version", 1)),
     "flipped-header": ("header-checksum", put("text", b"X", seal=False)),
     "other-fingerprint": ("fingerprint", put("fingerprint", bytes(32))),
     "other-page-bits": ("page-bits", put("page_bits", 14)),
@@ -127,6 +128,34 @@ def test_sizes_and_positions_outside(pack: Path, tmp_path: Path, damage: Damage)
     assert stats.adopted == 0
     assert stats.rejected["bounds"] > 50_000
     assert stats.misses["rejected"] > 50_000
+
+
+def test_a_crowded_pack(pack: Path, tmp_path: Path) -> None:
+    """A guest may fill a store with what others look for: few of its blocks are compared."""
+    full = packhelp.crowded(pack, tmp_path / "crowded")
+    alone = run(Start(READ_ONLY, [full]), tmp_path / "alone")
+    assert alone.adopted == 0
+    assert alone.misses["crowded"] > 32
+    # a block of another pack is found behind it
+    stats = run(Start(READ_ONLY, [full, pack]), tmp_path / "both")
+    assert hit_rate(stats) >= 0.85
+
+
+def test_blocks_that_claim_the_next_page(pack: Path, tmp_path: Path) -> None:
+    """What lies on the second page is nobody's business before the checksum is right."""
+    stats = boot_with(pack, tmp_path, packhelp.longer_guest_code)
+    assert stats.rejected["checksum"] > 100
+    assert stats.misses["page2"] == 0
+    assert hit_rate(stats) >= 0.7
+
+
+def test_the_first_mismatches_of_each_kind_are_told(pack: Path, tmp_path: Path) -> None:
+    bad = damaged(pack, tmp_path / "bad.pack", packhelp.wrong_in_two_ways)
+    stats = run(Start(CacheMode.VERIFY, [bad]), tmp_path / "guest")
+    assert stats.mismatches > 10_000
+    assert stats.mismatches == stats.verified
+    kinds = ["code differs" in line for line in stats.mismatch_log]
+    assert (kinds.count(True), kinds.count(False)) == (4, 4), stats.mismatch_log
 
 
 def test_noise_in_the_index(pack: Path, tmp_path: Path) -> None:
@@ -288,6 +317,14 @@ def test_a_second_object(tmp_path: Path) -> None:
         error = process.launch_error()
     assert isinstance(error, LaunchError)
     assert "there can be only one tb-cache object" in error.detail
+
+
+def test_an_object_that_comes_too_late(tmp_path: Path) -> None:
+    """Blocks lie otherwise with one: it can't come while vCPUs run."""
+    with guest(Start(CacheMode.OFF), tmp_path / "guest") as running:
+        with pytest.raises(QmpError, match="before the machine starts"):
+            running.qmp.execute("object-add", {"qom-type": "tb-cache", "id": "late"})
+        running.wait_ready()
 
 
 def test_a_second_object_while_running(tmp_path: Path) -> None:

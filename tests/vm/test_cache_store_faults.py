@@ -42,7 +42,7 @@ def damage(change: packhelp.Damage) -> Callable[[Path], None]:
 LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {
     "truncated": ("truncated", lambda pack: os.truncate(pack, 50_000)),
     "header": ("header-checksum", damage(put("text", b"X", seal=False))),
-    "version": ("version", damage(put("version", 2))),
+    "version": ("version", damage(put("version", 3))),
     "fingerprint": ("not the pack of its name", damage(put("fingerprint", bytes(32)))),
     "writable": ("", lambda pack: pack.chmod(0o620)),
     "missing": ("", Path.unlink),

@@ -36,6 +36,8 @@ STORM_BLOCKS = 30 * 1024
 NEIGHBOUR_ROUNDS = 10
 SPIN_ROUNDS = 400_000
 CHANGES = 20_000
+RACE_S = 3
+WAYS = ("1", "2", "4", "8", "16", "lock", "cross", "string", "fxsave")
 
 
 def cold(directory: Path, *sets: str) -> tuple[Path, Journal, TbCacheStats]:
@@ -230,6 +232,22 @@ def test_no_vcpu_runs_code_that_another_has_changed(
         machine.wait_ready()
         output = in_shell(machine, f"crosswrite 2 {CHANGES}")
     assert output.strip() == f"{CHANGES} rounds 0 stale"
+
+
+@pytest.mark.parametrize("mode", [CacheMode.OFF, CacheMode.ON])
+def test_nobody_keeps_code_that_changed_while_it_was_made(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path, mode: CacheMode
+) -> None:
+    """Callers of a function that changes wait for nobody; see guest/racewrite.c."""
+    sets = (*tiny_with([compiled("racewrite", tmp_path)], tmp_path), FOUR)
+    with guest(Start(mode, sets=sets), tmp_path / "machine") as machine:
+        machine.wait_ready()
+        for way in WAYS:
+            output = in_shell(machine, f"racewrite {way} 2 {RACE_S}")
+            changes, calls, stale = [int(word) for word in output.split() if word.isdigit()]
+            assert stale == 0, (way, output)
+            assert min(changes, calls) > 1000, (way, output)
+            machine.audit()
 
 
 def test_every_thread_records_and_adopts(

@@ -12,7 +12,7 @@
 #define TB_CACHE_FORMAT_H
 
 #define TB_CACHE_HEADER_SIZE        4096
-#define TB_CACHE_VERSION            1
+#define TB_CACHE_VERSION            2
 #define TB_CACHE_ALIGN              16
 #define TB_CACHE_JOURNAL_MAGIC      "SYSQJRNL"
 #define TB_CACHE_PACK_MAGIC         "SYSQPACK"
@@ -26,8 +26,16 @@
 #define TB_CACHE_BLOCK_SHORT_KEY    2u  /* an immediate is in the prefix */
 /* The translator never asked for CF_PARALLEL, which cflags then lacks. */
 #define TB_CACHE_BLOCK_ANY_CONTEXT  4u
+/* A buffer of the translator was full: another run may have got further. */
+#define TB_CACHE_BLOCK_LIMITED      8u
 #define TB_CACHE_BLOCK_IMMS_SHIFT   8
 #define TB_CACHE_BLOCK_IMMS_MASK    (0xffu << TB_CACHE_BLOCK_IMMS_SHIFT)
+#define TB_CACHE_BLOCK_KNOWN        (TB_CACHE_BLOCK_IMMS_MASK | 15u)
+#define TB_CACHE_MAX_IMMS           48
+#define TB_CACHE_NO_JUMP            0xffff
+/* As in include/exec/translation-block.h. */
+#define TB_CACHE_MAX_INSNS          512
+#define TB_CACHE_CF_PARALLEL        0x8000u
 #define TB_CACHE_FINGERPRINT_SIZE   32
 
 /*
@@ -131,7 +139,7 @@ typedef struct TbCachePackHeader {
     uint64_t blocks_size;
     uint32_t flags_any;         /* of all blocks, ored; both 0: not known */
     uint32_t flags_all;         /* of all blocks, anded */
-    uint64_t reserved;
+    uint64_t seed;              /* of the index's hash */
     char text[3960];
     uint64_t checksum;
 } TbCachePackHeader;
@@ -153,12 +161,12 @@ QEMU_BUILD_BUG_ON(sizeof(TbCacheIndexEntry) != 16);
  */
 typedef struct TbCacheImm {
     uint16_t guest;             /* offset; the top bit: a distance */
-    uint16_t host;              /* offset in the host's code, or NONE */
+    uint16_t host;              /* offset in the host's code */
 } TbCacheImm;
 
 #define TB_CACHE_IMM_RELATIVE   0x8000u
-#define TB_CACHE_IMM_NONE       0xffffu
-#define TB_CACHE_IMM_SIZE       4
+
+QEMU_BUILD_BUG_ON(sizeof(TbCacheImm) != 4);
 
 /*
  * Blocks at least this long are indexed by this many bytes, unless an
@@ -190,15 +198,23 @@ static inline uint64_t tb_cache_mix(uint64_t x)
     return x;
 }
 
-static inline uint64_t tb_cache_hash(uint16_t page_offset, bool is_long,
-                                     uint64_t prefix, uint32_t flags,
-                                     uint32_t cflags, uint64_t cs_base)
+/*
+ * Each pack has a seed that no guest knows, so that none can make blocks
+ * which meet in one place of an index.
+ */
+static inline uint64_t tb_cache_hash(uint64_t seed, uint16_t page_offset,
+                                     bool is_long, uint64_t prefix,
+                                     uint32_t flags, uint32_t cflags,
+                                     uint64_t cs_base)
 {
-    uint64_t h = tb_cache_mix(page_offset | (uint64_t)is_long << 16);
+    uint64_t turned = seed << 32 | seed >> 32;
+    uint64_t h;
 
+    h = tb_cache_mix(seed ^ (page_offset | (uint64_t)is_long << 16));
     h = tb_cache_mix(h ^ prefix);
-    h = tb_cache_mix(h ^ ((uint64_t)flags << 32 | cflags));
-    return tb_cache_mix(h ^ cs_base);
+    h = tb_cache_mix(h ^ turned ^ ((uint64_t)flags << 32 | cflags));
+    h = tb_cache_mix(h ^ cs_base);
+    return tb_cache_mix(h ^ seed);
 }
 
 #endif /* TB_CACHE_FORMAT_H */

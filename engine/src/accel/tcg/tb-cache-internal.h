@@ -16,17 +16,15 @@
 #include "qom/object.h"
 #include "qapi/qapi-types-qom.h"
 #include "qapi/qapi-types-tb-cache.h"
-#include "tb-cache-format.h"
+#include "tb-cache-find.h"
 #include "tb-cache.h"
 
 #define TYPE_TB_CACHE "tb-cache"
 OBJECT_DECLARE_SIMPLE_TYPE(TbCache, TB_CACHE)
 
-#define TB_CACHE_MAX_PACKS      64
 #define TB_CACHE_BUFFER_SIZE    (256 * KiB)
-#define TB_CACHE_MAX_GUEST      4096
-#define TB_CACHE_MAX_BLOCK      (96 * KiB)
-#define TB_CACHE_MAX_LOG        16
+/* How many mismatches of each kind are described. */
+#define TB_CACHE_MAX_LOG        4
 
 /* First uses of blocks that a thread buffers, before the header's room. */
 #define TB_CACHE_MAX_USES       2048
@@ -39,27 +37,17 @@ QEMU_BUILD_BUG_ON(sizeof(TbCacheRecord) % sizeof(TbCacheUse));
  */
 #define TB_CACHE_SEEN_BITS      14
 
-/* Pages of a pack are populated in windows of this size, on first use. */
-#define TB_CACHE_WINDOW_BITS    20
-
-/* An immutable file of blocks, mapped for as long as QEMU lives. */
-typedef struct TbCachePackFile {
-    char *path;
-    const uint8_t *base;
-    size_t size;
-    const TbCacheIndexEntry *index;
-    uint64_t slot_count;
-    uint64_t index_entries;
-    uint64_t blocks_end;
-    uint64_t blocks;
-    const char *status;
-    uint64_t open_us;
-    uint32_t number;            /* in TbCache.packs */
-    uint32_t flags_clear;       /* flags that none of its blocks has */
-    uint32_t flags_set;         /* flags that all of its blocks have */
-    unsigned long *windows;     /* bitmap of populated windows */
-    unsigned long *used;        /* bitmap by tb_cache_use_bit, or NULL */
-} TbCachePackFile;
+/* How a block may differ from its translation. */
+typedef enum TbCacheMismatch {
+    TB_CACHE_MISMATCH_GUEST,
+    TB_CACHE_MISMATCH_SIZE,
+    TB_CACHE_MISMATCH_JUMPS,
+    TB_CACHE_MISMATCH_CONTEXT,
+    TB_CACHE_MISMATCH_IMMS,
+    TB_CACHE_MISMATCH_CODE,
+    TB_CACHE_MISMATCH_SEARCH,
+    TB_CACHE_MISMATCH__MAX,
+} TbCacheMismatch;
 
 struct TbCacheThread {
     /* Counters are written by their thread alone, and read at any time. */
@@ -69,29 +57,33 @@ struct TbCacheThread {
     uint64_t verified;
     uint64_t mismatches;
     uint64_t verify_prefix;
+    uint64_t verify_limits;
     uint64_t recorded;
     uint64_t adopt_cycles;
     uint64_t miss_cycles;
     uint64_t translate_cycles;
-    TbCacheMisses misses;
-    TbCacheRejects rejected;
     TbCacheUnrecorded unrecorded;
+
+    /* Looking for blocks, and why they are not found. */
+    TbCacheFind find;
 
     /* The request in progress. */
     int64_t start;              /* cycles */
     int64_t lookup;             /* cycles that a lookup in vain took */
-    uint64_t *miss;             /* counter of the reason, if missed */
     const TbCacheBlock *hit;    /* to be verified */
-    TbCachePackFile *pack;      /* where a block was found */
-    uint32_t position;
-    uint32_t behind[TB_CACHE_MAX_PACKS]; /* what was found last, or 0 */
     bool did_adopt;
     bool cacheable;
-    bool full;                  /* a buffer has to be written out */
     CPUState *cpu;
+    TranslationBlock *tb;
+    vaddr pc;
     int vcpu;
-    const uint8_t *page2;       /* guest code on the second page */
-    bool page2_tried;
+    /* Immediates that the block just translated does not depend on. */
+    unsigned n_imms;
+    TbCacheImm imms[TCG_MAX_GUEST_IMMS];
+
+    /* What waits until no page is locked: others would spin for it. */
+    bool full;                  /* a buffer has to be written out */
+    TbCacheDead died;           /* a place that is dead now; size 0: none */
 
     /* The code buffer is touched, or about to be, below this. */
     uint8_t *prefaulted;
@@ -115,9 +107,6 @@ struct TbCacheThread {
     unsigned n_uses_written;
     TbCacheUse *uses;
 
-    /* The block that a lookup found: what is checked is what is used. */
-    TbCacheBlock *found;
-
     QSLIST_ENTRY(TbCacheThread) next;
 };
 
@@ -129,6 +118,7 @@ struct TbCache {
     char *journal_path;
     char *boot_set;
     char *touched;
+    char *images;
     bool small_pages;
     uint64_t journal_max;
 
@@ -148,6 +138,7 @@ struct TbCache {
     /* For the log and the journal. */
     QemuMutex lock;
     GPtrArray *mismatch_log;
+    unsigned mismatches[TB_CACHE_MISMATCH__MAX]; /* in the log */
 
     /*
      * Checksums of recorded blocks, by their low bits.  Written without a
@@ -194,36 +185,19 @@ const char *tb_cache_fingerprint_vcpu(CPUState *cpu, GString *text);
  */
 const char *tb_cache_fingerprint_cpu(CPUState *cpu, GString *text);
 
-/* tb-cache-pack.c */
+/* tb-cache-verify.c */
 
 /**
- * tb_cache_pack_open: map a pack
+ * tb_cache_still_fits: whether the block that was found was translated
  *
- * Returns the pack, or one with status other than "mapped", which has been
- * counted in @rejects.
+ * Another vCPU may have written to the code after the lookup: then it was
+ * another one.
  */
-TbCachePackFile *tb_cache_pack_open(const char *path,
-                                    const uint8_t *fingerprint,
-                                    uint32_t page_bits,
-                                    TbCacheRejects *rejects);
+bool tb_cache_still_fits(const TbCacheThread *t);
 
-/**
- * tb_cache_check_file: refuse files that others could have written
- * @fd: the open file, or -1
- * @least: bytes that it must have
- * @size: its size
- *
- * Returns NULL, or the name of the reason, which has been counted.
- */
-const char *tb_cache_check_file(int fd, size_t least, size_t *size,
-                                TbCacheRejects *rejects);
-
-/** tb_cache_pack_guard_init: survive a mapped file that shrinks */
-void tb_cache_pack_guard_init(void);
-void tb_cache_pack_guard_thread(void);
-
-/** tb_cache_pack_populate: map the pages around @p in one go */
-void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset);
+/** tb_cache_verify: compare t->hit with the block just translated */
+void tb_cache_verify(TbCacheThread *t, const TranslationBlock *tb,
+                     int search_size);
 
 /* tb-cache-writes.c */
 
@@ -234,13 +208,13 @@ bool tb_cache_is_dead(ram_addr_t ram);
 
 /**
  * tb_cache_content: tell what code there is now
- * @cache: the cache
  * @ram: where a block begins
  * @code: its guest code, as far as its first page goes
  * @size: how long that is
+ * @died: set if the place has just become dead
  */
-void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
-                      uint32_t size);
+void tb_cache_content(ram_addr_t ram, const uint8_t *code, uint32_t size,
+                      TbCacheDead *died);
 
 /**
  * tb_cache_get_writes: counters of invalidated blocks and what came after
@@ -304,8 +278,7 @@ void tb_cache_journal_flush(TbCache *s, TbCacheThread *t);
 void tb_cache_journal_make_room(TbCache *s, TbCacheThread *t);
 
 void tb_cache_journal_sync(TbCache *s);
-void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
-                           uint32_t changes);
+void tb_cache_journal_dead(TbCache *s, const TbCacheDead *died);
 
 /**
  * tb_cache_journal_pack_locked: record the name of a pack, keep its uses
@@ -334,9 +307,9 @@ void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram);
 static inline void tb_cache_journal_use(TbCache *s, TbCacheThread *t,
                                         uint64_t ram)
 {
-    unsigned long *used = t->pack->used;
+    unsigned long *used = t->find.pack->used;
 
-    if (used && !test_bit(tb_cache_use_bit(t->position), used)) {
+    if (used && !test_bit(tb_cache_use_bit(t->find.position), used)) {
         tb_cache_journal_use_slow(s, t, ram);
     }
 }

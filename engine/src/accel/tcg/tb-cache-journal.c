@@ -275,8 +275,7 @@ static void write_ram_map(TbCache *s)
     qemu_mutex_unlock(&s->lock);
 }
 
-void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
-                           uint32_t changes)
+void tb_cache_journal_dead(TbCache *s, const TbCacheDead *died)
 {
     struct {
         TbCacheRecord r;
@@ -286,9 +285,9 @@ void tb_cache_journal_dead(TbCache *s, uint64_t ram, uint32_t size,
         .r.type = TB_CACHE_RECORD_DEAD,
         .r.total_size = sizeof(rec),
         .r.payload_size = sizeof(rec.d),
-        .r.ram0 = ram,
+        .r.ram0 = died->ram,
         .r.ram1 = -1,
-        .d = { .ram = ram, .size = size, .changes = changes },
+        .d = *died,
     };
 
     if (s->journal_fd < 0) {
@@ -327,8 +326,8 @@ void tb_cache_journal_pack_locked(TbCache *s, TbCachePackFile *pack)
 
 void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
 {
-    TbCachePackFile *pack = t->pack;
-    size_t bit = tb_cache_use_bit(t->position);
+    TbCachePackFile *pack = t->find.pack;
+    size_t bit = tb_cache_use_bit(t->find.position);
     unsigned long mask = BIT_MASK(bit);
     unsigned long *word = &pack->used[BIT_WORD(bit)];
 
@@ -348,7 +347,7 @@ void tb_cache_journal_use_slow(TbCache *s, TbCacheThread *t, uint64_t ram)
         t->uses = g_new(TbCacheUse, TB_CACHE_USES_HEADER + TB_CACHE_MAX_USES);
     }
     t->uses[TB_CACHE_USES_HEADER + t->n_uses] = (TbCacheUse) {
-        .position = t->position,
+        .position = t->find.position,
         .pack = pack->number,
         .vcpu = t->vcpu,
         .ram0 = ram,

@@ -16,6 +16,7 @@
 #include "qom/object_interfaces.h"
 #include "exec/cpu-all.h"
 #include "hw/core/cpu.h"
+#include "hw/loader.h"
 #include "hw/qdev-core.h"
 #include "system/runstate.h"
 #include "system/system.h"
@@ -55,25 +56,9 @@ static TbCachePackFile *add_pack(TbCache *s, const char *path)
     return p;
 }
 
-static void open_boot_set(TbCache *s)
+static void add_boot_pack(const char *path, void *opaque)
 {
-    g_autofree char *text = NULL;
-    g_autoptr(GError) err = NULL;
-    g_auto(GStrv) lines = NULL;
-
-    if (!s->boot_set) {
-        return;
-    }
-    if (!g_file_get_contents(s->boot_set, &text, NULL, &err)) {
-        warn_report("tb-cache: can't read %s: %s", s->boot_set, err->message);
-        return;
-    }
-    lines = g_strsplit(text, "\n", -1);
-    for (char **l = lines; *l; l++) {
-        if (**l) {
-            add_pack(s, *l);
-        }
-    }
+    add_pack(opaque, path);
 }
 
 static void set_fingerprint(TbCache *s)
@@ -127,7 +112,9 @@ static void activate(Notifier *n, void *opaque)
     if (s->records) {
         tb_cache_journal_open(s, TARGET_PAGE_BITS);
     }
-    open_boot_set(s);
+    if (s->boot_set) {
+        tb_cache_boot_set_read(s->boot_set, add_boot_pack, s);
+    }
     if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
         tb_cache_prefault_start(s->small_pages);
     }
@@ -179,7 +166,15 @@ static void tb_cache_complete(UserCreatable *uc, Error **errp)
         error_setg(errp, "there can be only one tb-cache object");
         return;
     }
+    /* Blocks of the vCPUs have their places already. */
+    if (phase_check(PHASE_MACHINE_READY)) {
+        error_setg(errp, "a tb-cache object has to be there before the "
+                   "machine starts: give it on the command line");
+        return;
+    }
     tb_cache = s;
+    /* Before the machine is made, which loads them. */
+    image_files_never_change(s->images);
     /* vCPU threads use it without a lock: it stays until the process ends. */
     object_ref(OBJECT(s));
     s->exit_notifier.notify = at_exit;
@@ -245,6 +240,23 @@ static void set_touched(Object *obj, const char *value, Error **errp)
     s->touched = *value ? g_strdup(value) : NULL;
 }
 
+static char *get_images(Object *obj, Error **errp)
+{
+    return g_strdup(TB_CACHE(obj)->images);
+}
+
+static void set_images(Object *obj, const char *value, Error **errp)
+{
+    TbCache *s = TB_CACHE(obj);
+
+    if (tb_cache == s) {
+        error_setg(errp, "the folder of images can't be changed");
+        return;
+    }
+    g_free(s->images);
+    s->images = *value ? g_strdup(value) : NULL;
+}
+
 static bool get_small_pages(Object *obj, Error **errp)
 {
     return TB_CACHE(obj)->small_pages;
@@ -301,6 +313,7 @@ static void tb_cache_class_init(ObjectClass *oc, void *data)
     object_class_property_add_str(oc, "journal", get_journal, set_journal);
     object_class_property_add_str(oc, "boot-set", get_boot_set, set_boot_set);
     object_class_property_add_str(oc, "touched", get_touched, set_touched);
+    object_class_property_add_str(oc, "images", get_images, set_images);
     object_class_property_add_bool(oc, "small-pages", get_small_pages,
                                    set_small_pages);
     object_class_property_add(oc, "journal-max", "size", get_journal_max,
@@ -327,6 +340,7 @@ static void tb_cache_finalize(Object *obj)
     g_free(s->journal_path);
     g_free(s->boot_set);
     g_free(s->touched);
+    g_free(s->images);
     g_free(s->fingerprint);
     g_string_free(s->fingerprint_text, true);
     g_ptr_array_free(s->refused, true);
@@ -372,12 +386,14 @@ static void add_thread(TbCacheThread *t, void *opaque)
     info->verified += t->verified;
     info->mismatches += t->mismatches;
     info->verify_prefix += t->verify_prefix;
+    info->verify_limits += t->verify_limits;
     info->recorded += t->recorded;
     info->adopt_cycles += t->adopt_cycles;
     info->miss_cycles += t->miss_cycles;
     info->translate_cycles += t->translate_cycles;
-    add_counters(info->misses, &t->misses, sizeof(t->misses));
-    add_counters(info->rejected, &t->rejected, sizeof(t->rejected));
+    add_counters(info->misses, &t->find.misses, sizeof(t->find.misses));
+    add_counters(info->rejected, &t->find.rejected,
+                 sizeof(t->find.rejected));
     add_counters(info->unrecorded, &t->unrecorded, sizeof(t->unrecorded));
 }
 

@@ -16,7 +16,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
-#include "tb-cache-internal.h"
+#include "tb-cache-find.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -31,17 +31,37 @@ static struct {
 static unsigned n_guarded;
 static struct sigaction old_sigbus;
 
+/* What would have happened without our handler. */
+static void chain_sigbus(int sig, siginfo_t *info, void *uc)
+{
+    if (old_sigbus.sa_flags & SA_SIGINFO) {
+        old_sigbus.sa_sigaction(sig, info, uc);
+    } else if (old_sigbus.sa_handler == SIG_IGN && info->si_code <= 0) {
+        return;
+    } else if (old_sigbus.sa_handler != SIG_IGN &&
+               old_sigbus.sa_handler != SIG_DFL) {
+        old_sigbus.sa_handler(sig);
+    } else {
+        signal(SIGBUS, SIG_DFL);
+        if (info->si_code <= 0) {
+            /* Somebody sent it: there is no access that would fault again. */
+            raise(SIGBUS);
+        }
+    }
+}
+
 /*
  * A mapped file that shrinks, or a disk that fails, raises SIGBUS.  Put
  * zeros in its place: an index of zeros holds nothing, and a block of
- * zeros fails its checksum.
+ * zeros fails its checksum.  The address means something only if it is an
+ * access of ours that failed.
  */
 static void sigbus_handler(int sig, siginfo_t *info, void *uc)
 {
     uint8_t *addr = info->si_addr;
     unsigned n = qatomic_load_acquire(&n_guarded);
 
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; info->si_code == BUS_ADRERR && i < n; i++) {
         if (addr >= guarded[i].base &&
             addr < guarded[i].base + guarded[i].size) {
             if (mmap(guarded[i].base, guarded[i].size, PROT_READ,
@@ -52,12 +72,7 @@ static void sigbus_handler(int sig, siginfo_t *info, void *uc)
             }
         }
     }
-    if (old_sigbus.sa_flags & SA_SIGINFO) {
-        old_sigbus.sa_sigaction(sig, info, uc);
-    } else {
-        /* Not ours: fault again under the default action. */
-        signal(SIGBUS, SIG_DFL);
-    }
+    chain_sigbus(sig, info, uc);
 }
 
 void tb_cache_pack_guard_init(void)
@@ -89,12 +104,11 @@ static void guard(TbCachePackFile *p)
     qatomic_store_release(&n_guarded, n_guarded + 1);
 }
 
-void tb_cache_pack_populate(TbCachePackFile *pack, size_t offset)
+void tb_cache_pack_populate(TbCachePackFile *pack, size_t window)
 {
-    size_t window = offset >> TB_CACHE_WINDOW_BITS;
     size_t start = window << TB_CACHE_WINDOW_BITS;
 
-    if (likely(test_bit(window, pack->windows))) {
+    if (test_bit(window, pack->windows)) {
         return;
     }
     set_bit_atomic(window, pack->windows);
@@ -191,6 +205,7 @@ static const char *map_pack(TbCachePackFile *p, int fd,
     madvise(base + h->index_offset, index_size, MADV_POPULATE_READ);
     p->base = base;
     p->index = base + h->index_offset;
+    p->seed = h->seed;
     p->slot_count = h->slot_count;
     p->index_entries = h->index_entries;
     p->blocks_end = h->blocks_offset + h->blocks_size;
@@ -238,4 +253,23 @@ TbCachePackFile *tb_cache_pack_open(const char *path,
     }
     p->open_us = (get_clock() - start) / 1000;
     return p;
+}
+
+void tb_cache_boot_set_read(const char *path, TbCacheAddPack *add,
+                            void *opaque)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(GError) err = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, &err)) {
+        warn_report("tb-cache: can't read %s: %s", path, err->message);
+        return;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (char **l = lines; *l; l++) {
+        if (**l) {
+            add(*l, opaque);
+        }
+    }
 }

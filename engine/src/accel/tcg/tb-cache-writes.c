@@ -183,12 +183,11 @@ static bool changed_locked(Shard *s, Area *a)
     return true;
 }
 
-void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
-                      uint32_t size)
+void tb_cache_content(ram_addr_t ram, const uint8_t *code, uint32_t size,
+                      TbCacheDead *died)
 {
     Shard *s = shard_of(ram);
     uint64_t prefix = 0, hash;
-    bool died = false;
     Area *a;
 
     if (likely(!test_bit(page_bit(ram), pages))) {
@@ -201,7 +200,9 @@ void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
     a = find_area_locked(s, ram, false);
     if (a) {
         if (changed(a, prefix, hash, size)) {
-            died = changed_locked(s, a);
+            if (changed_locked(s, a)) {
+                *died = (TbCacheDead){ ram, size, DEAD_CHANGES };
+            }
         } else {
             s->counters.returned += a->written && a->hash;
         }
@@ -211,9 +212,6 @@ void tb_cache_content(TbCache *cache, ram_addr_t ram, const uint8_t *code,
         a->written = false;
     }
     qemu_mutex_unlock(&s->lock);
-    if (died) {
-        tb_cache_journal_dead(cache, ram, size, DEAD_CHANGES);
-    }
 }
 
 unsigned tb_cache_get_writes(TbCacheWrites *info)

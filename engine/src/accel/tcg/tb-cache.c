@@ -1,5 +1,5 @@
 /*
- * Persistent translation cache: look up, adopt, verify, record
+ * Persistent translation cache: adopt and record
  *
  * Copyright (c) 2026 The sysqcache authors
  *
@@ -8,9 +8,7 @@
  * Everything here runs in vCPU threads, inside tb_gen_code().
  */
 
-#define XXH_INLINE_ALL
 #include "qemu/osdep.h"
-#include <xxhash.h>
 #include "qemu/units.h"
 #include "qemu/bswap.h"
 #include "qemu/cacheflush.h"
@@ -21,9 +19,15 @@
 #include "exec/cputlb.h"
 #include "exec/exec-all.h"
 #include "tcg/tcg.h"
+#include "tb-audit.h"
 #include "tb-internal.h"
 #include "tb-cache-internal.h"
 #include "trace.h"
+
+QEMU_BUILD_BUG_ON(TB_CACHE_CF_PARALLEL != CF_PARALLEL_BIT);
+QEMU_BUILD_BUG_ON(TB_CACHE_NO_JUMP != TB_JMP_OFFSET_INVALID);
+QEMU_BUILD_BUG_ON(TB_CACHE_MAX_INSNS != TCG_MAX_INSNS);
+QEMU_BUILD_BUG_ON(TB_CACHE_MAX_IMMS != TCG_MAX_GUEST_IMMS);
 
 bool tb_cache_on;
 TbCache *tb_cache;
@@ -31,23 +35,14 @@ TbCache *tb_cache;
 static __thread TbCacheThread *thread_self;
 static QSLIST_HEAD(, TbCacheThread) threads = QSLIST_HEAD_INITIALIZER(threads);
 
-/* The parts of a block's key that the caller of tb_gen_code gives. */
-typedef struct TbCacheKey {
-    uint64_t cs_base;
-    uint32_t flags;
-    uint32_t cflags;
-    uint16_t page_offset;
-    bool any_context;           /* only what serves any number of vCPUs */
-    bool one_page;              /* @host is all there is to compare with */
-    size_t avail;               /* bytes up to the end of the first page */
-    const uint8_t *host;
-} TbCacheKey;
+static TbCachePage2 second_page;
 
 static TbCacheThread *thread_new(void)
 {
     TbCacheThread *t = g_new0(TbCacheThread, 1);
 
-    t->found = g_malloc(TB_CACHE_MAX_BLOCK);
+    tb_cache_find_init(&t->find);
+    t->find.get_page2 = second_page;
     qemu_mutex_init(&t->lock);
     tb_cache_pack_guard_thread();
     QSLIST_INSERT_HEAD_ATOMIC(&threads, t, next);
@@ -65,6 +60,22 @@ void tb_cache_for_each_thread(TbCacheThreadFn *fn, void *opaque)
     }
 }
 
+/* What has waited for a moment at which the vCPU holds no page. */
+static void catch_up(TbCacheThread *t)
+{
+    if (unlikely(t->find.cold)) {
+        tb_cache_find_populate(&t->find);
+    }
+    if (unlikely(t->died.size)) {
+        tb_cache_journal_dead(tb_cache, &t->died);
+        t->died.size = 0;
+    }
+    if (unlikely(t->full)) {
+        t->full = false;
+        tb_cache_journal_make_room(tb_cache, t);
+    }
+}
+
 TbCacheThread *tb_cache_begin_slow(CPUState *cpu)
 {
     TbCacheThread *t = thread_self;
@@ -74,24 +85,23 @@ TbCacheThread *tb_cache_begin_slow(CPUState *cpu)
     }
     t->start = cpu_get_host_ticks();
     t->lookup = 0;
-    t->miss = NULL;
+    t->find.miss = NULL;
     t->hit = NULL;
     t->did_adopt = false;
     t->cacheable = false;
     t->cpu = cpu;
     t->vcpu = cpu->cpu_index;
-    if (unlikely(t->full)) {
-        /* Here, where the vCPU holds no page that others may wait for. */
-        t->full = false;
-        tb_cache_journal_make_room(tb_cache, t);
-    }
+    /* The request before may have ended with an exception of the guest. */
+    catch_up(t);
     return t;
 }
 
 void tb_cache_end_slow(TbCacheThread *t)
 {
-    int64_t now = cpu_get_host_ticks();
+    int64_t now;
 
+    catch_up(t);
+    now = cpu_get_host_ticks();
     t->requested++;
     if (t->did_adopt) {
         t->adopted++;
@@ -100,8 +110,8 @@ void tb_cache_end_slow(TbCacheThread *t)
         t->translated++;
         t->miss_cycles += t->lookup;
         t->translate_cycles += now - t->start - t->lookup;
-        if (t->miss) {
-            (*t->miss)++;
+        if (t->find.miss) {
+            (*t->find.miss)++;
         }
     }
 }
@@ -110,7 +120,7 @@ void tb_cache_end_slow(TbCacheThread *t)
 static uint64_t *refusal(TbCacheThread *t, CPUState *cpu,
                          const TranslationBlock *tb)
 {
-    TbCacheMisses *m = &t->misses;
+    TbCacheMisses *m = &t->find.misses;
     uint32_t cflags = tb_cflags(tb);
 
     if (unlikely(tb_page_addr0(tb) == -1)) {
@@ -141,28 +151,23 @@ static uint64_t *refusal(TbCacheThread *t, CPUState *cpu,
 }
 
 /*
- * Make the second page's guest code known and lock the page.
- * Returns false if it is not RAM.  May leave by longjmp, see
- * tb_cache_adopt; gen_tb then tells which pages to unlock.
+ * Make the second page's guest code known and lock the page.  Returns NULL
+ * if it is not RAM.  May leave by longjmp, see tb_cache_adopt; gen_tb then
+ * tells which pages to unlock.
  */
-static bool second_page(TbCacheThread *t, CPUState *cpu,
-                        TranslationBlock *tb, vaddr pc)
+static const uint8_t *second_page(TbCacheFind *f)
 {
+    TbCacheThread *t = container_of(f, TbCacheThread, find);
+    TranslationBlock *tb = t->tb;
     tb_page_addr_t phys2;
     void *host2;
 
-    if (t->page2_tried) {
-        return t->page2 != NULL;
-    }
-    t->page2_tried = true;
-
-    phys2 = get_page_addr_code_hostp(cpu_env(cpu),
-                                     (pc & TARGET_PAGE_MASK) + TARGET_PAGE_SIZE,
-                                     &host2);
+    phys2 = get_page_addr_code_hostp(cpu_env(t->cpu),
+                                     (t->pc & TARGET_PAGE_MASK)
+                                     + TARGET_PAGE_SIZE, &host2);
     if (phys2 == -1) {
-        return false;
+        return NULL;
     }
-    t->page2 = host2;
     /*
      * Where page 2 lies below page 1 and is busy, tb_lock_page1 drops both
      * locks, takes them in order and jumps.  Then both are held as well,
@@ -172,7 +177,7 @@ static bool second_page(TbCacheThread *t, CPUState *cpu,
         tb_set_page_addr1(tb, phys2);
         tb_lock_page1(tb_page_addr0(tb), phys2);
     }
-    return true;
+    return host2;
 }
 
 static void release_second_page(TranslationBlock *tb)
@@ -183,335 +188,18 @@ static void release_second_page(TranslationBlock *tb)
     }
 }
 
-static unsigned nb_imms(const TbCacheBlock *b)
+static TbCacheKey request_key(const TranslationBlock *tb, vaddr pc,
+                              const uint8_t *host)
 {
-    return (b->block_flags & TB_CACHE_BLOCK_IMMS_MASK)
-           >> TB_CACHE_BLOCK_IMMS_SHIFT;
-}
-
-static size_t body_size(const TbCacheBlock *b)
-{
-    return (size_t)b->guest_size + b->code_size + b->search_size
-           + nb_imms(b) * TB_CACHE_IMM_SIZE;
-}
-
-/* The @i-th immediate that @b does not depend on. */
-static TbCacheImm get_imm(const TbCacheBlock *b, unsigned i)
-{
-    const uint8_t *p = b->data + b->guest_size + b->code_size
-                       + b->search_size + i * TB_CACHE_IMM_SIZE;
-
-    return (TbCacheImm){ lduw_le_p(p), lduw_le_p(p + 2) };
-}
-
-static bool any_context(const TbCacheBlock *b)
-{
-    return b->block_flags & TB_CACHE_BLOCK_ANY_CONTEXT;
-}
-
-static bool sane_jump(const TbCacheBlock *b, int n)
-{
-    uint32_t insn = b->jmp_insn_offset[n];
-    uint32_t reset = b->jmp_reset_offset[n];
-
-    if (reset == TB_JMP_OFFSET_INVALID) {
-        return true;
-    }
-    return insn % 4 == 0 && insn + 4 <= b->code_size && reset <= b->code_size;
-}
-
-static bool sane_imms(const TbCacheBlock *b)
-{
-    for (unsigned i = 0; i < nb_imms(b); i++) {
-        TbCacheImm imm = get_imm(b, i);
-
-        if (imm.host != TB_CACHE_IMM_NONE && imm.host + 4 > b->code_size) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Whether the fields agree with each other; the checksum came first. */
-static bool sane_block(const TbCacheBlock *b)
-{
-    return sane_imms(b)
-        && !(any_context(b) && b->cflags & CF_PARALLEL_BIT)
-        && b->guest_size > 0 && b->guest_size <= TB_CACHE_MAX_GUEST
-        && b->icount > 0 && b->icount <= TCG_MAX_INSNS
-        && b->code_size > 0 && b->search_size > 0
-        && sane_jump(b, 0) && sane_jump(b, 1)
-        && !(b->block_flags & TB_CACHE_BLOCK_TWO_PAGES)
-           == (b->page_offset + b->guest_size <= TARGET_PAGE_SIZE);
-}
-
-/*
- * Compare guest code of which 32-bit immediates may differ, as long as they
- * would have been opaque to a translator as well.  Nothing of @b has been
- * checked yet.
- */
-static bool same_but_imms(const TbCacheBlock *b, const uint8_t *host)
-{
-    size_t pos = 0, last = SIZE_MAX;
-
-    for (unsigned i = 0; i < nb_imms(b); i++) {
-        TbCacheImm imm = get_imm(b, i);
-        size_t at = imm.guest & ~TB_CACHE_IMM_RELATIVE;
-
-        if (at == last) {
-            continue;
-        }
-        if (at < pos || at + 4 > b->guest_size ||
-            memcmp(b->data + pos, host + pos, at - pos) ||
-            !tcg_guest_imm_opaque(ldl_le_p(host + at),
-                                  imm.guest & TB_CACHE_IMM_RELATIVE)) {
-            return false;
-        }
-        last = at;
-        pos = at + 4;
-    }
-    return !memcmp(b->data + pos, host + pos, b->guest_size - pos);
-}
-
-/* Compare the key of @b with the request and with the guest's memory. */
-static bool block_fits(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
-                       vaddr pc, const TbCacheKey *k, const TbCacheBlock *b)
-{
-    size_t n0 = MIN(b->guest_size, k->avail);
-
-    if (b->cs_base != k->cs_base || b->flags != k->flags ||
-        b->cflags != k->cflags || b->page_offset != k->page_offset ||
-        (k->any_context && !any_context(b))) {
-        return false;
-    }
-    if (nb_imms(b) && b->guest_size == n0) {
-        if (same_but_imms(b, k->host)) {
-            return true;
-        }
-        t->miss = &t->misses.bytes;
-        return false;
-    }
-    if (memcmp(b->data, k->host, n0)) {
-        t->miss = &t->misses.bytes;
-        return false;
-    }
-    if (likely(b->guest_size == n0)) {
-        return true;
-    }
-    if (k->one_page) {
-        return false;
-    }
-    if (!second_page(t, cpu, tb, pc)) {
-        t->miss = &t->misses.page2;
-        return false;
-    }
-    if (memcmp(b->data, k->host, n0) ||
-        memcmp(b->data + n0, t->page2, b->guest_size - n0)) {
-        t->miss = &t->misses.bytes;
-        return false;
-    }
-    return true;
-}
-
-/* Packs are in the order in which a run asked for the blocks. */
-static void prefetch_next(const TbCacheBlock *b, size_t size)
-{
-    const uint8_t *next = b->data + size;
-
-    for (int i = 0; i < 6; i++) {
-        __builtin_prefetch(next + i * 64);
-    }
-}
-
-/*
- * Returns a copy of the block that an index entry of @pack points to, if
- * it fits.
- */
-static const TbCacheBlock *try_entry(TbCacheThread *t, CPUState *cpu,
-                                     TranslationBlock *tb, vaddr pc,
-                                     const TbCacheKey *k,
-                                     TbCachePackFile *pack, uint32_t position)
-{
-    size_t offset = (size_t)position * TB_CACHE_ALIGN;
-    const TbCacheBlock *b;
-    size_t size;
-
-    if (unlikely(offset < TB_CACHE_HEADER_SIZE ||
-                 offset + sizeof(*b) > pack->blocks_end)) {
-        t->rejected.bounds++;
-        t->miss = &t->misses.rejected;
-        return NULL;
-    }
-    tb_cache_pack_populate(pack, offset);
-    b = (const TbCacheBlock *)(pack->base + offset);
-    size = body_size(b);
-    if (unlikely(size > pack->blocks_end - offset - sizeof(*b) ||
-                 size > TB_CACHE_MAX_BLOCK - sizeof(*b))) {
-        t->rejected.bounds++;
-        t->miss = &t->misses.rejected;
-        return NULL;
-    }
-    if (!block_fits(t, cpu, tb, pc, k, b)) {
-        return NULL;
-    }
-    /* The file may still change under the mapping: check and use a copy. */
-    memcpy(t->found, b, sizeof(*b) + size);
-    prefetch_next(b, size);
-    b = t->found;
-    if (unlikely(body_size(b) != size)) {
-        size = 0;
-    }
-    if (unlikely(XXH3_64bits(&b->cs_base, sizeof(*b) - sizeof(b->checksum)
-                             + size) != b->checksum)) {
-        t->rejected.checksum++;
-        t->miss = &t->misses.rejected;
-        return NULL;
-    }
-    if (unlikely(!sane_block(b))) {
-        t->rejected.bounds++;
-        t->miss = &t->misses.rejected;
-        return NULL;
-    }
-    return b;
-}
-
-/* Whether @pack says that it holds no block with the flags of @k. */
-static bool other_flags(const TbCachePackFile *pack, const TbCacheKey *k)
-{
-    return (k->flags & pack->flags_clear) | (~k->flags & pack->flags_set);
-}
-
-/*
- * Look in all packs for a block with this @prefix.  Longer blocks come
- * first in the index, and any that fits is right.
- */
-static const TbCacheBlock *find_prefix(TbCacheThread *t, CPUState *cpu,
-                                       TranslationBlock *tb, vaddr pc,
-                                       const TbCacheKey *k, bool is_long,
-                                       uint64_t prefix)
-{
-    unsigned n = qatomic_load_acquire(&tb_cache->n_packs);
-    uint64_t h = tb_cache_hash(k->page_offset, is_long, prefix, k->flags,
-                               k->cflags, k->cs_base);
-    uint16_t tag = h;
-
-    for (unsigned i = 0; i < n; i++) {
-        TbCachePackFile *pack = tb_cache->packs[i];
-        uint64_t slot = ((h >> 32) * pack->slot_count) >> 32;
-        const TbCacheIndexEntry *e;
-
-        if (other_flags(pack, k)) {
-            continue;
-        }
-        for (; slot < pack->index_entries; slot++) {
-            const TbCacheBlock *b;
-            uint32_t position;
-
-            e = &pack->index[slot];
-            position = e->position;
-            if (position == 0) {
-                break;
-            }
-            if (e->tag != tag ||
-                (is_long ? e->prefix : e->prefix & 0xff) != prefix) {
-                continue;
-            }
-            b = try_entry(t, cpu, tb, pc, k, pack, position);
-            if (b) {
-                t->pack = pack;
-                t->position = position;
-                return b;
-            }
-        }
-    }
-    return NULL;
-}
-
-/*
- * Runs ask for blocks in much the same order, which is the order of a pack:
- * the block behind the one that was found last is often the one that is
- * wanted next.  It is in the processor's cache by now, unlike the index.
- */
-static const TbCacheBlock *find_next(TbCacheThread *t, CPUState *cpu,
-                                     TranslationBlock *tb, vaddr pc,
-                                     const TbCacheKey *k)
-{
-    unsigned n = qatomic_load_acquire(&tb_cache->n_packs);
-    uint64_t *miss = t->miss;
-
-    for (unsigned i = 0; i < n; i++) {
-        TbCachePackFile *pack = tb_cache->packs[i];
-        size_t offset = (size_t)t->behind[i] * TB_CACHE_ALIGN;
-        const TbCacheBlock *b = (const TbCacheBlock *)(pack->base + offset);
-
-        if (offset == 0 || offset + sizeof(*b) >= pack->blocks_end ||
-            other_flags(pack, k) || b->page_offset != k->page_offset ||
-            b->flags != k->flags || b->cflags != k->cflags ||
-            b->data[0] != k->host[0]) {
-            continue;
-        }
-        b = try_entry(t, cpu, tb, pc, k, pack, t->behind[i]);
-        if (b) {
-            t->pack = pack;
-            t->position = t->behind[i];
-            return b;
-        }
-        /* What the index says is the reason, if it is one. */
-        t->miss = miss;
-    }
-    return NULL;
-}
-
-static const TbCacheBlock *find_key(TbCacheThread *t, CPUState *cpu,
-                                    TranslationBlock *tb, vaddr pc,
-                                    const TbCacheKey *k)
-{
-    const TbCacheBlock *b = NULL;
-
-    if (k->avail >= TB_CACHE_PREFIX) {
-        b = find_prefix(t, cpu, tb, pc, k, true, ldq_le_p(k->host));
-    }
-    return b ?: find_prefix(t, cpu, tb, pc, k, false, k->host[0]);
-}
-
-/*
- * Blocks that serve both values of CF_PARALLEL are kept as if it were off,
- * as are those that need it to be: so one lookup does where it is off.
- */
-static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
-                                      TranslationBlock *tb, vaddr pc,
-                                      const uint8_t *host)
-{
-    TbCacheKey k = {
+    return (TbCacheKey) {
         .cs_base = tb->cs_base,
         .flags = tb->flags,
-        .cflags = tb->cflags & ~CF_PARALLEL_BIT,
-        .any_context = tb->cflags & CF_PARALLEL_BIT,
+        .cflags = tb->cflags,
         .page_offset = pc & ~TARGET_PAGE_MASK,
+        .page_bits = TARGET_PAGE_BITS,
         .avail = -(pc | TARGET_PAGE_MASK),
         .host = host,
     };
-    const TbCacheBlock *b;
-
-    if (unlikely(qatomic_read(&tb_cache->n_packs) == 0)) {
-        t->miss = &t->misses.no_pack;
-        return NULL;
-    }
-    t->miss = &t->misses.absent;
-    t->page2 = NULL;
-    t->page2_tried = false;
-    b = find_next(t, cpu, tb, pc, &k) ?: find_key(t, cpu, tb, pc, &k);
-    if (!b && k.any_context) {
-        k.cflags = tb->cflags;
-        k.any_context = false;
-        b = find_key(t, cpu, tb, pc, &k);
-    }
-    if (b) {
-        t->behind[t->pack->number] =
-            t->position + DIV_ROUND_UP(sizeof(*b) + body_size(b),
-                                       TB_CACHE_ALIGN);
-    }
-    return b;
 }
 
 /*
@@ -521,55 +209,62 @@ static const TbCacheBlock *find_block(TbCacheThread *t, CPUState *cpu,
 static bool other_context_has(TbCacheThread *t, TranslationBlock *tb,
                               vaddr pc)
 {
-    TbCacheKey k = {
-        .cs_base = tb->cs_base,
-        .flags = tb->flags,
-        .cflags = tb->cflags ^ CF_PARALLEL_BIT,
-        .page_offset = pc & ~TARGET_PAGE_MASK,
-        .one_page = true,
-        .avail = tb->size,
-        .host = t->guest,
-    };
+    TbCacheKey k = request_key(tb, pc, t->guest);
 
-    return find_key(t, t->cpu, tb, pc, &k) != NULL;
+    k.cflags ^= CF_PARALLEL_BIT;
+    k.one_page = true;
+    k.avail = tb->size;
+    return tb_cache_find_exactly(&t->find, tb_cache->packs,
+                                 qatomic_load_acquire(&tb_cache->n_packs),
+                                 &k) != NULL;
 }
 
 /* Tell apart what a machine with another number of vCPUs has left. */
 static void refine_miss(TbCacheThread *t, TranslationBlock *tb, vaddr pc)
 {
-    uint64_t *miss = t->miss;
+    TbCacheMisses *m = &t->find.misses;
+    uint64_t *miss = t->find.miss;
 
     if (!tcg_asked_parallel || tcg_ctx->guest_bytes_len < tb->size ||
-        (miss != &t->misses.absent && miss != &t->misses.bytes)) {
+        (miss != &m->absent && miss != &m->bytes)) {
         return;
     }
-    t->miss = other_context_has(t, tb, pc) ? &t->misses.parallel : miss;
+    t->find.miss = other_context_has(t, tb, pc) ? &m->parallel : miss;
 }
 
 /* Copy code and search data, with the immediates that the guest has now. */
 static void copy_code(uint8_t *code, const TbCacheBlock *b,
-                      const uint8_t *host)
+                      const uint32_t *values)
 {
     memcpy(code, b->data + b->guest_size, b->code_size + b->search_size);
-    if (b->block_flags & TB_CACHE_BLOCK_TWO_PAGES) {
-        return;
-    }
-    for (unsigned i = 0; i < nb_imms(b); i++) {
-        TbCacheImm imm = get_imm(b, i);
-
-        if (imm.host != TB_CACHE_IMM_NONE) {
-            memcpy(code + imm.host,
-                   host + (imm.guest & ~TB_CACHE_IMM_RELATIVE), 4);
-        }
+    for (unsigned i = 0; i < tb_cache_nb_imms(b); i++) {
+        memcpy(code + tb_cache_imm(b, b->data, i).host, &values[i], 4);
     }
 }
 
-static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
-                        const uint8_t *host, TbCacheSizes *sizes)
+static void audit_adopted(const TbCacheThread *t, TranslationBlock *tb,
+                          const TbCacheBlock *b)
+{
+    uint8_t code[TB_CACHE_MAX_GUEST];
+
+    if (!tb_cache_nb_imms(b)) {
+        tb_audit_note(tb, b->data);
+        return;
+    }
+    memcpy(code, b->data, b->guest_size);
+    for (unsigned i = 0; i < tb_cache_nb_imms(b); i++) {
+        memcpy(code + tb_cache_imm_at(tb_cache_imm(b, b->data, i)),
+               &t->find.imms[i], 4);
+    }
+    tb_audit_note(tb, code);
+}
+
+static void adopt_block(TbCacheThread *t, TranslationBlock *tb,
+                        const TbCacheBlock *b, TbCacheSizes *sizes)
 {
     void *code = tcg_splitwx_to_rw(tb->tc.ptr);
 
-    copy_code(code, b, host);
+    copy_code(code, b, t->find.imms);
     flush_idcache_range((uintptr_t)tb->tc.ptr, (uintptr_t)code, b->code_size);
     tb->size = b->guest_size;
     tb->icount = b->icount;
@@ -577,6 +272,13 @@ static void adopt_block(TranslationBlock *tb, const TbCacheBlock *b,
     for (int i = 0; i < 2; i++) {
         tb->jmp_reset_offset[i] = b->jmp_reset_offset[i];
         tb->jmp_insn_offset[i] = b->jmp_insn_offset[i];
+    }
+    /* Another candidate may have needed it. */
+    if (!tb_cache_two_pages(b)) {
+        release_second_page(tb);
+    }
+    if (tb_audit_wants(tb)) {
+        audit_adopted(t, tb, b);
     }
     sizes->code = b->code_size;
     sizes->search = b->search_size;
@@ -589,12 +291,23 @@ static void watch_translator(TbCacheThread *t, bool on)
     tcg_ctx->guest_bytes_len = 0;
 }
 
-static void note_content(const TranslationBlock *tb, vaddr pc,
-                         const uint8_t *code)
+static void note_content(TbCacheThread *t, const TranslationBlock *tb,
+                         vaddr pc, const uint8_t *code)
 {
     size_t avail = -(pc | TARGET_PAGE_MASK);
 
-    tb_cache_content(tb_cache, tb_page_addr0(tb), code, MIN(tb->size, avail));
+    tb_cache_content(tb_page_addr0(tb), code, MIN(tb->size, avail), &t->died);
+}
+
+static const TbCacheBlock *find_block(TbCacheThread *t, TranslationBlock *tb,
+                                      vaddr pc, const uint8_t *host)
+{
+    TbCacheKey k = request_key(tb, pc, host);
+
+    t->tb = tb;
+    t->pc = pc;
+    return tb_cache_find(&t->find, tb_cache->packs,
+                         qatomic_load_acquire(&tb_cache->n_packs), &k);
 }
 
 bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
@@ -605,34 +318,35 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
 
     watch_translator(t, false);
     t->hit = NULL;
-    t->miss = refusal(t, cpu, tb);
-    if (!t->miss && tb_cache_is_dead(tb_page_addr0(tb))) {
-        t->miss = &t->misses.dead;
+    t->find.miss = refusal(t, cpu, tb);
+    if (!t->find.miss && tb_cache_is_dead(tb_page_addr0(tb))) {
+        t->find.miss = &t->find.misses.dead;
     }
-    t->cacheable = t->miss == NULL;
+    t->cacheable = t->find.miss == NULL;
     if (!t->cacheable) {
         return false;
     }
 
     start = cpu_get_host_ticks();
-    b = find_block(t, cpu, tb, pc, host_pc);
+    b = find_block(t, tb, pc, host_pc);
     if (b && tb_cache->mode == TB_CACHE_MODE_VERIFY) {
         t->hit = b;
-        t->miss = NULL;
+        t->find.miss = NULL;
     } else if (b) {
         void *end = tcg_splitwx_to_rw(tb->tc.ptr);
 
         end += b->code_size + b->search_size;
         if (likely(end <= tcg_ctx->code_gen_highwater)) {
-            adopt_block(tb, b, host_pc, sizes);
+            adopt_block(t, tb, b, sizes);
             tb_cache_prefault(t, end, tcg_ctx->code_gen_highwater);
-            note_content(tb, pc, host_pc);
+            /* Not what is in memory now: another vCPU may write there. */
+            note_content(t, tb, pc, b->data);
             tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
             t->did_adopt = true;
             return true;
         }
         /* The translator will overflow as well, and come back. */
-        t->miss = &t->misses.buffer_full;
+        t->find.miss = &t->find.misses.buffer_full;
     }
     release_second_page(tb);
     t->lookup = cpu_get_host_ticks() - start;
@@ -640,27 +354,27 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     return false;
 }
 
-/*
- * How many immediates the block just translated does not depend on, as far
- * as that is recorded: the code on two pages is compared as it is.
- */
-static unsigned count_imms(const TranslationBlock *tb)
-{
-    return tb_page_addr1(tb) == -1 ? tcg_ctx->nb_guest_imms : 0;
-}
-
 static int cmp_imm(const void *a, const void *b)
 {
     const TbCacheImm *ia = a, *ib = b;
+    int at = tb_cache_imm_at(*ia) - tb_cache_imm_at(*ib);
 
-    return (ia->guest & ~TB_CACHE_IMM_RELATIVE)
-           - (ib->guest & ~TB_CACHE_IMM_RELATIVE);
+    return at ?: ia->host - ib->host;
 }
 
+/*
+ * The immediates that the block just translated does not depend on, sorted.
+ * One that has no place in the code, because its op is dead or because there
+ * never was one, may have been looked at instead: it and all others in the
+ * same place are compared as they are, as is all code on two pages.
+ */
 static unsigned collect_imms(const TranslationBlock *tb, TbCacheImm *imms)
 {
-    unsigned n = count_imms(tb);
+    unsigned n = tcg_ctx->nb_guest_imms, kept = 0;
 
+    if (tb_page_addr1(tb) != -1 || tcg_ctx->guest_imms_overflow) {
+        return 0;
+    }
     for (unsigned i = 0; i < n; i++) {
         const TCGGuestImm *g = &tcg_ctx->guest_imms[i];
 
@@ -668,95 +382,18 @@ static unsigned collect_imms(const TranslationBlock *tb, TbCacheImm *imms)
         imms[i].host = g->host;
     }
     qsort(imms, n, sizeof(imms[0]), cmp_imm);
-    return n;
-}
+    for (unsigned i = 0, end; i < n; i = end) {
+        size_t at = tb_cache_imm_at(imms[i]);
 
-static void G_GNUC_PRINTF(3, 4)
-mismatch(TbCacheThread *t, const TbCacheBlock *b, const char *fmt, ...)
-{
-    g_autoptr(GString) s = g_string_new(NULL);
-    va_list ap;
-
-    t->mismatches++;
-    qemu_mutex_lock(&tb_cache->lock);
-    if (tb_cache->mismatch_log->len < TB_CACHE_MAX_LOG) {
-        g_string_printf(s, "page offset 0x%x, flags 0x%x, cflags 0x%x, cs_base "
-                        "0x%" PRIx64 ": ", b->page_offset, b->flags, b->cflags,
-                        b->cs_base);
-        va_start(ap, fmt);
-        g_string_append_vprintf(s, fmt, ap);
-        va_end(ap);
-        g_string_append(s, "; guest");
-        for (int i = 0; i < MIN(b->guest_size, 64); i++) {
-            g_string_append_printf(s, " %02x", b->data[i]);
+        for (end = i; end < n && tb_cache_imm_at(imms[end]) == at; end++) {
+            /* nothing: those without a place come last */
         }
-        g_ptr_array_add(tb_cache->mismatch_log, g_strdup(s->str));
-    }
-    qemu_mutex_unlock(&tb_cache->lock);
-}
-
-/*
- * A block that ends shortly before a page does may end there because the
- * next instruction crossed the page when it was recorded.
- */
-static bool ends_at_crossing(const TbCacheBlock *b, const TranslationBlock *tb)
-{
-    unsigned end = b->page_offset + b->guest_size;
-
-    return tb->size > b->guest_size && b->icount < tb->icount
-        && end <= TARGET_PAGE_SIZE && end > TARGET_PAGE_SIZE - 16;
-}
-
-/*
- * Another vCPU may have written to the code after the lookup: then the
- * block that was found is not the one that was translated.
- */
-static bool still_fits(const TbCacheThread *t, const TranslationBlock *tb,
-                       const TbCacheBlock *b)
-{
-    size_t known = MIN(tcg_ctx->guest_bytes_len, b->guest_size);
-
-    if (nb_imms(b) && !(b->block_flags & TB_CACHE_BLOCK_TWO_PAGES)) {
-        return known < b->guest_size || same_but_imms(b, t->guest);
-    }
-    return !memcmp(b->data, t->guest, known);
-}
-
-static void verify_block(TbCacheThread *t, const TranslationBlock *tb,
-                         int search_size)
-{
-    const TbCacheBlock *b = t->hit;
-    const uint8_t *code = tcg_splitwx_to_rw(tb->tc.ptr);
-    g_autofree uint8_t *cached = g_malloc(b->code_size + b->search_size);
-
-    copy_code(cached, b, t->guest);
-    t->verified++;
-    if (tb->size != b->guest_size && ends_at_crossing(b, tb)) {
-        t->verify_prefix++;
-    } else if (tb->size != b->guest_size || tb->icount != b->icount) {
-        mismatch(t, b, "%u guest bytes in %u insns, cached %u in %u",
-                 tb->size, tb->icount, b->guest_size, b->icount);
-    } else if (tb->tc.size != b->code_size || search_size != b->search_size) {
-        mismatch(t, b, "%zu bytes of code and %d of search data, cached %u "
-                 "and %u", tb->tc.size, search_size, b->code_size,
-                 b->search_size);
-    } else if (memcmp(tb->jmp_reset_offset, b->jmp_reset_offset, 4) ||
-               memcmp(tb->jmp_insn_offset, b->jmp_insn_offset, 4)) {
-        mismatch(t, b, "other jumps");
-    } else if (any_context(b) && tcg_asked_parallel) {
-        mismatch(t, b, "depends on the number of vCPUs, cached does not");
-    } else if (nb_imms(b) != count_imms(tb)) {
-        mismatch(t, b, "%u moving immediates, cached %u", count_imms(tb),
-                 nb_imms(b));
-    } else if (memcmp(code, cached, b->code_size + search_size)) {
-        size_t i = 0;
-
-        while (code[i] == cached[i]) {
-            i++;
+        if (imms[end - 1].host != TCG_GUEST_IMM_NONE && at + 4 <= tb->size) {
+            memmove(&imms[kept], &imms[i], (end - i) * sizeof(imms[0]));
+            kept += end - i;
         }
-        mismatch(t, b, "%s differs at byte %zu of %u",
-                 i < b->code_size ? "code" : "search data", i, b->code_size);
     }
+    return kept;
 }
 
 /* Returns the counter of why the fresh block can't be kept, or NULL. */
@@ -791,7 +428,7 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
         .icount = tb->icount,
         .search_size = search_size,
         .code_size = tb->tc.size,
-        .block_flags = tb_page_addr1(tb) != -1 ? TB_CACHE_BLOCK_TWO_PAGES : 0,
+        .block_flags = t->n_imms << TB_CACHE_BLOCK_IMMS_SHIFT,
     };
     TbCacheRecord r = {
         .magic = TB_CACHE_RECORD_MAGIC,
@@ -802,16 +439,17 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
         .ram1 = tb_page_addr1(tb),
     };
 
-    TbCacheImm imms[TCG_MAX_GUEST_IMMS];
-
-    unsigned n = collect_imms(tb, imms);
-
-    b.block_flags |= n << TB_CACHE_BLOCK_IMMS_SHIFT;
+    if (tb_page_addr1(tb) != -1) {
+        b.block_flags |= TB_CACHE_BLOCK_TWO_PAGES;
+    }
+    if (tcg_ctx->tb_limited) {
+        b.block_flags |= TB_CACHE_BLOCK_LIMITED;
+    }
     if (!tcg_asked_parallel) {
         b.block_flags |= TB_CACHE_BLOCK_ANY_CONTEXT;
         b.cflags &= ~CF_PARALLEL_BIT;
     }
-    if (n && (imms[0].guest & ~TB_CACHE_IMM_RELATIVE) < TB_CACHE_PREFIX) {
+    if (t->n_imms && tb_cache_imm_at(t->imms[0]) < TB_CACHE_PREFIX) {
         b.block_flags |= TB_CACHE_BLOCK_SHORT_KEY;
     }
     for (int i = 0; i < 2; i++) {
@@ -819,7 +457,7 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
         b.jmp_insn_offset[i] = tb->jmp_insn_offset[i];
     }
     tb_cache_journal_append(tb_cache, t, &r, &b, t->guest,
-                            tcg_splitwx_to_rw(tb->tc.ptr), imms);
+                            tcg_splitwx_to_rw(tb->tc.ptr), t->imms);
 }
 
 void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
@@ -829,16 +467,17 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
 
     if (t->cacheable && tcg_ctx->guest_bytes_len >= tb->size &&
         tb_page_addr0(tb) != -1) {
-        note_content(tb, pc, t->guest);
+        note_content(t, tb, pc, t->guest);
     }
-    if (t->hit && still_fits(t, tb, t->hit)) {
-        verify_block(t, tb, search_size);
+    t->n_imms = collect_imms(tb, t->imms);
+    if (t->hit && tb_cache_still_fits(t)) {
+        tb_cache_verify(t, tb, search_size);
         tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
         return;
     }
     if (t->hit) {
         t->hit = NULL;
-        t->miss = &t->misses.bytes;
+        t->find.miss = &t->find.misses.bytes;
     }
     refine_miss(t, tb, pc);
     if (!tb_cache->records) {
