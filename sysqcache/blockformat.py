@@ -74,13 +74,13 @@ PREFIX_BYTES: Final = 8
 MAX_BLOCK: Final = 96 << 10
 """Bytes of a block without padding; the engine neither records nor adopts larger ones."""
 
-MAX_SAME_KEY: Final = 48
+MAX_SAME_KEY: Final = 256
 """So many blocks with one key of the index are written into one pack."""
 
-MAX_CANDIDATES: Final = 64
+MAX_CANDIDATES: Final = 320
 """So many entries of the index with the tag and prefix of a lookup does it compare."""
 
-MAX_WALK: Final = 1024
+MAX_WALK: Final = 4096
 """So many entries of the index does a lookup read, from its home slot on."""
 
 _CTYPES: Final[dict[str, str]] = {

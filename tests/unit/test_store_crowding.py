@@ -27,7 +27,13 @@ from sysqcache.store.pack import Pack, slots_for
 from sysqcache.store.verify import unfindable
 from sysqcache.store.writer import PackPieces
 
-MOST = bf.MAX_SAME_KEY
+MOST = 48
+
+
+@pytest.fixture(autouse=True)
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than the store writes, so that little data crosses the border."""
+    monkeypatch.setattr(bf, "MAX_SAME_KEY", MOST)
 
 
 @pytest.fixture

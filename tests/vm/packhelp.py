@@ -138,7 +138,7 @@ def shuffled_index(content: bytearray) -> None:
     entries["position"][used] = np.roll(entries["position"][used], 1)
 
 
-def crowded(pack: Path, folder: Path, keys: int = 64, each: int = 1000) -> Path:
+def crowded(pack: Path, folder: Path, keys: int = 64, each: int = 1500) -> Path:
     """A pack in which many blocks have the key of one that is wanted, and other code behind it.
 
     The store would leave most of them out.

@@ -47,7 +47,8 @@ static bool sane_imms(const TbCacheBlock *b)
         TbCacheImm imm = tb_cache_imm(b, b->data, i);
         size_t at = tb_cache_imm_at(imm);
 
-        if (imm.host + (size_t)4 > b->code_size ||
+        if (imm.host == TCG_GUEST_IMM_NONE ||
+            imm.host + (size_t)4 > b->code_size ||
             at + 4 > b->guest_size || (at < free && at != last)) {
             return false;
         }

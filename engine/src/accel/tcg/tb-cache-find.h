@@ -27,8 +27,8 @@
  * that its neighbours' requests lead to; they are looked for while others
  * may wait for the page.
  */
-#define TB_CACHE_MAX_CANDIDATES 64
-#define TB_CACHE_MAX_WALK       1024
+#define TB_CACHE_MAX_CANDIDATES 320
+#define TB_CACHE_MAX_WALK       4096
 
 /* Pages of a pack are populated in windows of this size, on first use. */
 #define TB_CACHE_WINDOW_BITS    20

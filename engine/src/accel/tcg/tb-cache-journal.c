@@ -22,6 +22,7 @@
 #include "exec/address-spaces.h"
 #include "exec/translation-block.h"
 #include "tb-cache-internal.h"
+#include "trace.h"
 
 static bool write_all(int fd, const void *buf, size_t size)
 {
@@ -51,6 +52,7 @@ static bool journal_write_locked(TbCache *s, const void *buf, size_t size)
     }
     if (write_all(s->journal_fd, buf, size)) {
         s->journal_bytes += size;
+        trace_tb_cache_flush(s->journal_bytes);
         return true;
     }
     warn_report("tb-cache: can't write %s: %s; recording stops",

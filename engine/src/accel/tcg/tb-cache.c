@@ -342,6 +342,7 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
             /* Not what is in memory now: another vCPU may write there. */
             note_content(t, tb, pc, b->data);
             tb_cache_journal_use(tb_cache, t, tb_page_addr0(tb));
+            trace_tb_cache_adopt(pc, t->find.pack->number, t->find.position);
             t->did_adopt = true;
             return true;
         }
@@ -350,6 +351,11 @@ bool tb_cache_adopt(TbCacheThread *t, CPUState *cpu, TranslationBlock *tb,
     }
     release_second_page(tb);
     t->lookup = cpu_get_host_ticks() - start;
+    if (t->find.miss == &t->find.misses.rejected) {
+        trace_tb_cache_reject(pc);
+    } else if (!b) {
+        trace_tb_cache_miss(pc, tb->flags);
+    }
     watch_translator(t, true);
     return false;
 }
@@ -456,6 +462,7 @@ static void record_block(TbCacheThread *t, const TranslationBlock *tb,
         b.jmp_reset_offset[i] = tb->jmp_reset_offset[i];
         b.jmp_insn_offset[i] = tb->jmp_insn_offset[i];
     }
+    trace_tb_cache_record(pc, tb->size, tb->tc.size);
     tb_cache_journal_append(tb_cache, t, &r, &b, t->guest,
                             tcg_splitwx_to_rw(tb->tc.ptr), t->imms);
 }
