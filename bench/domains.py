@@ -24,7 +24,7 @@ from typing import Any, Final
 from bench.figures import RATIO, SECOND_HIT_RATE, SHARE, Figure, Limit
 from bench.modules import PROGRAM, ROOT, WORK
 from bench.output import finish
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import find_engine
 from sysqcache.images import catalog
 

@@ -25,9 +25,9 @@ from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
 from sysqcache import resolve
+from sysqcache.base.errors import SysqcacheError, UsageError
 from sysqcache.compare import host
 from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import SysqcacheError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

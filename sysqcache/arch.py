@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from sysqcache.base.types import ArchName
 from sysqcache.kernelkind import ARM_32, RISCV_32, X86_32
-from sysqcache.types import ArchName
 
 EFI_AARCH64: Final = "edk2-aarch64-code.fd"
 OPENSBI_RISCV64: Final = "opensbi-riscv64-generic-fw_dynamic.bin"

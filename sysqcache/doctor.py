@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sysqcache import hostpackages, paths
+from sysqcache import hostpackages
 from sysqcache.apt import sources
+from sysqcache.base import paths
+from sysqcache.base.errors import SysqcacheError
 from sysqcache.enginebuild import info
 from sysqcache.enginebuild.configure import meson_present
-from sysqcache.errors import SysqcacheError
 from sysqcache.images import catalog
 
 State = Literal["ok", "warning", "missing"]

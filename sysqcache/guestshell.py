@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from sysqcache import paths
-from sysqcache.errors import GuestCommandError, MachineDied
+from sysqcache.base import paths
+from sysqcache.base.errors import GuestCommandError, MachineDied
+from sysqcache.base.types import GuestAccess
 from sysqcache.guest.agent import GuestAgent
 from sysqcache.guest.result import GuestShell, TaskResult
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.instances import Instance, InstanceState
-from sysqcache.types import GuestAccess
 
 _AGENT_SYNC: Final = 10.0
 

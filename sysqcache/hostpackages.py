@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from sysqcache.errors import SetupError
+from sysqcache.base.errors import SetupError
 
 Part = Literal["python", "engine", "image", "foreign", "test"]
 

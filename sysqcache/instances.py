@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysqcache import paths, statefile
-from sysqcache.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
+from sysqcache.base import paths, statefile
+from sysqcache.base.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
+from sysqcache.base.types import GuestAccess, MachineState
 from sysqcache.launch.process import ProcessId, log_tail, wait_pid
-from sysqcache.types import GuestAccess, MachineState
 
 _LOCK_PATIENCE: Final = 0.3
 _LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
@@ -85,7 +85,7 @@ class Instance:
 
     @property
     def directory(self) -> Path:
-        """Its directory; holds the files named in :mod:`sysqcache.paths`."""
+        """Its directory; holds the files named in :mod:`sysqcache.base.paths`."""
         return paths.instance_dir(self.name)
 
     def file(self, name: str) -> Path:

@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 
 from sysqcache import blockformat as bf
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import map_private
 from sysqcache.blocktable import BlockTable, Mask, Offsets, gather, whole_units
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import map_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sysqcache import paths
-from sysqcache.errors import StoreError
+from sysqcache.base import paths
+from sysqcache.base.errors import StoreError
+from sysqcache.base.types import RunInfo
 from sysqcache.modules import Module
 from sysqcache.report import IngestSummary
 from sysqcache.spec import MachineSpec
-from sysqcache.types import RunInfo
 
 if TYPE_CHECKING:
     from sysqcache.store.facade import Store

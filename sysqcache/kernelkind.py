@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from sysqcache.types import ArchName
+from sysqcache.base.types import ArchName
 
 HEAD: Final = 0x240
 """Bytes that :func:`kernel_machine` looks at."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from sysqcache import paths
-from sysqcache.errors import MachineDied, NotReady, QmpError
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineDied, NotReady, QmpError
+from sysqcache.base.types import DiskMode, MachineState
 from sysqcache.guest.ready import ReadyProbe, make_probe
 from sysqcache.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine import Machine, StatsMonitor, serial_log
@@ -20,7 +21,6 @@ from sysqcache.placing import LOOKING, Placer
 from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.report import BootReport
 from sysqcache.spec import MachineSpec
-from sysqcache.types import DiskMode, MachineState
 
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20

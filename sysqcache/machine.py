@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from sysqcache import paths
-from sysqcache.errors import GuestCommandError, MachineDied, MachineError, QmpError
+from sysqcache.base import paths
+from sysqcache.base.errors import GuestCommandError, MachineDied, MachineError, QmpError
+from sysqcache.base.types import GuestAccess
 from sysqcache.guest.agent import GuestAgent, KeptAgent
 from sysqcache.guest.result import TaskResult
 from sysqcache.guestshell import open_shell, run_by, run_in_guest
@@ -24,7 +25,6 @@ from sysqcache.progress import Listener, StatsUpdated
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import GuestAccess
 
 TASK_TIMEOUT: Final = 3600.0
 _AGENT_QUICK_SYNC: Final = 2.0

@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sysqcache import paths, progress
-from sysqcache.counters import DAMAGE
-from sysqcache.errors import LaunchError, MachineDied, MachineError
+from sysqcache import progress
+from sysqcache.base import paths
+from sysqcache.base.counters import DAMAGE
+from sysqcache.base.errors import LaunchError, MachineDied, MachineError
+from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
 from sysqcache.instances import Instance, InstanceState
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.launch import argv as qemu_argv
@@ -35,7 +37,6 @@ from sysqcache.report import BootReport, counters
 from sysqcache.saved.slots import is_saved
 from sysqcache.spec import Disk, MachineSpec
 from sysqcache.specjson import write_spec
-from sysqcache.types import CacheMode, MachineState, OnPoweroff
 
 if TYPE_CHECKING:
     from sysqcache.enginebuild.info import Engine
@@ -87,7 +88,7 @@ def boot(
 ) -> BootReport:
     """Start a machine and do what ``options`` ask.
 
-    Raises any error of the tree in :mod:`sysqcache.errors`; QEMU has ended then and what it
+    Raises any error of the tree in :mod:`sysqcache.base.errors`; QEMU has ended then and what it
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
     with ``interrupted``; a second one kills QEMU.
     """

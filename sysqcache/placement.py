@@ -19,8 +19,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import read_private
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import read_private
 from sysqcache.modules import KINDS, Module, ModuleKind
 
 NO_MODULE: Final = -1

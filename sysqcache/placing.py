@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sysqcache.errors import MachineError
+from sysqcache.base.errors import MachineError
 from sysqcache.placement import Placements
 from sysqcache.qmp import commands
 from sysqcache.report import AttributionSummary

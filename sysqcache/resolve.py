@@ -14,7 +14,8 @@ from typing import Final
 
 from sysqcache import vmyaml
 from sysqcache.arch import Arch, get_arch
-from sysqcache.errors import ConfigError, ImageMissing
+from sysqcache.base.errors import ConfigError, ImageMissing
+from sysqcache.base.types import DiskFormat, GuestAccess, Probe
 from sysqcache.kernelkind import read_kernel_machine
 from sysqcache.schema import DiskFields, VmFields
 from sysqcache.spec import (
@@ -26,7 +27,6 @@ from sysqcache.spec import (
     Network,
     Ready,
 )
-from sysqcache.types import DiskFormat, GuestAccess, Probe
 from sysqcache.vmyaml import Checked, Loc, Problem
 
 _IMAGE_PREFIX: Final = "image:"

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache import pipeline, progress
-from sysqcache.errors import (
+from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
     MachineBusy,
     SavedStateError,
     UsageError,
 )
+from sysqcache.base.types import CacheMode, GuestAccess, Probe
 from sysqcache.instances import Instance
 from sysqcache.launch.process import CHANGE_CPU
 from sysqcache.life import BootOptions
@@ -31,7 +32,6 @@ from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
 from sysqcache.spec import MachineSpec, Ready
-from sysqcache.types import CacheMode, GuestAccess, Probe
 
 if TYPE_CHECKING:
     from sysqcache.enginebuild.info import Engine

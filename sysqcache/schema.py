@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from sysqcache.types import (
+from sysqcache.base.types import (
     ArchName,
     CacheMode,
     DiskMode,

@@ -7,15 +7,15 @@ import contextlib
 import time
 from typing import Any
 
-from sysqcache import paths
-from sysqcache.errors import MachineError, QmpError, SavedStateError, StoreError, UsageError
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError, QmpError, SavedStateError, StoreError, UsageError
+from sysqcache.base.types import DiskFormat, DiskMode
 from sysqcache.instances import Instance
 from sysqcache.machine import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import slots
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.specjson import read_spec
-from sysqcache.types import DiskFormat, DiskMode
 
 
 def _nodes(machine: Machine) -> list[str]:
@@ -139,8 +139,8 @@ def delete(name: str, tag: str) -> None:
 
 
 def _forget(name: str) -> None:
+    from sysqcache.base.types import MachineState
     from sysqcache.store.facade import Store
-    from sysqcache.types import MachineState
 
     slots.forget(name)
     instance = Instance(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sysqcache.types import (
+from sysqcache.base.types import (
     ArchName,
     CacheMode,
     DiskFormat,

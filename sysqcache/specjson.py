@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sysqcache import paths
-from sysqcache.errors import MachineError
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError
 from sysqcache.instances import Instance
 from sysqcache.spec import MachineSpec
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache import paths
-from sysqcache.errors import (
+from sysqcache.base import paths
+from sysqcache.base.errors import (
     GuestCommandError,
     MachineBusy,
     MachineDied,
@@ -27,6 +27,7 @@ from sysqcache.errors import (
     StoreError,
     SysqcacheError,
 )
+from sysqcache.base.types import DiskFormat, DiskMode, MachineState
 from sysqcache.instances import Instance
 from sysqcache.machine import Machine, settle
 from sysqcache.placing import LOOKING, place_before_end
@@ -36,7 +37,6 @@ from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
 from sysqcache.spec import MachineSpec
 from sysqcache.specjson import read_spec
-from sysqcache.types import DiskFormat, DiskMode, MachineState
 
 if TYPE_CHECKING:
     from sysqcache.enginebuild.info import Engine

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sysqcache.errors import ConfigError
+from sysqcache.base.errors import ConfigError
 from sysqcache.schema import Section, VmFields
 
 Loc = tuple[int | str, ...]

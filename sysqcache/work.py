@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sysqcache.errors import SysqcacheError
+from sysqcache.base.errors import SysqcacheError
 
 TAIL_LINES: Final = 25
 _NINJA = re.compile(r"^\[(\d+)/(\d+)\]")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import workers
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageMissing
 from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
 from sysqcache.images import catalog
 from sysqcache.images.catalog import ImagePaths
 

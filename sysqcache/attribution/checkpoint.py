@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from sysqcache import paths
 from sysqcache.attribution.observation import Observation, observe
-from sysqcache.errors import SysqcacheError
+from sysqcache.base import paths
+from sysqcache.base.errors import SysqcacheError
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
@@ -26,7 +26,7 @@ class Files(Protocol):
     """Who knows where a machine's files are."""
 
     def file(self, name: str) -> Path:
-        """The file that :mod:`sysqcache.paths` gives this name in a machine's directory."""
+        """The file that :mod:`sysqcache.base.paths` gives this name in a machine's directory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sysqcache.base.errors import UsageError
+from sysqcache.base.types import CacheMode
 from sysqcache.cli.errors import debug_enabled
 from sysqcache.cli.options import Json, TaskTimeout, note, print_json
-from sysqcache.errors import UsageError
-from sysqcache.types import CacheMode
 
 if TYPE_CHECKING:
     from sysqcache.cli.bootview import BootView

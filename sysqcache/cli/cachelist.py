@@ -60,7 +60,7 @@ def list_(
 
 
 def _of_kind(modules: list[ModuleLine], kind: str) -> list[ModuleLine]:
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
     from sysqcache.modules import KINDS
 
     if kind not in [str(known) for known in KINDS]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import SysqcacheError
+from sysqcache.base.errors import SysqcacheError
 from sysqcache.modules import Module, ModuleKind
 
 if TYPE_CHECKING:

@@ -109,7 +109,7 @@ def _never_kept(name: str) -> str:
 
 def _waiting(found: RunMisses) -> str:
     """A sentence about a later run of the machine that is not in the store."""
-    from sysqcache.errors import MachineError
+    from sysqcache.base.errors import MachineError
     from sysqcache.instances import Instance
 
     try:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from sysqcache.base.errors import UsageError
 from sysqcache.cli.options import DomainConnect, Json, TaskTimeout, note, print_json
-from sysqcache.errors import UsageError
 
 app = typer.Typer()
 

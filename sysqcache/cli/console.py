@@ -13,7 +13,7 @@ app = typer.Typer()
 @app.command()
 def console(name: MachineName) -> None:
     """Attach this terminal to the serial console; Ctrl-] leaves, the machine goes on."""
-    from sysqcache import paths
+    from sysqcache.base import paths
     from sysqcache.guest.console import attach
     from sysqcache.instances import Instance
     from sysqcache.machine import serial_log

@@ -63,8 +63,8 @@ def build(
 
 
 def _targets(names: list[str] | None) -> tuple[str, ...]:
+    from sysqcache.base.errors import UsageError
     from sysqcache.enginebuild.configure import TARGETS
-    from sysqcache.errors import UsageError
 
     targets = tuple(dict.fromkeys(names or TARGETS))
     for name in targets:

@@ -24,7 +24,7 @@ def exec_(
     as_json: Json = False,
 ) -> None:
     """Run a command in the guest; ends with the command's own exit status."""
-    from sysqcache import paths
+    from sysqcache.base import paths
     from sysqcache.guestshell import run_in_guest
     from sysqcache.instances import ForeignProcess, Instance
 

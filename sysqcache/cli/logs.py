@@ -25,7 +25,7 @@ def logs(
     ] = None,
 ) -> None:
     """Print the serial output of a machine's last run."""
-    from sysqcache import paths
+    from sysqcache.base import paths
     from sysqcache.instances import Instance
     from sysqcache.machine import serial_log
 

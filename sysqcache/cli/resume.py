@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sysqcache.base.types import CacheMode
 from sysqcache.cli.options import Json, MachineName, TaskTimeout, note, print_json
-from sysqcache.types import CacheMode
 
 if TYPE_CHECKING:
     from sysqcache.report import BootReport

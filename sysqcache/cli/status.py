@@ -41,7 +41,7 @@ def status(name: MachineName, as_json: Json = False) -> None:
 
 
 def _live(name: str) -> dict[str, Any]:
-    from sysqcache.errors import MachineError
+    from sysqcache.base.errors import MachineError
     from sysqcache.machine import Machine
     from sysqcache.qmp.commands import query_status
     from sysqcache.report import blocks_json

@@ -31,9 +31,9 @@ def suspend(
     and many copies can run. auto takes template where it can, else file, and says why.
     """
     from sysqcache import suspending
+    from sysqcache.base.errors import UsageError
     from sysqcache.cli.phases import Phases
     from sysqcache.cli.sweeping import sweep
-    from sysqcache.errors import UsageError
 
     if method not in _METHODS:
         raise UsageError(f"--method takes {', '.join(_METHODS)}; found {method!r}")

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from sysqcache.base.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
 from sysqcache.compare import host
 from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
 from sysqcache.compare.ways import turns
 from sysqcache.enginebuild.info import load
-from sysqcache.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
 from sysqcache.guest.agent import GuestAgent
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import (

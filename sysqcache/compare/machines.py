@@ -7,23 +7,23 @@ import dataclasses
 from typing import Final
 
 from sysqcache import pipeline, progress, resuming, suspending
+from sysqcache.base.errors import MachineError
+from sysqcache.base.paths import INSTANCE_OVERLAYS
+from sysqcache.base.types import CacheMode, DiskMode
 from sysqcache.compare import nonce
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.observe import Observer
 from sysqcache.compare.ways import Way
-from sysqcache.errors import MachineError
 from sysqcache.instances import Instance
 from sysqcache.launch.overlay import remove_overlays
 from sysqcache.life import BootOptions
 from sysqcache.machine import end_by_signals
-from sysqcache.paths import INSTANCE_OVERLAYS
 from sysqcache.progress import Listener
 from sysqcache.report import BootReport, hit_rate
 from sysqcache.resuming import ResumeOptions
 from sysqcache.saved.record import Method
 from sysqcache.spec import MachineSpec
 from sysqcache.suspending import Suspended
-from sysqcache.types import CacheMode, DiskMode
 
 ANSWER: Final = "true"
 """The command that a guest has to answer to count as started."""

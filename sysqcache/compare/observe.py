@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from sysqcache import progress
-from sysqcache.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError
 from sysqcache.guest.result import TaskResult
 from sysqcache.launch.process import ProcessId
 from sysqcache.progress import Event, Launched, Listener, TaskFinished

@@ -12,7 +12,9 @@ import os
 import time
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError, UsageError
+from sysqcache.base.types import CacheMode, DiskMode, GuestAccess
 from sysqcache.compare import events, host, nonce
 from sysqcache.compare.events import Listener, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import Sample
@@ -21,10 +23,8 @@ from sysqcache.compare.result import Result, Saving
 from sysqcache.compare.ways import Way, supported, turns
 from sysqcache.compare.workshop import disk_bytes, workshop
 from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import MachineError, UsageError
 from sysqcache.saved.record import Method
 from sysqcache.spec import MachineSpec
-from sysqcache.types import CacheMode, DiskMode, GuestAccess
 
 _BUSY_SHARE: Final = 0.1
 

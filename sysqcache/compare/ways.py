@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
-from sysqcache.errors import SavedStateError, UsageError
+from sysqcache.base.errors import SavedStateError, UsageError
 from sysqcache.saved.record import Method
 from sysqcache.spec import MachineSpec
 from sysqcache.suspending import choose

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError
 from sysqcache.enginebuild.info import ENV_ENGINE
-from sysqcache.errors import MachineError
 from sysqcache.instances import Instance, list_instances
 from sysqcache.machine import end_by_signals
 

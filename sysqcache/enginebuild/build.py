@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages, paths
+from sysqcache import hostpackages
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild import configure, firmware, info, patch
 from sysqcache.enginebuild import source as source_
-from sysqcache.errors import EngineBuildError
 from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 2_000_000_000

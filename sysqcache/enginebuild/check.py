@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import EngineBuildError
 
 OBJECT: Final = "tb-cache"
 _READ_ONLY: Final = {"mode": "read-only"}

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import EngineBuildError
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.work import Work
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")

@@ -15,7 +15,7 @@ from typing import Final
 
 from sysqcache.apt.private import PrivateApt
 from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
-from sysqcache.errors import EngineBuildError
+from sysqcache.base.errors import EngineBuildError
 
 KEYMAPS: Final = "keymaps"
 """A directory: without the file of its layout, a display over VNC ends QEMU at its start."""

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineBuildError, EngineMissing, ImageBuildError
 from sysqcache.enginebuild import configure, patch
-from sysqcache.errors import EngineBuildError, EngineMissing, ImageBuildError
 
 META: Final = "engine.json"
 FIRMWARE: Final = "share/qemu"

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import EngineBuildError
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.work import Work
 
 ENGINE_DIR: Final = Path(__file__).resolve().parents[2] / "engine"

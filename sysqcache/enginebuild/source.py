@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import EngineBuildError
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.work import Work
 
 SUITE: Final = "trixie"

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysqcache.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError
+from sysqcache.base.sockets import connect_unix
 from sysqcache.guest.result import TaskResult
-from sysqcache.launch.sockets import connect_unix
 
 _POLL_INTERVAL: Final = 0.005
 _SLOWEST_POLL: Final = 0.2

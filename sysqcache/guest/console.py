@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import MachineBusy, UsageError
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.base.errors import MachineBusy, UsageError
+from sysqcache.base.sockets import connect_unix
 
 LEAVE_KEY: Final = b"\x1d"
 _REPLAY: Final = 8 * 1024

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Final, Protocol
 
-from sysqcache.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError
+from sysqcache.base.types import Probe
 from sysqcache.guest.agent import KeptAgent
 from sysqcache.spec import Ready
-from sysqcache.types import Probe
 
 _POLL: Final = 0.005
 _KEPT_BYTES: Final = 16 * 1024

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from sysqcache.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError
+from sysqcache.base.sockets import connect_unix
 from sysqcache.guest.result import TaskResult
-from sysqcache.launch.sockets import connect_unix
 
 _LINE_MAX: Final = 4000
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import xxhash
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
 from sysqcache.guestmap.symbols import WANTED

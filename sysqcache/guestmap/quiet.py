@@ -18,7 +18,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import MachineError
+from sysqcache.base.errors import MachineError
 from sysqcache.guestmap.flatview import MemoryRange, QmpDialog
 from sysqcache.guestmap.memory import UnreadableError
 from sysqcache.guestmap.session import Session, SessionState, connect

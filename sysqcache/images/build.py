@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages, paths
+from sysqcache import hostpackages
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.arch import get_arch
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.errors import ImageBuildError
 from sysqcache.images import catalog, debian, foreign, tiny, upgraded
 from sysqcache.images.recipes import (
     RECIPES,

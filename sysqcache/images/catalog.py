@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import ImageMissing
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
 
 DISK: Final = "disk.qcow2"
 KERNEL: Final = "kernel"

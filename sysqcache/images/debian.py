@@ -15,7 +15,7 @@ from pathlib import Path
 from sysqcache.apt.private import host_options
 from sysqcache.apt.sources import Source
 from sysqcache.arch import get_arch
-from sysqcache.errors import ImageBuildError
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.images import disk
 from sysqcache.images.catalog import DISK, INITRD, KERNEL
 from sysqcache.images.recipes import RELEASE, DebianRecipe

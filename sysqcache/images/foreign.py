@@ -17,7 +17,7 @@ from typing import Final
 
 from sysqcache import hostpackages
 from sysqcache.arch import Arch
-from sysqcache.errors import ImageBuildError
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.work import Work
 
 BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sysqcache.types import ArchName
+from sysqcache.base.types import ArchName
 
 RELEASE: Final = "bookworm"
 

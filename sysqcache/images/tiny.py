@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import ImageBuildError
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.images.catalog import INITRD, KERNEL
 from sysqcache.images.cpio import CpioWriter
 from sysqcache.images.recipes import TinyRecipe

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import ImageBuildError
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.images import catalog
 from sysqcache.images.debian import DebianParts
 from sysqcache.images.recipes import UpgradedRecipe

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sysqcache.base.types import DiskFormat
 from sysqcache.imagescan import limits
 from sysqcache.imagescan.blocks import FileBlocks, UnreadableImage
 from sysqcache.imagescan.qcow2 import CompressedClusters
-from sysqcache.types import DiskFormat
 
 
 @dataclass(frozen=True, slots=True)

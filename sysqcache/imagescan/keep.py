@@ -11,10 +11,10 @@ from typing import Final
 
 import xxhash
 
-from sysqcache import paths
-from sysqcache.errors import FormatError
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import map_private
 from sysqcache.imagescan import limits
-from sysqcache.mapfile import map_private
 
 _HASH: Final = 16
 _KEPT: Final = 64

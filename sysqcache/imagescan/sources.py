@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from sysqcache.base.errors import SetupError
+from sysqcache.base.types import DiskFormat
 from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.errors import SetupError
 from sysqcache.imagescan import limits
 from sysqcache.imagescan.blocks import UnreadableImage
 from sysqcache.imagescan.diskimage import Image, open_image
@@ -20,7 +21,6 @@ from sysqcache.imagescan.initrd import Archive, read_archive
 from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.imagescan.partitions import HOLD_NO_CODE, identify, partitions
 from sysqcache.spec import MachineSpec
-from sysqcache.types import DiskFormat
 
 NOTHING: Final = Archive(b"", (), ())
 

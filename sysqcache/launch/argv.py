@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
 from sysqcache.arch import get_arch
+from sysqcache.base import paths
+from sysqcache.base.types import CacheMode, DiskFormat, DiskMode, OnPoweroff
 from sysqcache.spec import Disk, Forward, MachineSpec
-from sysqcache.types import CacheMode, DiskFormat, DiskMode, OnPoweroff
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

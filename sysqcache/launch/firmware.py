@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sysqcache.arch import get_arch
-from sysqcache.errors import LaunchError
+from sysqcache.base.errors import LaunchError
 from sysqcache.spec import MachineSpec
 
 

@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from sysqcache.errors import DiskError
+from sysqcache.base.errors import DiskError
+from sysqcache.base.types import DiskMode
 from sysqcache.launch.argv import overlay_disk
 from sysqcache.spec import Disk
-from sysqcache.types import DiskMode
 
 
 def prepare_disks(disks: Sequence[Disk], directory: Path, qemu_img: Path) -> tuple[Disk, ...]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sysqcache import paths
-from sysqcache.errors import DiskError, LaunchError, MachineDied, MachineError
+from sysqcache.base import paths
+from sysqcache.base.errors import DiskError, LaunchError, MachineDied, MachineError
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL_LINES: Final = 15

@@ -21,7 +21,7 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.errors import DomainRefused, LibvirtError
+from sysqcache.base.errors import DomainRefused, LibvirtError
 from sysqcache.launch.argv import escape
 from sysqcache.libvirt.connect import explained
 

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from uuid import NAMESPACE_URL, uuid5
 
-from sysqcache import paths, statefile
-from sysqcache.errors import LibvirtError
+from sysqcache.base import paths, statefile
+from sysqcache.base.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner, image_id
 from sysqcache.libvirt.rewrite import NAMESPACE, CachePaths
 from sysqcache.store.layout import replace_file

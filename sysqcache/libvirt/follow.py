@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError, SysqcacheError
+from sysqcache.base.sockets import connect_unix
 from sysqcache.enginebuild.info import FIRMWARE
-from sysqcache.errors import MachineError, SysqcacheError
 from sysqcache.instances import ForeignProcess
 from sysqcache.launch.process import ProcessId
-from sysqcache.launch.sockets import connect_unix
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.folder import DomainFolder, DomainState, LastRun
 from sysqcache.libvirt.intake import Intake

@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sysqcache import paths
-from sysqcache.counters import DAMAGE
-from sysqcache.errors import FormatError, StoreError, SysqcacheError
+from sysqcache.base import paths
+from sysqcache.base.counters import DAMAGE
+from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
+from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
@@ -22,7 +23,6 @@ from sysqcache.libvirt.publish import publish_packs
 from sysqcache.modules import Module
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.report import IngestSummary, counters
-from sysqcache.types import CacheMode, RunInfo
 
 Warn = Callable[[str], None]
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from sysqcache import paths
-from sysqcache.errors import DomainRefused
+from sysqcache.base import paths
+from sysqcache.base.errors import DomainRefused
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap
 from sysqcache.instances import ForeignProcess

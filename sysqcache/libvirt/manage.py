@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sysqcache.base.errors import DomainRefused, LibvirtError
 from sysqcache.enginebuild import firmware
 from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import DomainRefused, LibvirtError
 from sysqcache.libvirt import ask, publish, rewrite
 from sysqcache.libvirt.connect import (
     connect,

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import LibvirtError
 from sysqcache.enginebuild.info import FIRMWARE, Engine
-from sysqcache.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.store.layout import replace_file

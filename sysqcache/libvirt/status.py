@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from sysqcache import paths
-from sysqcache.errors import LibvirtError, SysqcacheError
+from sysqcache.base import paths
+from sysqcache.base.errors import LibvirtError, SysqcacheError
 from sysqcache.libvirt import rewrite, waiting
 from sysqcache.libvirt.connect import connect, explained, lookup
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
 from sysqcache.keeping import new_run_id
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.store.journals import is_being_written

@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from sysqcache.errors import QmpError, SavedStateError
+from sysqcache.base.errors import QmpError, SavedStateError
+from sysqcache.base.types import DiskMode
 from sysqcache.launch.argv import Incoming
 from sysqcache.machine import Machine
 from sysqcache.qmp import commands, migration
@@ -16,7 +17,6 @@ from sysqcache.saved import disks, touched
 from sysqcache.saved.record import Method, SavedDisk, SavedMachine
 from sysqcache.saved.slots import STATE, TOUCHED
 from sysqcache.spec import Disk
-from sysqcache.types import DiskMode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import NoSuchMachine, SavedStateError
+from sysqcache.base import paths
+from sysqcache.base.errors import NoSuchMachine, SavedStateError
 from sysqcache.instances import Instance, list_instances
 from sysqcache.saved.record import SavedMachine
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 from sysqcache.modules import Module, ModuleKind
 
 VERSION: Final = 1

@@ -21,9 +21,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from sysqcache import blockformat as bf
+from sysqcache.base.errors import FormatError, UsageError
+from sysqcache.base.mapfile import open_private
 from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError, UsageError
-from sysqcache.mapfile import open_private
 from sysqcache.store import bundle
 from sysqcache.store.pack import Pack, PackHeader
 from sysqcache.store.writer import TEMPORARY

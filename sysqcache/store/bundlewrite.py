@@ -15,7 +15,7 @@ from typing import IO, Final
 import numpy as np
 import zstandard
 
-from sysqcache.errors import FormatError, SysqcacheError, UsageError
+from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
 from sysqcache.store import bundle
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.mapfile import read_private
+from sysqcache.base.types import RunInfo
 from sysqcache.blockformat import HEADER_SIZE
-from sysqcache.errors import FormatError, StoreError
-from sysqcache.mapfile import read_private
 from sysqcache.modules import Module
 from sysqcache.store import inspect, journals, lock, pins, summary
 from sysqcache.store.bundleread import read_bundle
@@ -35,7 +36,6 @@ from sysqcache.store.records import ModuleLine, PackRow
 from sysqcache.store.summary import StoreStats
 from sysqcache.store.verify import VerifyReport, verify
 from sysqcache.store.writer import nothing
-from sysqcache.types import RunInfo
 
 _T = TypeVar("_T")
 

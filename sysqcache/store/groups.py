@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
+from sysqcache.base.errors import FormatError
 from sysqcache.blocktable import BlockTable, Mask
-from sysqcache.errors import FormatError
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas

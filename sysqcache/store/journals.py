@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import open_private, read_private
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import open_private, read_private
+from sysqcache.base.types import RunInfo
 from sysqcache.placement import Placements
 from sysqcache.store.layout import Layout, replace_file
-from sysqcache.types import RunInfo
 
 _NOTE_MAX_BYTES: Final = 1 << 20
 _STALE_NOTE_S: Final = 86400.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError, StoreError, StoreVersionError
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError, StoreError, StoreVersionError
 from sysqcache.store.writer import TEMPORARY, sync_directory
 
 STORE_VERSION: Final = 1

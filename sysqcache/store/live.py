@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sysqcache.base.errors import FormatError
 from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta

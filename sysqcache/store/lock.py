@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import StoreBusy
+from sysqcache.base.errors import StoreBusy
 
 DEFAULT_TIMEOUT: Final = 60.0
 """Seconds to wait for the writer lock; an ingest of a whole boot takes a few."""

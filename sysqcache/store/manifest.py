@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import read_private
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import read_private
 from sysqcache.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import Layout, replace_file
 from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.base.types import RunInfo
 from sysqcache.blocktable import BlockTable
 from sysqcache.journal import parse_journal
 from sysqcache.journalwriter import journal_header
@@ -36,7 +37,6 @@ from sysqcache.store.publish import publish
 from sysqcache.store.recording import Recording
 from sysqcache.store.records import FingerprintRow, GlobalRow, RunRow
 from sysqcache.store.renumber import Renumbering
-from sysqcache.types import RunInfo
 
 IMPORT: Final = "import"
 """Mode and start of the run that stands for an import."""

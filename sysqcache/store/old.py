@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.store.manifest import Manifest, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.records import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 
-from sysqcache.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.store.layout import Layout
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import read_private
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import read_private
 from sysqcache.store.layout import Layout, replace_file
 
 _MAX_BYTES: Final = 1 << 20

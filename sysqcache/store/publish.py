@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 from sysqcache.store.layout import Layout
 from sysqcache.store.manifest import Manifest, read_manifest, write_manifest
 from sysqcache.store.meta import Meta

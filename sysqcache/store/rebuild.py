@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError, StoreError
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
+from sysqcache.base.types import RunInfo
 from sysqcache.journal import Journal, read_journal
 from sysqcache.placement import Placements, read_placements
 from sysqcache.store import key
 from sysqcache.store.journals import places_path
-from sysqcache.types import RunInfo
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow, PackStatus

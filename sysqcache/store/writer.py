@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from sysqcache import blockformat as bf
-from sysqcache import paths
-from sysqcache.errors import FormatError
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
 from sysqcache.store import key
 from sysqcache.store.pack import slots_for
 

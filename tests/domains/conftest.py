@@ -13,7 +13,7 @@ import pytest
 from daemonhelp import Daemon, eventually, missing
 from domainhelp import Machine, own_files
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
 

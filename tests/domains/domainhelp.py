@@ -20,7 +20,7 @@ from uuid import NAMESPACE_DNS, uuid5
 
 from daemonhelp import QEMU_UID, Daemon, eventually
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
 from sysqcache.libvirt.folder import DomainFolder

@@ -11,7 +11,7 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, copy_kernel, typed
 
-from sysqcache.errors import ImageMissing
+from sysqcache.base.errors import ImageMissing
 from sysqcache.images import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]

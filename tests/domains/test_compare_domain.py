@@ -14,7 +14,7 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, define_debian
 
-from sysqcache.errors import ImageMissing
+from sysqcache.base.errors import ImageMissing
 from sysqcache.images import catalog
 from sysqcache.libvirt.folder import run_directory
 

@@ -14,7 +14,7 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, typed
 
-from sysqcache.errors import MachineError
+from sysqcache.base.errors import MachineError
 from sysqcache.guestmap.session import Session
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]

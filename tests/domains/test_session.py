@@ -19,7 +19,7 @@ import pytest
 from daemonhelp import eventually, missing
 from domainhelp import COMMAND, Watching, definition
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import ENV_ENGINE, Engine
 from sysqcache.images.catalog import ImagePaths
 

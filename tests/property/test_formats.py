@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sysqcache import blockformat as bf
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 from sysqcache.journal import parse_journal
 from sysqcache.journalwriter import BlockData, journal_header, record_header
 from sysqcache.store import dedupe, key

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild.check import check
 from sysqcache.enginebuild.configure import TARGETS
 from sysqcache.enginebuild.firmware import needed
 from sysqcache.enginebuild.info import Engine, find_engine, load
-from sysqcache.errors import EngineBuildError
 
 pytestmark = pytest.mark.qemu
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sysqcache import blockformat as bf
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.launch.process import QemuProcess
 from sysqcache.qmp.client import CommandRefusedError, QmpClient

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.journal import read_journal
 from sysqcache.launch.process import QemuProcess

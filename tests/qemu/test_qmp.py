@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import LaunchError, MachineDied, MachineError, QmpError
 from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import LaunchError, MachineDied, MachineError, QmpError
 from sysqcache.launch.process import ProcessId, QemuProcess, wait_pid
 from sysqcache.qmp import commands, jobs
 from sysqcache.qmp.client import CommandRefusedError, QmpClient

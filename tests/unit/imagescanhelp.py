@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import SetupError
 from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.errors import SetupError
 from sysqcache.resolve import load
 from sysqcache.spec import MachineSpec
 

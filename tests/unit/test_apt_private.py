@@ -13,8 +13,8 @@ import pytest
 from sysqcache.apt import private, sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.apt.sources import Source
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild import source
-from sysqcache.errors import EngineBuildError
 from sysqcache.work import Work
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no apt-get")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
 from sysqcache.launch import argv
 from sysqcache.launch.argv import Launch, TbCache
 from sysqcache.spec import Accelerator, Disk, Forward, MachineSpec, Network
-from sysqcache.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
 
 
 def spec(**changes: object) -> MachineSpec:

@@ -23,7 +23,7 @@ from attributionhelp import (
 
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.observation import Observation, Seen
-from sysqcache.errors import MachineDied
+from sysqcache.base.errors import MachineDied
 from sysqcache.guestmap.result import KernelInfo, Mapping, Process
 from sysqcache.guestmap.table import Owner, OwnerKind
 from sysqcache.modules import ModuleKind

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sysqcache.attribution import blocks, evidence
 from sysqcache.attribution.blocks import Blocks, same_bytes
 from sysqcache.attribution.checkpoint import checkpoint
-from sysqcache.errors import MachineDied
+from sysqcache.base.errors import MachineDied
 from sysqcache.instances import Instance
 
 ROWS = st.lists(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import DomainRefused, UsageError
 from sysqcache.compare.domainpage import page
 from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
 from sysqcache.compare.ways import named
-from sysqcache.errors import DomainRefused, UsageError
 from sysqcache.libvirt.copies import DomainCopy
 from sysqcache.libvirt.domxml import Document
 from sysqcache.libvirt.facts import Owner

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import doctor, hostpackages, paths
+from sysqcache import doctor, hostpackages
+from sysqcache.base import paths
+from sysqcache.base.errors import SetupError
 from sysqcache.enginebuild import info
-from sysqcache.errors import SetupError
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageBuildError
 from sysqcache.enginebuild import configure, info, patch
-from sysqcache.errors import EngineMissing, ImageBuildError
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild import patch
-from sysqcache.errors import EngineBuildError
 from sysqcache.work import Work
 
 FIRST = """\

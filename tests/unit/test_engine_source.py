@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild import configure, source
 from sysqcache.enginebuild.build import sync
-from sysqcache.errors import EngineBuildError
 from sysqcache.work import Work
 
 

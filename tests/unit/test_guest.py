@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sysqcache.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError
 from sysqcache.guest.agent import GuestAgent
 from sysqcache.guest.ready import SerialProbe, TcpProbe
 from sysqcache.guest.serialshell import SerialShell

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from guestmaphelp import FakeMemory, fake_guest, fake_x86, virtual
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.files import Files
 from sysqcache.guestmap.flatview import MemoryRange

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.errors import ImageMissing
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
 from sysqcache.images import catalog, tiny
 from sysqcache.images.cpio import CpioWriter
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sysqcache.errors import ImageBuildError
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.images import catalog, disk, upgraded
 from sysqcache.images.recipes import RECIPES, DebianRecipe, DiskLayout, UpgradedRecipe
 from sysqcache.work import Work

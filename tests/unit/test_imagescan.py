@@ -325,7 +325,7 @@ def test_a_real_image(debian_spec: MachineSpec) -> None:
 
 @pytest.fixture
 def debian_spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MachineSpec:
-    from sysqcache.errors import ImageMissing
+    from sysqcache.base.errors import ImageMissing
     from sysqcache.resolve import load
 
     own = os.environ["XDG_CACHE_HOME"]

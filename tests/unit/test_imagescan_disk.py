@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from imagescanhelp import MIB, debugfs, make_ext, qemu_img, with_gpt
 
+from sysqcache.base.types import DiskFormat
 from sysqcache.imagescan import limits
 from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks, UnreadableImage
 from sysqcache.imagescan.diskimage import open_image
@@ -19,7 +20,6 @@ from sysqcache.imagescan.ext import ROOT, ExtFileSystem
 from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.partitions import Partition, identify, partitions
 from sysqcache.imagescan.walk import TreeWalk
-from sysqcache.types import DiskFormat
 
 KINDS = ("ext2", "ext3", "ext4")
 BIG = 3 * MIB + 12345

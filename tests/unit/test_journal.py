@@ -11,7 +11,7 @@ import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
 from sysqcache import blockformat as bf
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 from sysqcache.journal import Journal, parse_journal, read_journal
 from sysqcache.journalwriter import (
     adopted_record,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import FIRMWARE
 from sysqcache.libvirt import publish, service
 from sysqcache.libvirt.folder import DomainFolder, run_directory

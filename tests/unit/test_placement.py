@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 from sysqcache.modules import KINDS, Module, ModuleKind
 from sysqcache.placement import NO_MODULE, Placements
 

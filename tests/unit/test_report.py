@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 from sysqcache import report
-from sysqcache.counters import MISSES, REJECTS
+from sysqcache.base.counters import MISSES, REJECTS
 from sysqcache.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.report import BootReport, IngestSummary, Times

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sysqcache import resolve
-from sysqcache.errors import ConfigError, ImageMissing
+from sysqcache.base.errors import ConfigError, ImageMissing
+from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
 from sysqcache.spec import MachineSpec
-from sysqcache.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> MachineSpec:

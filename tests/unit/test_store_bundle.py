@@ -22,7 +22,7 @@ import zstandard
 from storehelp import OTHER_FINGERPRINT, ingest, make_blocks
 from test_store_modules import BIOS, DRIVER, KERNEL, LIBC, SHELL, boot, lines, placed, run
 
-from sysqcache.errors import FormatError, StoreError, SysqcacheError, UsageError
+from sysqcache.base.errors import FormatError, StoreError, SysqcacheError, UsageError
 from sysqcache.store import bundle
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
@@ -606,7 +606,7 @@ def test_import_that_finds_no_space(other: Store, file: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2)\n"
         "import sys; from pathlib import Path\n"
-        "from sysqcache.errors import StoreError\n"
+        "from sysqcache.base.errors import StoreError\n"
         "from sysqcache.store.facade import Store\n"
         "try: Store.open(Path(sys.argv[1])).import_bundle(Path(sys.argv[2]))\n"
         "except StoreError as error: print(error.message)"

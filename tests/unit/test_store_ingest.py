@@ -18,7 +18,7 @@ from storehelp import (
     write_journal,
 )
 
-from sysqcache.errors import FormatError, StoreBusy, StoreError, StoreVersionError
+from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
 from sysqcache.store import lock
 from sysqcache.store.columns import CHUNK
 from sysqcache.store.facade import Store

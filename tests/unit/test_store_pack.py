@@ -15,8 +15,8 @@ import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
 from sysqcache import blockformat as bf
+from sysqcache.base.errors import FormatError
 from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError
 from sysqcache.journal import parse_journal, read_journal
 from sysqcache.journalwriter import BlockData, journal_header
 from sysqcache.store import key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sysqcache import schema, vmyaml
-from sysqcache.errors import ConfigError
+from sysqcache.base.errors import ConfigError
 from sysqcache.schema import VmFields
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.cli.setupview import SetupView
-from sysqcache.errors import EngineBuildError
 from sysqcache.work import Progress, Work, alone, ignore, published, require_space, scratch
 
 

@@ -21,12 +21,13 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from machinehelp import sysqcache
 
-from sysqcache import paths, resolve
+from sysqcache import resolve
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import Checkpoint, checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule

@@ -16,7 +16,7 @@ from enginehelp import Recorded
 from machinehelp import NOKASLR
 from machinehelp import boot as boot_tiny
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
 

@@ -18,8 +18,10 @@ from typing import Any
 
 from machinehelp import NOKASLR, TINY, eventually
 
-from sysqcache import paths, resolve
-from sysqcache.counters import UNRECORDED
+from sysqcache import resolve
+from sysqcache.base import paths
+from sysqcache.base.counters import UNRECORDED
+from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.enginebuild.info import find_engine
 from sysqcache.guest.agent import KeptAgent
 from sysqcache.guest.ready import make_probe
@@ -32,7 +34,6 @@ from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.facade import Store
-from sysqcache.types import CacheMode, RunInfo
 
 WORK_SAYS = "work: ok"
 

@@ -16,10 +16,10 @@ from typing import cast
 import numpy as np
 from machinehelp import sysqcache
 
-from sysqcache import paths
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import ImageBuildError
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernel import kernel_info

@@ -21,7 +21,7 @@ from guesttruth import (
     truth,
 )
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES, SymbolTable

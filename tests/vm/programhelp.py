@@ -13,7 +13,7 @@ import numpy as np
 from enginehelp import Guest, Start, guest, make_pack
 from machinehelp import NOKASLR
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter

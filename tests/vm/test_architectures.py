@@ -13,8 +13,8 @@ from debianhelp import WORK, boot, check_counters, require_image
 from machinehelp import TINY, report, sysqcache
 
 from sysqcache import resolve
+from sysqcache.base.errors import EngineMissing
 from sysqcache.enginebuild.info import ENV_ENGINE, find_engine, load
-from sysqcache.errors import EngineMissing
 
 pytestmark = pytest.mark.vm
 

@@ -22,9 +22,9 @@ from attributionrun import (
 from machinehelp import TINY
 from maphelp import compare_tiny
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageMissing
 from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
 from sysqcache.guestmap.session import Session
 from sysqcache.images import catalog
 

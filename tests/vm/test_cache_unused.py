@@ -9,7 +9,7 @@ import pytest
 from machinehelp import report, sysqcache
 from programhelp import kernel32
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 
 pytestmark = pytest.mark.vm

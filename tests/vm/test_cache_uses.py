@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from packhelp import damaged, positions, put
 
 from sysqcache import blockformat as bf
+from sysqcache.base.types import CacheMode
 from sysqcache.blocktable import gather
 from sysqcache.journal import Journal, read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
 

@@ -13,8 +13,8 @@ import pytest
 from machinehelp import TINY, end_all, sysqcache
 from maphelp import compare_tiny
 
+from sysqcache.base.errors import EngineMissing, ImageMissing
 from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
 from sysqcache.images import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("own_state")]

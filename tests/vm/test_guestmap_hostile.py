@@ -22,7 +22,7 @@ from machinehelp import (
     sysqcache,
 )
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.guestmap.guest import Guest, open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES

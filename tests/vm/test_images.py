@@ -11,7 +11,7 @@ import pytest
 from debianhelp import WORK, told
 from machinehelp import TINY, sysqcache
 
-from sysqcache.errors import ImageMissing
+from sysqcache.base.errors import ImageMissing
 from sysqcache.images import catalog
 
 pytestmark = [

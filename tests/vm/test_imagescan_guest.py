@@ -10,8 +10,8 @@ import pytest
 from guesttruth import in_guest, trixie_guest
 from machinehelp import TINY, end_all, sysqcache
 
-from sysqcache import paths
-from sysqcache.errors import ImageBuildError
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.session import Session
 from sysqcache.imagescan.elfsymbols import module_functions

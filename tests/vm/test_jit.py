@@ -14,9 +14,9 @@ import pytest
 from machinehelp import TINY, sysqcache
 from programhelp import SOURCES
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
 from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import ImageMissing
 from sysqcache.images import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]

@@ -23,7 +23,7 @@ import pytest
 import workers
 from machinehelp import TINY, end_all, eventually, qcow2_disk, report, sysqcache
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
 from sysqcache.images.catalog import ImagePaths
 from sysqcache.instances import Instance

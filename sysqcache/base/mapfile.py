@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
