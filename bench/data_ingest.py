@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sysqcache.base.types import RunInfo
-from sysqcache.journal import read_journal
-from sysqcache.journalwriter import BlockData, journal_header
+from sysqcache.formats.journal import read_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.pack import Pack
 

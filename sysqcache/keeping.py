@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
 from sysqcache.base.types import RunInfo
-from sysqcache.modules import Module
+from sysqcache.formats.modules import Module
 from sysqcache.report import IngestSummary
 from sysqcache.spec import MachineSpec
 

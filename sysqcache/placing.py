@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache.base.errors import MachineError
-from sysqcache.placement import Placements
+from sysqcache.formats.places import Placements
 from sysqcache.qmp import commands
 from sysqcache.report import AttributionSummary
 from sysqcache.specjson import read_spec
@@ -117,8 +117,8 @@ class Placer:
     def _placements(self, spec: MachineSpec | None, firmware: Path | None) -> Placements:
         from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
+        from sysqcache.formats.journal import read_journal
         from sysqcache.imagescan.scan import scan
-        from sysqcache.journal import read_journal
         from sysqcache.store.recording import read_places
 
         journal = read_journal(self.journal)

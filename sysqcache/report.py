@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from sysqcache.formats.modules import ModuleKind
 from sysqcache.guest.result import TaskResult
-from sysqcache.modules import ModuleKind
 from sysqcache.qmp.commands import TbCacheStats
 
 

@@ -11,9 +11,9 @@ from sysqcache.attribution import evidence
 from sysqcache.attribution.blocks import I64, U64, Blocks, Mask
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation, Seen
+from sysqcache.formats.modules import Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE
 from sysqcache.guestmap.table import PAGE_BITS, Owner, OwnerKind
-from sysqcache.modules import Module, ModuleKind
-from sysqcache.placement import NO_MODULE
 
 _KINDS: Final = {
     OwnerKind.FILE: ModuleKind.FILE,

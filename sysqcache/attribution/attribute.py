@@ -17,8 +17,8 @@ from sysqcache.attribution.kerneltext import place_in_kernel
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.parts import place_in_parts
 from sysqcache.attribution.truths import Truths
-from sysqcache.journal import Journal
-from sysqcache.placement import Placements
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.places import Placements
 
 SECONDS: Final = 5.0
 """How long content is searched for; a Debian boot takes a tenth of it."""

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
-from sysqcache.journal import Journal
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import Journal
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, I64, U8, U64, Blocks, Mask
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Placements
 
 NUMBER_OF: Final = {kind: number for number, kind in enumerate(KINDS)}
 """Places of kinds in ``modules.KINDS``."""

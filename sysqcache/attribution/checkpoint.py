@@ -12,10 +12,10 @@ from typing import Protocol
 from sysqcache.attribution.observation import Observation, observe
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
+from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
-from sysqcache.journal import read_journal
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, I64, U8, U64, Blocks, Mask, Pieces, same_bytes
+from sysqcache.formats.journal import Journal
 from sysqcache.guestmap.memory import PhysicalMemory, UnreadableError
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule
 from sysqcache.guestmap.table import NOWHERE, PAGE, PAGE_BITS, Owned, Owner, RamMap
-from sysqcache.journal import Journal
 
 SECONDS: Final = 5.0
 """How long a guest's memory is compared; blocks beyond that are not confirmed."""

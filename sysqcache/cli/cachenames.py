@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sysqcache.base.errors import SysqcacheError
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 
 if TYPE_CHECKING:
     from sysqcache.imagescan.symbols import SymbolTable

@@ -104,7 +104,7 @@ def label(name: str, identity: str, width: int) -> str:
 
 def short_id(identity: str) -> str:
     """The first characters of a module's id: enough for ``cache show``."""
-    from sysqcache.modules import UNPLACED
+    from sysqcache.formats.modules import UNPLACED
 
     return "" if identity.startswith(UNPLACED) else plain(identity.removeprefix("sha256:"))[:8]
 

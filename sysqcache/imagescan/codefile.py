@@ -8,12 +8,12 @@ import io
 from pathlib import PurePosixPath
 from typing import Final
 
+from sysqcache.formats.access import Blocks, BlocksStream, BytesBlocks
+from sysqcache.formats.elf import HEAD, MAGIC, ElfCode, find_build_id, read_code
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks, BlocksStream, BytesBlocks
 from sysqcache.imagescan.contents import CodeFile
-from sysqcache.imagescan.elf import HEAD, MAGIC, ElfCode, find_build_id, read_code
 from sysqcache.imagescan.unpack import PackedDataError, unpack, unpack_until
-from sysqcache.modules import Module, ModuleKind
 
 _PACKED: Final = (".ko.xz", ".ko.zst", ".ko.gz")
 _EXECUTABLE: Final = 0o111

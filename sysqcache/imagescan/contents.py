@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final, Self
 
-from sysqcache.imagescan.elf import Segment
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.elf import Segment
+from sysqcache.formats.modules import Module, ModuleKind
 
 INITRD: Final = "initrd"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sysqcache.base.types import DiskFormat
+from sysqcache.formats.access import FileBlocks, UnreadableImage
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import FileBlocks, UnreadableImage
 from sysqcache.imagescan.qcow2 import CompressedClusters
 
 

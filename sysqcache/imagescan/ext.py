@@ -14,8 +14,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from sysqcache.formats.access import Blocks, BytesBlocks
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks, BytesBlocks
 from sysqcache.imagescan.extmap import (
     BlockMap,
     DamagedFileSystem,

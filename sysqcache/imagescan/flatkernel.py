@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.formats.elf import BUILD_ID_NOTE, MAGIC
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.elf import BUILD_ID_NOTE, MAGIC
 from sysqcache.imagescan.kernelload import KernelFileError
 from sysqcache.imagescan.unpack import PackedDataError, packing, unpack
 

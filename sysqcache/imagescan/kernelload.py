@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.formats.elf import MAGIC, PROGRAM_HEADERS
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.elf import MAGIC
 
 _EM_X86_64: Final = 62
 _PT_LOAD: Final = 1
@@ -53,7 +53,7 @@ class Loader:
         """Physical address, place and size in the file, size in memory, virtual address."""
         (table,) = struct.unpack_from("<Q", head, 32)
         size, count = struct.unpack_from("<HH", head, 54)
-        content = self._vmlinux[table : table + size * min(count, limits.PROGRAM_HEADERS)]
+        content = self._vmlinux[table : table + size * min(count, PROGRAM_HEADERS)]
         if size != _PROGRAM.size or not count or len(content) % size:
             raise KernelFileError("its vmlinux has no program headers")
         loads = [

@@ -35,11 +35,6 @@ CODE_FILES: Final = 200_000
 CACHED_BLOCKS: Final = 1_024
 """Pieces of inode tables kept while scanning, 16 KiB each."""
 
-PROGRAM_HEADERS: Final = 128
-SECTIONS: Final = 65_536
-NOTE_BYTES: Final = 64 << 10
-BUILD_ID_BYTES: Final = 64
-
 HASHED_BYTES: Final = 64 << 20
 """Size of the largest file without a build id that is hashed."""
 

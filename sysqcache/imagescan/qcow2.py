@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sysqcache.imagescan.blocks import FileBlocks
+    from sysqcache.formats.access import FileBlocks
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQ")
 _PLACE: Final = 0x00FFFFFFFFFFFE00

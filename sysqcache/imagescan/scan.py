@@ -12,8 +12,9 @@ from typing import Final
 
 import xxhash
 
+from sysqcache.formats.access import BytesBlocks
+from sysqcache.formats.modules import Module
 from sysqcache.imagescan import keep, limits
-from sysqcache.imagescan.blocks import BytesBlocks
 from sysqcache.imagescan.codefile import Classifier, is_kernel, may_be_code
 from sysqcache.imagescan.contents import INITRD, CodeFile, Found
 from sysqcache.imagescan.ext import Inode
@@ -23,7 +24,6 @@ from sysqcache.imagescan.kernelfile import read_kernel
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.sources import Identity, Sources, Volume, identity
 from sysqcache.imagescan.walk import TreeWalk
-from sysqcache.modules import Module
 from sysqcache.spec import MachineSpec
 
 KEPT: Final = "contents"

@@ -12,8 +12,8 @@ from typing import Final, Self
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
 from sysqcache.enginebuild.info import any_qemu_img
+from sysqcache.formats.access import UnreadableImage
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import UnreadableImage
 from sysqcache.imagescan.diskimage import Image, open_image
 from sysqcache.imagescan.ext import ExtFileSystem
 from sysqcache.imagescan.extmap import DamagedFileSystem

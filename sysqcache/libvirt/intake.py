@@ -15,12 +15,12 @@ from sysqcache.base import paths
 from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
+from sysqcache.formats.modules import Module
 from sysqcache.keeping import Keeper, StartSet
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
-from sysqcache.modules import Module
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.report import IngestSummary, counters
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sysqcache.base.errors import FormatError
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 
 VERSION: Final = 1
 MAX_CONTENTS: Final = 64 << 20

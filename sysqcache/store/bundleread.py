@@ -20,10 +20,10 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
 from sysqcache.base.errors import FormatError, UsageError
 from sysqcache.base.mapfile import open_private
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import bundle
 from sysqcache.store.pack import Pack, PackHeader
 from sysqcache.store.writer import TEMPORARY

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache.blocktable import BlockTable, Mask, Offsets
-from sysqcache.modules import ModuleKind
+from sysqcache.formats.blocktable import BlockTable, Mask, Offsets
+from sysqcache.formats.modules import ModuleKind
 from sysqcache.store import deadareas, dedupe, registry, why
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable, Mask, Offsets
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Mask, Offsets
 from sysqcache.store.key import IDENTITY
 from sysqcache.store.records import ModuleShare
 

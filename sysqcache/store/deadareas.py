@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache.blocktable import Mask
-from sysqcache.journal import Journal
-from sysqcache.modules import ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats.blocktable import Mask
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.modules import ModuleKind
+from sysqcache.formats.places import NO_MODULE, Placements
 from sysqcache.store.columns import Places
 from sysqcache.store.records import DeadRow
 from sysqcache.store.registry import Registry

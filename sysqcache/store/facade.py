@@ -16,8 +16,8 @@ from typing import Self, TypeVar
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.base.mapfile import read_private
 from sysqcache.base.types import RunInfo
-from sysqcache.blockformat import HEADER_SIZE
-from sysqcache.modules import Module
+from sysqcache.formats.block import HEADER_SIZE
+from sysqcache.formats.modules import Module
 from sysqcache.store import inspect, journals, lock, pins, summary
 from sysqcache.store.bundleread import read_bundle
 from sysqcache.store.bundlewrite import Export, ExportReport

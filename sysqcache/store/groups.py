@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.base.errors import FormatError
-from sysqcache.blocktable import BlockTable, Mask
+from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas

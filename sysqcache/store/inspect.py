@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sysqcache.base.errors import UsageError
-from sysqcache.blocktable import Offsets
-from sysqcache.modules import KINDS, UNPLACED, Module, ModuleKind
+from sysqcache.formats.blocktable import Offsets
+from sysqcache.formats.modules import KINDS, UNPLACED, Module, ModuleKind
 from sysqcache.store.columns import COLUMNS, Columns
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import DeadRow, ModuleLine, ModuleRow, RunRow

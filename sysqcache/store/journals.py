@@ -17,7 +17,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import open_private, read_private
 from sysqcache.base.types import RunInfo
-from sysqcache.placement import Placements
+from sysqcache.formats.places import Placements
 from sysqcache.store.layout import Layout, replace_file
 
 _NOTE_MAX_BYTES: Final = 1 << 20

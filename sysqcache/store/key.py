@@ -15,11 +15,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache.blockformat import BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
+from sysqcache.formats.block import BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
 from sysqcache.store import moving
 
 if TYPE_CHECKING:
-    from sysqcache.blocktable import BlockTable
+    from sysqcache.formats.blocktable import BlockTable
 
 U64 = NDArray[np.uint64]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sysqcache.base.errors import FormatError
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import read_private
-from sysqcache.modules import UNPLACED, Module, ModuleKind
+from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import Layout, replace_file
 from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
 

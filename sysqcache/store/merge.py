@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sysqcache.base.types import RunInfo
-from sysqcache.blocktable import BlockTable
-from sysqcache.journal import parse_journal
-from sysqcache.journalwriter import journal_header
-from sysqcache.modules import ModuleKind
-from sysqcache.placement import Placements
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import parse_journal
+from sysqcache.formats.journalwriter import journal_header
+from sysqcache.formats.modules import ModuleKind
+from sysqcache.formats.places import Placements
 from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
 from sysqcache.store.bundleread import Bundle, BundlePack, Progress, stage

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import map_private
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import key, moving
 
 if TYPE_CHECKING:

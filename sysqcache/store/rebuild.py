@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import FormatError, StoreError
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns

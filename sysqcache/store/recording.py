@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.types import RunInfo
-from sysqcache.journal import Journal, read_journal
-from sysqcache.placement import Placements, read_placements
+from sysqcache.formats.journal import Journal, read_journal
+from sysqcache.formats.places import Placements, read_placements
 from sysqcache.store import key
 from sysqcache.store.journals import places_path
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 
 SCHEMA: Final = 2
 """Version of the rows; those of version 1 knew no modules, and are read as such."""

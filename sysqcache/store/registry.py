@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import Offsets
-from sysqcache.journal import Journal
-from sysqcache.modules import KINDS, UNPLACED, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import Offsets
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.modules import KINDS, UNPLACED, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Placements
 from sysqcache.store.columns import Places
 from sysqcache.store.records import ModuleRow
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache import blockformat as bf
 from sysqcache.base.errors import FormatError, StoreError
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import references
 from sysqcache.store.layout import Layout
 from sysqcache.store.meta import Meta, MetaDamaged

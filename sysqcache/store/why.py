@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.blocktable import Mask
+from sysqcache.formats.blocktable import Mask
 from sysqcache.store.columns import Columns, Places
 
 U64 = NDArray[np.uint64]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
 from sysqcache.store import key
 from sysqcache.store.pack import slots_for
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sysqcache.blocktable import BlockTable, Offsets
+    from sysqcache.formats.blocktable import BlockTable, Offsets
 
 TEMPORARY: Final = ".new-"
 """Prefix of files that are being written; whoever holds the store's lock may remove them."""

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sysqcache.journal import parse_journal
-from sysqcache.journalwriter import BlockData, journal_header, ram_map_record, record_header
+from sysqcache.formats.journal import parse_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.store import key
 from sysqcache.store.writer import PackPieces
 

@@ -10,7 +10,7 @@ from typing import Any
 import make_golden
 import pytest
 
-from sysqcache.journal import parse_journal
+from sysqcache.formats.journal import parse_journal
 from sysqcache.store.pack import Pack, Query
 from sysqcache.store.verify import unfindable
 

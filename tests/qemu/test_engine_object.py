@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sysqcache import blockformat as bf
 from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
+from sysqcache.formats import block as bf
 from sysqcache.launch.process import QemuProcess
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
 

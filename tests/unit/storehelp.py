@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from sysqcache.base.types import RunInfo
-from sysqcache.journalwriter import BlockData, journal_header
+from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.recording import IngestResult
 

@@ -24,10 +24,10 @@ from attributionhelp import (
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.observation import Observation, Seen
 from sysqcache.base.errors import MachineDied
+from sysqcache.formats.modules import ModuleKind
+from sysqcache.formats.places import Placements
 from sysqcache.guestmap.result import KernelInfo, Mapping, Process
 from sysqcache.guestmap.table import Owner, OwnerKind
-from sysqcache.modules import ModuleKind
-from sysqcache.placement import Placements
 
 P, Q = 0x5000, 0x9000
 MAPPED = 0x7F00_0000_0000

@@ -19,11 +19,11 @@ from sysqcache.base.errors import FormatError, NoSuchMachine, UsageError
 from sysqcache.base.types import MachineState
 from sysqcache.cli import cachelist, cacheview, cachewhy
 from sysqcache.cli.cache import app
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.imagescan import keep
 from sysqcache.imagescan.scan import scan
 from sysqcache.imagescan.symbols import KEPT, SymbolTable
 from sysqcache.instances import Instance, InstanceState
-from sysqcache.modules import Module, ModuleKind
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
 from sysqcache.store.why import Why

@@ -13,6 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
 
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.btf import Btf, BtfError, Kind
 from sysqcache.guestmap.elfid import build_id
@@ -21,7 +22,6 @@ from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import Layout
 from sysqcache.guestmap.memory import PAGE, UnreadableError
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
-from sysqcache.imagescan.elf import notes_build_id
 
 
 def small_btf() -> BtfBuilder:

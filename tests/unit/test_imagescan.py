@@ -26,12 +26,12 @@ from imagescanhelp import (
 )
 
 from sysqcache.enginebuild.info import read_build_id
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.imagescan import keep, limits
 from sysqcache.imagescan.contents import CodeFile, Found
 from sysqcache.imagescan.reader import PAGE, ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.imagescan.symbols import symbols_of
-from sysqcache.modules import Module, ModuleKind
 from sysqcache.spec import MachineSpec
 
 TRUE, SHELL = Path("/bin/true").resolve(), Path("/bin/sh").resolve()

@@ -13,8 +13,8 @@ import pytest
 from imagescanhelp import MIB, debugfs, make_ext, qemu_img, with_gpt
 
 from sysqcache.base.types import DiskFormat
+from sysqcache.formats.access import BytesBlocks, FileBlocks, UnreadableImage
 from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks, UnreadableImage
 from sysqcache.imagescan.diskimage import open_image
 from sysqcache.imagescan.ext import ROOT, ExtFileSystem
 from sysqcache.imagescan.extmap import DamagedFileSystem

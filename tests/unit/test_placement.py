@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sysqcache.base.errors import FormatError
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Placements
 
 LIBC = Module(ModuleKind.FILE, "aa" * 20, "/usr/lib/libc.so.6")
 KERNEL = Module(ModuleKind.KERNEL, "bb" * 20, "6.1.0-test")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache import placement
+from sysqcache.formats import places
 from sysqcache.store import batch, bundle, meta
 from sysqcache.store.columns import COLUMNS
 from sysqcache.store.key import IDENTITY
@@ -48,9 +48,9 @@ def test_reasons() -> None:
 
 def test_arrays_of_places() -> None:
     rows = {row[0].strip("`"): row[1] for row in table("array")}
-    assert set(rows) == {"about", *placement._ARRAYS, *placement._DEAD}
+    assert set(rows) == {"about", *places._ARRAYS, *places._DEAD}
     short = {"i64": np.int64, "i32": np.int32, "u32": np.uint32, "u8": np.uint8, "u64": np.uint64}
-    for name, kind in placement._TYPES.items():
+    for name, kind in places._TYPES.items():
         assert short[rows[name].partition(",")[0]] is kind
 
 

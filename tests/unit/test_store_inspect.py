@@ -14,7 +14,7 @@ from test_store_modules import BIOS, DRIVER, KERNEL, LIBC, SHELL, boot, placed, 
 
 from sysqcache.base.errors import UsageError
 from sysqcache.cli import cachemap
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.store.facade import Store
 from sysqcache.store.inspect import candidates
 from sysqcache.store.records import ModuleRow

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from storehelp import FINGERPRINT, OTHER_FINGERPRINT, TEXT, make_block, make_blocks, make_run
 
-from sysqcache import blockformat as bf
-from sysqcache.journal import read_journal
-from sysqcache.journalwriter import BlockData, journal_header, record_header
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import read_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Placements
 from sysqcache.store.deadareas import CLEAN_RUNS
 from sysqcache.store.facade import Store
 from sysqcache.store.journals import places_path, write_places

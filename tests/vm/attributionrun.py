@@ -29,17 +29,17 @@ from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.base import paths
 from sysqcache.enginebuild.info import Engine
+from sysqcache.formats.access import Blocks as FileBytes
+from sysqcache.formats.journal import Journal, read_journal
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import Placements
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
 from sysqcache.guestmap.session import Session
-from sysqcache.imagescan.blocks import Blocks as FileBytes
 from sysqcache.imagescan.efi import unpacked_sections
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.journal import Journal, read_journal
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import Placements
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec import MachineSpec
 

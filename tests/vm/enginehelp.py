@@ -23,10 +23,10 @@ from sysqcache.base import paths
 from sysqcache.base.counters import UNRECORDED
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.enginebuild.info import find_engine
+from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.guest.agent import KeptAgent
 from sysqcache.guest.ready import make_probe
 from sysqcache.guest.serialshell import SerialShell
-from sysqcache.journal import Journal, read_journal
 from sysqcache.launch import argv
 from sysqcache.launch.argv import Launch, TbCache
 from sysqcache.launch.process import QemuProcess

@@ -20,6 +20,7 @@ from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernel import kernel_info
@@ -29,7 +30,6 @@ from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
 from sysqcache.images.recipes import RECIPES, TinyRecipe
-from sysqcache.imagescan.elf import notes_build_id
 from sysqcache.work import Work, alone, ignore, published, scratch
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'

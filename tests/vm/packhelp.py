@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
+from sysqcache.formats import block as bf
 
 Damage = Callable[[bytearray], None]
 

@@ -14,10 +14,10 @@ from enginehelp import Guest, Start, guest, make_pack
 from machinehelp import NOKASLR
 
 from sysqcache.base import paths
+from sysqcache.formats.journal import read_journal
 from sysqcache.guest.serialshell import SerialShell
 from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter
-from sysqcache.journal import read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.key import identities

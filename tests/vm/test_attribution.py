@@ -28,8 +28,8 @@ from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.enginebuild.info import Engine
+from sysqcache.formats.places import NO_MODULE
 from sysqcache.guestmap import kernelcache, mapper
-from sysqcache.placement import NO_MODULE
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

@@ -25,7 +25,7 @@ from packhelp import Damage, cut, damaged, put, small_disk
 from sysqcache.base.counters import REJECTS
 from sysqcache.base.errors import LaunchError, QmpError
 from sysqcache.base.types import CacheMode
-from sysqcache.journal import read_journal
+from sysqcache.formats.journal import read_journal
 from sysqcache.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats

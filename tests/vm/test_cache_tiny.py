@@ -10,7 +10,7 @@ from enginehelp import Recorded, Start, guest, hit_rate, make_pack, run
 from machinehelp import NOKASLR
 
 from sysqcache.base.types import CacheMode
-from sysqcache.journal import read_journal
+from sysqcache.formats.journal import read_journal
 from sysqcache.qmp import commands
 
 pytestmark = pytest.mark.vm

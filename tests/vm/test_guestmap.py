@@ -26,6 +26,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
 from sysqcache.base.sockets import connect_unix
 from sysqcache.enginebuild.info import Engine
+from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.guest import drgn_program, open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES
@@ -35,7 +36,6 @@ from sysqcache.guestmap.table import OwnerKind
 from sysqcache.images import catalog
 from sysqcache.images.catalog import ImagePaths
 from sysqcache.instances import Instance
-from sysqcache.journal import read_journal
 from sysqcache.qmp.client import QmpClient
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]

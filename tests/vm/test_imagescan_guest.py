@@ -12,6 +12,7 @@ from machinehelp import TINY, end_all, sysqcache
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.session import Session
 from sysqcache.imagescan.elfsymbols import module_functions
@@ -19,7 +20,6 @@ from sysqcache.imagescan.kallsyms import kernel_functions
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.modules import Module, ModuleKind
 from sysqcache.resolve import load
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]

@@ -23,8 +23,8 @@ from programhelp import run as run_programs
 
 from sysqcache.base.types import CacheMode
 from sysqcache.enginebuild.info import Engine
+from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.images.catalog import ImagePaths
-from sysqcache.journal import Journal, read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
 

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sysqcache import blockformat as bf
+from sysqcache.formats import block as bf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

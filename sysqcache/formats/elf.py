@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a scan has to know of an ELF file: its code, its build id, and nothing more.
+"""What has to be known of an ELF file: its code, its build id, and nothing more.
 
 pyelftools reads the section names of each file that it opens and makes objects of all
 it finds, forty times as slow as these few headers; it reads the symbols
-(:mod:`elfsymbols`), where its knowledge is needed.
+(``imagescan/elfsymbols.py``), where its knowledge is needed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import Blocks
+from sysqcache.formats.access import Blocks
 
 MAGIC: Final = b"\x7fELF"
 HEAD: Final = 4096
 """Bytes that are read at once; the headers and notes of nearly all files lie there."""
 
+PROGRAM_HEADERS: Final = 128
+"""Most that a file may have; a limit, as what a file says may be made to hurt."""
+
+_SECTIONS: Final = 65_536
+_NOTE_BYTES: Final = 64 << 10
+_BUILD_ID_BYTES: Final = 64
 _PT_LOAD: Final = 1
 _PT_NOTE: Final = 4
 _PF_X: Final = 1
@@ -95,7 +100,7 @@ def read_code(file: Blocks, head: bytes = b"") -> ElfCode | None:
         if what == _PT_LOAD and flags & _PF_X and offset < file.size:
             segments.append(Segment(offset, min(size, file.size - offset), address))
         elif what == _PT_NOTE and not build_id:
-            build_id = notes_build_id(read.read(offset, min(size, limits.NOTE_BYTES)), order)
+            build_id = notes_build_id(read.read(offset, min(size, _NOTE_BYTES)), order)
     if not build_id and file_type == _ET_REL:
         build_id = _section_build_id(read, sections, counts[2:4], order, kind)
     return ElfCode(build_id, tuple(segments), file_type == _ET_REL, machine)
@@ -116,7 +121,7 @@ class _Head:
 
 
 def _table(
-    file: _Head, offset: int, size: int, count: int, entry: str, most: int = limits.PROGRAM_HEADERS
+    file: _Head, offset: int, size: int, count: int, entry: str, most: int = PROGRAM_HEADERS
 ) -> Iterator[tuple[int, ...]]:
     """Entries of a header table, none when their size is not the one of the format."""
     shape = struct.Struct(entry)
@@ -130,10 +135,10 @@ def _section_build_id(
     file: _Head, offset: int, shape: tuple[int, ...], order: str, kind: _Class
 ) -> str:
     size, count = shape
-    for entry in _table(file, offset, size, count, order + kind.section, limits.SECTIONS):
+    for entry in _table(file, offset, size, count, order + kind.section, _SECTIONS):
         what, start, length = (entry[place] for place in kind.section_fields)
         if what == _SHT_NOTE:
-            notes = file.read(start, min(length, limits.NOTE_BYTES))
+            notes = file.read(start, min(length, _NOTE_BYTES))
             if found := notes_build_id(notes, order):
                 return found
     return ""
@@ -149,7 +154,7 @@ def notes_build_id(notes: bytes, order: str = "<") -> str:
         value = name + (name_size + 3 & ~3)
         if kind == _NT_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
             found = notes[value : value + size]
-            good = 0 < size <= limits.BUILD_ID_BYTES and len(found) == size
+            good = 0 < size <= _BUILD_ID_BYTES and len(found) == size
             return found.hex() if good else ""
         place = value + (size + 3 & ~3)
     return ""

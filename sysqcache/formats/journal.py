@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from sysqcache import blockformat as bf
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import map_private
-from sysqcache.blocktable import BlockTable, Mask, Offsets, gather, whole_units
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Mask, Offsets, gather, whole_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import read_private
-from sysqcache.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
 
 NO_MODULE: Final = -1
 _MAX_BYTES: Final = 1 << 30

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
+from sysqcache.formats import block as bf
 
 Offsets = NDArray[np.int64]
 Mask = NDArray[np.bool_]
