@@ -25,8 +25,8 @@ from bench.figures import RATIO, SECOND_HIT_RATE, SHARE, Figure, Limit
 from bench.modules import PROGRAM, ROOT, WORK
 from bench.output import finish
 from sysqcache.base import paths
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import find_engine
 
 sys.path.insert(0, str(ROOT / "tests" / "domains"))
 

@@ -24,10 +24,10 @@ from bench.figures import Figure, Run, figures
 from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
-from sysqcache import resolve
 from sysqcache.base.errors import SysqcacheError, UsageError
 from sysqcache.compare import host
-from sysqcache.enginebuild.info import Engine, find_engine
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import Engine, find_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

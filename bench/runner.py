@@ -19,7 +19,7 @@ from bench.plan import Kind, Step
 from sysqcache.base import paths
 from sysqcache.base.types import CacheMode
 from sysqcache.compare.host import Noise
-from sysqcache.enginebuild.info import ENV_ENGINE
+from sysqcache.spec.engines import ENV_ENGINE
 
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
 _TIMEOUT: Final = 900.0

@@ -24,8 +24,8 @@ from typing import Any, Final
 from bench.figures import RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
-from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.spec import catalog
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"

@@ -17,9 +17,8 @@ from sysqcache import hostpackages
 from sysqcache.apt import sources
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
-from sysqcache.enginebuild import info
 from sysqcache.enginebuild.configure import meson_present
-from sysqcache.images import catalog
+from sysqcache.spec import catalog, engines
 
 State = Literal["ok", "warning", "missing"]
 
@@ -100,7 +99,7 @@ def _disk(engine: Check) -> Check:
 
 def _engine() -> Check:
     try:
-        engine = info.find_engine("x86_64")
+        engine = engines.find_engine("x86_64")
     except SysqcacheError as err:
         return Check("engine", "missing", err.message, err.hint)
     text = f"{engine.key} in {engine.dir}"

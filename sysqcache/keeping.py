@@ -17,7 +17,7 @@ from sysqcache.base.errors import StoreError
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
 from sysqcache.report import IngestSummary
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 
 if TYPE_CHECKING:
     from sysqcache.store.facade import Store

@@ -20,7 +20,7 @@ from sysqcache.machine import Machine, StatsMonitor, serial_log
 from sysqcache.placing import LOOKING, Placer
 from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.report import BootReport
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20

@@ -35,11 +35,11 @@ from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
 from sysqcache.report import BootReport, counters
 from sysqcache.saved.slots import is_saved
-from sysqcache.spec import Disk, MachineSpec
-from sysqcache.specjson import write_spec
+from sysqcache.spec.spec import Disk, MachineSpec
+from sysqcache.spec.specjson import write_spec
 
 if TYPE_CHECKING:
-    from sysqcache.enginebuild.info import Engine
+    from sysqcache.spec.engines import Engine
 
 _CONNECT_TIMEOUT: Final = 60.0
 _PROBE_STEP: Final = 0.1
@@ -143,7 +143,7 @@ class _Start:
 
     def run(self, engine: Engine | None = None) -> BootReport:
         """See :func:`boot`."""
-        from sysqcache.enginebuild.info import find_engine
+        from sysqcache.spec.engines import find_engine
 
         engine = engine or find_engine(str(self.spec.arch))
         self.firmware = engine.firmware_dir
@@ -172,7 +172,7 @@ class _Start:
             saved_from=str(self.origin.directory) if self.origin is not None else "",
         )
         self.instance.write(state)
-        write_spec(self.instance, self.original)
+        write_spec(self.instance.file(paths.INSTANCE_SPEC), self.original)
         if self.spec.cache.mode is not CacheMode.OFF:
             self.keeper.sweep()
         self.listener(PhaseBegan("preparing"))

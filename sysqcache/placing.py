@@ -14,18 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from sysqcache.base import paths
 from sysqcache.base.errors import MachineError
 from sysqcache.formats.places import Placements
 from sysqcache.qmp import commands
 from sysqcache.report import AttributionSummary
-from sysqcache.specjson import read_spec
+from sysqcache.spec.specjson import read_spec
 
 if TYPE_CHECKING:
     from sysqcache.attribution.checkpoint import Files
     from sysqcache.attribution.observation import Observation
     from sysqcache.machine import Machine
     from sysqcache.qmp.client import QmpClient, Watched
-    from sysqcache.spec import MachineSpec
+    from sysqcache.spec.spec import MachineSpec
 
 LOOKING: Final = "looking into the guest"
 """What the phase is called in which a machine's code is put down to modules."""
@@ -144,5 +145,5 @@ def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
 def _spec_of(machine: Machine) -> MachineSpec | None:
     """What a machine was started from, if that can still be read."""
     with contextlib.suppress(MachineError):
-        return read_spec(machine.instance)
+        return read_spec(machine.instance.file(paths.INSTANCE_SPEC))
     return None

@@ -31,10 +31,10 @@ from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
-from sysqcache.spec import MachineSpec, Ready
+from sysqcache.spec.spec import MachineSpec, Ready
 
 if TYPE_CHECKING:
-    from sysqcache.enginebuild.info import Engine
+    from sysqcache.spec.engines import Engine
 
 MAX_COPIES: Final = 256
 _AWAKE_TIMEOUT: Final = 60.0
@@ -67,7 +67,7 @@ def check(name: str) -> Checked:
 
 def _engine(record: SavedMachine) -> Engine:
     """The very engine that saved the machine."""
-    from sysqcache.enginebuild.info import find_engine, list_engines
+    from sysqcache.spec.engines import find_engine, list_engines
 
     arch = str(record.spec.arch)
     engines = list_engines(arch)

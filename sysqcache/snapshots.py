@@ -15,12 +15,12 @@ from sysqcache.machine import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import slots
 from sysqcache.saved.origin import snapshot_nodes
-from sysqcache.specjson import read_spec
+from sysqcache.spec.specjson import read_spec
 
 
 def _nodes(machine: Machine) -> list[str]:
     """Disks that are written to: all have to hold the snapshot."""
-    spec = read_spec(machine.instance)
+    spec = read_spec(machine.instance.file(paths.INSTANCE_SPEC))
     writable = [d for d in spec.disks if d.mode is not DiskMode.READ_ONLY]
     raw = [d for d in writable if d.mode is DiskMode.PERSISTENT and d.format is DiskFormat.RAW]
     if raw or not writable:

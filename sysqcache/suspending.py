@@ -35,12 +35,12 @@ from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, idle, ramfile, slots
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
-from sysqcache.spec import MachineSpec
-from sysqcache.specjson import read_spec
+from sysqcache.spec.spec import MachineSpec
+from sysqcache.spec.specjson import read_spec
 
 if TYPE_CHECKING:
-    from sysqcache.enginebuild.info import Engine
     from sysqcache.qmp.commands import TbCacheStats
+    from sysqcache.spec.engines import Engine
 
 Warn = Callable[[str], None]
 Phase = Callable[[str], None]
@@ -124,7 +124,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     started = time.monotonic()
     instance = Instance(name)
     with _only_one(instance), Machine.attach(name) as machine:
-        spec = read_spec(instance)
+        spec = read_spec(instance.file(paths.INSTANCE_SPEC))
         engine = _engine_of(machine, spec)
         method, why = choose(wanted, spec, plain=engine.plain)
         phase("saving")
@@ -162,7 +162,7 @@ def _only_one(instance: Instance) -> Iterator[None]:
 
 def _engine_of(machine: Machine, spec: MachineSpec) -> Engine:
     """The engine that a machine runs on."""
-    from sysqcache.enginebuild.info import find_engine, load
+    from sysqcache.spec.engines import find_engine, load
 
     binary = Path(machine.state.argv[0]) if machine.state.argv else None
     found = load(binary.parents[1], str(spec.arch)) if binary is not None else None

@@ -57,8 +57,9 @@ def boot(
     on a terminal it stays on the serial console first (Ctrl-] leaves it). Ctrl-C asks the
     guest to power off, a second one kills it.
     """
-    from sysqcache import pipeline, resolve
+    from sysqcache import pipeline
     from sysqcache.cli.bootview import BootView, print_report
+    from sysqcache.spec import resolve
 
     overrides = [*(sets or []), *([f"cache.mode={cache}"] if cache else [])]
     spec = resolve.load(file, overrides)

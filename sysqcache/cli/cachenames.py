@@ -12,7 +12,7 @@ from sysqcache.formats.modules import Module, ModuleKind
 
 if TYPE_CHECKING:
     from sysqcache.imagescan.symbols import SymbolTable
-    from sysqcache.spec import MachineSpec
+    from sysqcache.spec.spec import MachineSpec
 
 NO_PLACE = "code without a place in a module has no names"
 
@@ -48,8 +48,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
 
 def _machines(images: tuple[str, ...]) -> Iterator[MachineSpec]:
     """Machines that start one of the images, as far as their files are still there."""
-    from sysqcache import resolve
     from sysqcache.instances import list_instances
+    from sysqcache.spec import resolve
 
     for state in list_instances():
         if state.image_id not in images or not state.source:

@@ -54,11 +54,11 @@ def compare(
 
     With --libvirt a domain that has the cache: cold, warm, managedsave, managedsave+warm.
     """
-    from sysqcache import resolve
     from sysqcache.cli.boot import handle_signals
     from sysqcache.cli.compareview import CompareView, print_result
     from sysqcache.compare import runner
     from sysqcache.compare import ways as known
+    from sysqcache.spec import resolve
 
     if not task.strip():
         raise UsageError("--task takes a command")

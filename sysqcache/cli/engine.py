@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sysqcache.enginebuild.info import Engine
+    from sysqcache.spec.engines import Engine
 
 app = typer.Typer(
     help="Build the engine (QEMU with our patches), and tell what is built.",
@@ -89,7 +89,7 @@ def _report(engine: Engine) -> dict[str, Any]:
 @app.command()
 def info(target: _Target = None, plain: _Plain = False, as_json: _Json = False) -> None:
     """Tell which engine machines run on, and what it was built from."""
-    from sysqcache.enginebuild.info import find_engine
+    from sysqcache.spec.engines import find_engine
 
     report = _report(find_engine(_targets(target)[0], plain=plain))
     if as_json:
@@ -109,7 +109,7 @@ def check(target: _Target = None, plain: _Plain = False, as_json: _Json = False)
     from dataclasses import asdict
 
     from sysqcache.enginebuild.check import check as check_engine
-    from sysqcache.enginebuild.info import find_engine
+    from sysqcache.spec.engines import find_engine
 
     engine = find_engine(_targets(target)[0], plain=plain)
     result = check_engine(engine)

@@ -39,7 +39,7 @@ def build(
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
     """List the images that can be built, and those that are."""
-    from sysqcache.images.catalog import list_images
+    from sysqcache.spec.catalog import list_images
 
     images = list_images()
     if as_json:

@@ -22,7 +22,7 @@ from sysqcache.progress import Listener
 from sysqcache.report import BootReport, hit_rate
 from sysqcache.resuming import ResumeOptions
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 from sysqcache.suspending import Suspended
 
 ANSWER: Final = "true"

@@ -22,9 +22,9 @@ from sysqcache.compare.machines import Machines, private
 from sysqcache.compare.result import Result, Saving
 from sysqcache.compare.ways import Way, supported, turns
 from sysqcache.compare.workshop import disk_bytes, workshop
-from sysqcache.enginebuild.info import Engine, find_engine
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.engines import Engine, find_engine
+from sysqcache.spec.spec import MachineSpec
 
 _BUSY_SHARE: Final = 0.1
 

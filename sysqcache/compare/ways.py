@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from sysqcache.base.errors import SavedStateError, UsageError
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 from sysqcache.suspending import choose
 
 AnyWay = TypeVar("AnyWay", bound=enum.StrEnum)

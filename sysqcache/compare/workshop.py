@@ -19,9 +19,9 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError
-from sysqcache.enginebuild.info import ENV_ENGINE
 from sysqcache.instances import Instance, list_instances
 from sysqcache.machine import end_by_signals
+from sysqcache.spec.engines import ENV_ENGINE
 
 _PREFIX: Final = "compare-"
 _LOCK: Final = "lock"

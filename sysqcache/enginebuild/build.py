@@ -18,8 +18,10 @@ from typing import Final
 from sysqcache import hostpackages
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.enginebuild import configure, firmware, info, patch
+from sysqcache.enginebuild import configure, firmware, patch
 from sysqcache.enginebuild import source as source_
+from sysqcache.spec import engines
+from sysqcache.spec.series import OPTIONS, build_key, series_digest
 from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 2_000_000_000
@@ -52,7 +54,7 @@ class BuildOptions:
         return "plain" if self.plain else "engine"
 
 
-def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
+def build(options: BuildOptions, listener: Listener = ignore) -> engines.Engine:
     """Build an engine unless one of the present patches is there.
 
     One that was built before it needed some firmware gets that, and stays as it is.
@@ -71,11 +73,11 @@ def build(options: BuildOptions, listener: Listener = ignore) -> info.Engine:
         return _build(options, listener)
 
 
-def _lacks(engine: info.Engine) -> list[str]:
+def _lacks(engine: engines.Engine) -> list[str]:
     return firmware.missing(engine.meta.get("targets", ()), engine.firmware_dir)
 
 
-def _completed(engine: info.Engine, listener: Listener) -> info.Engine:
+def _completed(engine: engines.Engine, listener: Listener) -> engines.Engine:
     """An engine with all the firmware that it needs; its binaries stay."""
     lacking = _lacks(engine)
     if lacking:
@@ -88,12 +90,12 @@ def _completed(engine: info.Engine, listener: Listener) -> info.Engine:
     return engine
 
 
-def _build(options: BuildOptions, listener: Listener) -> info.Engine:
+def _build(options: BuildOptions, listener: Listener) -> engines.Engine:
     work = Work(paths.logs_dir() / f"{options.variant}-build.log", EngineBuildError, listener)
     started = time.monotonic()
     with scratch(paths.downloads_dir(), options.variant) as directory:
         # taken first: patches that change during the build make the engine an older one
-        series = patch.series_digest(plain=options.plain)
+        series = series_digest(plain=options.plain)
         tree = _prepare(options, directory, work)
         with work.step("configure"):
             build_dir = configure.configure(tree.directory, options.targets, work)
@@ -104,10 +106,10 @@ def _build(options: BuildOptions, listener: Listener) -> info.Engine:
             return _publish(options, tree, build_dir, work, series=series, took=took)
 
 
-def _existing(options: BuildOptions) -> info.Engine | None:
+def _existing(options: BuildOptions) -> engines.Engine | None:
     if options.source is not None:
         return None
-    for engine in info.list_engines(options.targets[0]):
+    for engine in engines.list_engines(options.targets[0]):
         same = engine.plain == options.plain and engine.current
         if same and set(options.targets) <= set(engine.meta.get("targets", ())):
             return engine
@@ -168,7 +170,7 @@ def _copy_if_changed(source: Path, target: Path) -> None:
 
 
 def _compile(build_dir: Path, options: BuildOptions, work: Work) -> None:
-    names = [info.binary_name(target) for target in options.targets]
+    names = [engines.binary_name(target) for target in options.targets]
     jobs = ["-j", str(options.jobs)] if options.jobs else []
     work.run(["ninja", *jobs, *names, "qemu-img"], cwd=build_dir)
 
@@ -181,10 +183,10 @@ def _publish(
     *,
     series: str,
     took: float,
-) -> info.Engine:
-    key = configure.key(tree.version, tree.origin, series, options.targets, plain=options.plain)
+) -> engines.Engine:
+    key = build_key(tree.version, tree.origin, series, options.targets, plain=options.plain)
     target = paths.engines_dir() / key
-    names = [info.binary_name(name) for name in options.targets]
+    names = [engines.binary_name(name) for name in options.targets]
     with published(target) as output:
         (output / "bin").mkdir()
         for name in [*names, "qemu-img"]:
@@ -192,7 +194,7 @@ def _publish(
             shutil.copyfile(build_dir / name, binary)
             binary.chmod(0o755)
             work.run(["strip", "--strip-debug", binary])
-        versions = _firmware(tree.directory, options.targets, output / info.FIRMWARE, work)
+        versions = _firmware(tree.directory, options.targets, output / engines.FIRMWARE, work)
         meta = {
             "version": tree.version,
             "source": tree.origin,
@@ -200,14 +202,14 @@ def _publish(
             "plain": options.plain,
             "targets": list(options.targets),
             "series_sha256": series,
-            "options": list(configure.OPTIONS),
-            "build_ids": {name: info.read_build_id(output / "bin" / name) for name in names},
+            "options": list(OPTIONS),
+            "build_ids": {name: engines.read_build_id(output / "bin" / name) for name in names},
             "firmware": versions,
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
             "took_s": round(took, 1),
         }
-        (output / info.META).write_text(json.dumps(meta, indent=1) + "\n")
-    engine = info.load(target, options.targets[0])
+        (output / engines.META).write_text(json.dumps(meta, indent=1) + "\n")
+    engine = engines.load(target, options.targets[0])
     assert engine is not None
     return engine
 

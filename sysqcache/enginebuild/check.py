@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.enginebuild.info import Engine
+from sysqcache.spec.engines import Engine
 
 OBJECT: Final = "tb-cache"
 _READ_ONLY: Final = {"mode": "read-only"}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the engine is configured, and the key that names a build."""
+"""How the engine is configured."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,41 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.spec.series import OPTIONS
 from sysqcache.work import Work
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")
 """Guest architectures; all are built unless some are asked for."""
-
-OPTIONS: Final = (
-    "--without-default-features",
-    "--enable-system",
-    "--enable-tcg",
-    "--enable-fdt=system",
-    "--enable-slirp",
-    "--enable-tools",
-    "--enable-pixman",
-    "--enable-vnc",  # libvirt's domains usually have a display
-    "--enable-seccomp",  # libvirt's sandbox around QEMU, where the engine can
-    "--enable-plugins",
-    "--enable-malloc-trim",  # what a start frees is half of the heap
-    "--enable-trace-backends=log",
-    "--disable-install-blobs",  # Debian's source holds none
-    "--disable-docs",
-    "--disable-werror",
-    # the build id is part of every fingerprint: it has to be there
-    "--extra-ldflags=-Wl,--build-id=sha1",
-)
-
-
-def key(version: str, origin: str, series: str, targets: Sequence[str], *, plain: bool) -> str:
-    """Name of a build: the version, and 16 hex digits of everything that changes the code.
-
-    :param origin: exact package version or path of the source.
-    :param series: digest of our patches.
-    """
-    parts = [version, origin, series, *sorted(targets), *OPTIONS]
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return f"{version}-{'plain-' if plain else ''}{digest}"
 
 
 def meson_present() -> bool:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.apt.private import PrivateApt
-from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.spec.arch import EFI_AARCH64, OPENSBI_RISCV64
 
 KEYMAPS: Final = "keymaps"
 """A directory: without the file of its layout, a display over VNC ends QEMU at its start."""

@@ -1,63 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our changes to QEMU: files of our own under engine/src, and the series engine/patches."""
+"""Our changes go into QEMU's tree: files of our own, then the series of patches."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
-from typing import Final
 
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.spec.series import ENGINE_DIR, SRC, own_files, series
 from sysqcache.work import Work
-
-ENGINE_DIR: Final = Path(__file__).resolve().parents[2] / "engine"
-SRC: Final = "src"
-PATCHES: Final = "patches"
-
-
-def series(engine_dir: Path = ENGINE_DIR) -> list[Path]:
-    """The patches in the order in which they are applied.
-
-    :raises EngineBuildError: a name does not begin with four digits, or two share a number.
-    """
-    patches = sorted((engine_dir / PATCHES).glob("*.patch"))
-    numbers: dict[str, Path] = {}
-    for path in patches:
-        number = path.name[:4]
-        if not re.match(r"\d{4}-", path.name):
-            raise EngineBuildError(f"{path}: a patch is named NNNN-what-it-does.patch")
-        if number in numbers:
-            raise EngineBuildError(f"{path.name} and {numbers[number].name} share a number")
-        numbers[number] = path
-    return patches
-
-
-def own_files(engine_dir: Path = ENGINE_DIR) -> list[Path]:
-    """Files of ours, as paths relative to engine/src, which mirrors QEMU's tree."""
-    root = engine_dir / SRC
-    hidden = (".", "__")
-    return sorted(
-        path.relative_to(root)
-        for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(hidden) and not path.name.endswith("~")
-    )
-
-
-def series_digest(engine_dir: Path = ENGINE_DIR, *, plain: bool = False) -> str:
-    """Hex SHA-256 of all our changes to QEMU; of nothing when ``plain``."""
-    return _digest(engine_dir, plain)
-
-
-def _digest(engine_dir: Path, plain: bool) -> str:
-    digest = hashlib.sha256()
-    if not plain:
-        files = [engine_dir / SRC / path for path in own_files(engine_dir)]
-        for path in files + series(engine_dir):
-            data = path.read_bytes()
-            name = str(path.relative_to(engine_dir)).encode()
-            digest.update(b"%d:%s%d:" % (len(name), name, len(data)) + data)
-    return digest.hexdigest()
 
 
 def copy_own_files(tree: Path, engine_dir: Path = ENGINE_DIR) -> int:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.types import Probe
 from sysqcache.guest.agent import KeptAgent
-from sysqcache.spec import Ready
+from sysqcache.spec.spec import Ready
 
 _POLL: Final = 0.005
 _KEPT_BYTES: Final = 16 * 1024

@@ -15,11 +15,9 @@ from typing import Final
 from sysqcache import hostpackages
 from sysqcache.apt import sources
 from sysqcache.apt.private import PrivateApt
-from sysqcache.arch import get_arch
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.images import catalog, debian, foreign, tiny, upgraded
+from sysqcache.images import debian, foreign, tiny, upgraded
 from sysqcache.images.recipes import (
     RECIPES,
     RELEASE,
@@ -28,6 +26,9 @@ from sysqcache.images.recipes import (
     TinyRecipe,
     UpgradedRecipe,
 )
+from sysqcache.spec import catalog
+from sysqcache.spec.arch import get_arch
+from sysqcache.spec.engines import any_qemu_img
 from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 4_000_000_000

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from sysqcache.apt.private import host_options
 from sysqcache.apt.sources import Source
-from sysqcache.arch import get_arch
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.images import disk
-from sysqcache.images.catalog import DISK, INITRD, KERNEL
 from sysqcache.images.recipes import RELEASE, DebianRecipe
+from sysqcache.spec.arch import get_arch
+from sysqcache.spec.catalog import DISK, INITRD, KERNEL
 from sysqcache.work import Work
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache import hostpackages
-from sysqcache.arch import Arch
 from sysqcache.base.errors import ImageBuildError
+from sysqcache.spec.arch import Arch
 from sysqcache.work import Work
 
 BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")

@@ -16,9 +16,9 @@ from typing import Final
 
 from sysqcache.apt.private import PrivateApt
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images.catalog import INITRD, KERNEL
 from sysqcache.images.cpio import CpioWriter
 from sysqcache.images.recipes import TinyRecipe
+from sysqcache.spec.catalog import INITRD, KERNEL
 
 _KERNELS: Final = "boot/vmlinu[xz]-*"
 """Debian's name is vmlinux where the kernel does not unpack itself."""

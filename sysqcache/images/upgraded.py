@@ -17,9 +17,9 @@ from typing import Final
 
 from sysqcache.apt.private import PrivateApt
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images import catalog
 from sysqcache.images.debian import DebianParts
 from sysqcache.images.recipes import UpgradedRecipe
+from sysqcache.spec import catalog
 from sysqcache.work import Work
 
 _STATUS: Final = "/var/lib/dpkg/status"

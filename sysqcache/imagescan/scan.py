@@ -24,7 +24,7 @@ from sysqcache.imagescan.kernelfile import read_kernel
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.sources import Identity, Sources, Volume, identity
 from sysqcache.imagescan.walk import TreeWalk
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 
 KEPT: Final = "contents"
 _VERSION: Final = 1

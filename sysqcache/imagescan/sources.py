@@ -11,7 +11,6 @@ from typing import Final, Self
 
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
-from sysqcache.enginebuild.info import any_qemu_img
 from sysqcache.formats.access import UnreadableImage
 from sysqcache.imagescan import limits
 from sysqcache.imagescan.diskimage import Image, open_image
@@ -20,7 +19,8 @@ from sysqcache.imagescan.extmap import DamagedFileSystem
 from sysqcache.imagescan.initrd import Archive, read_archive
 from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.imagescan.partitions import HOLD_NO_CODE, identify, partitions
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.engines import any_qemu_img
+from sysqcache.spec.spec import MachineSpec
 
 NOTHING: Final = Archive(b"", (), ())
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sysqcache.arch import get_arch
 from sysqcache.base import paths
 from sysqcache.base.types import CacheMode, DiskFormat, DiskMode, OnPoweroff
-from sysqcache.spec import Disk, Forward, MachineSpec
+from sysqcache.spec.arch import get_arch
+from sysqcache.spec.spec import Disk, Forward, MachineSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

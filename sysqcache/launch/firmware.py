@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sysqcache.arch import get_arch
 from sysqcache.base.errors import LaunchError
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.arch import get_arch
+from sysqcache.spec.spec import MachineSpec
 
 
 def require_firmware(spec: MachineSpec, firmware_dir: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sysqcache.base.errors import DiskError
 from sysqcache.base.types import DiskMode
 from sysqcache.launch.argv import overlay_disk
-from sysqcache.spec import Disk
+from sysqcache.spec.spec import Disk
 
 
 def prepare_disks(disks: Sequence[Disk], directory: Path, qemu_img: Path) -> tuple[Disk, ...]:

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from sysqcache.spec import Forward
+from sysqcache.spec.spec import Forward
 
 RECENT: Final = 1000
 """How many ports are not given out again at once."""

@@ -15,7 +15,7 @@ from typing import Final
 from sysqcache.base.errors import DomainRefused
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
 from sysqcache.libvirt.domxml import Document, Element
-from sysqcache.spec import Disk, MachineSpec
+from sysqcache.spec.spec import Disk, MachineSpec
 
 _KVM_HINT: Final = "its code runs on the processor itself: there is nothing to warm"
 

@@ -22,7 +22,6 @@ from typing import Final
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError, SysqcacheError
 from sysqcache.base.sockets import connect_unix
-from sysqcache.enginebuild.info import FIRMWARE
 from sysqcache.instances import ForeignProcess
 from sysqcache.launch.process import ProcessId
 from sysqcache.libvirt import waiting
@@ -34,6 +33,7 @@ from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.report import AttributionSummary
+from sysqcache.spec.engines import FIRMWARE
 
 Tell = Callable[[str], None]
 

@@ -20,9 +20,9 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import LibvirtError
-from sysqcache.enginebuild.info import FIRMWARE, Engine
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
+from sysqcache.spec.engines import FIRMWARE, Engine
 from sysqcache.store.layout import replace_file
 from sysqcache.store.writer import TEMPORARY
 

@@ -22,7 +22,7 @@ from sysqcache.base.types import GuestAccess
 from sysqcache.machine import Machine
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import SavedMachine
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 
 _TIMEOUT: Final = 20.0
 

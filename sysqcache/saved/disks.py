@@ -19,7 +19,7 @@ from sysqcache.launch.overlay import create_overlay, remove_overlays
 from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
-from sysqcache.spec import Disk
+from sysqcache.spec.spec import Disk
 
 _ONLY_LEAKS: Final = 3
 """Exit code of `qemu-img check`: clusters that nothing refers to, as a kill leaves them."""

@@ -16,7 +16,7 @@ from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, touched
 from sysqcache.saved.record import Method, SavedDisk, SavedMachine
 from sysqcache.saved.slots import STATE, TOUCHED
-from sysqcache.spec import Disk
+from sysqcache.spec.spec import Disk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from daemonhelp import Daemon, eventually, missing
 from domainhelp import Machine, own_files
 
 from sysqcache.base import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 
 @pytest.fixture(scope="session")

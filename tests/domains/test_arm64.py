@@ -12,7 +12,7 @@ from daemonhelp import Daemon, eventually
 from domainhelp import Machine, copy_kernel, typed
 
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

@@ -15,8 +15,8 @@ from daemonhelp import Daemon, eventually
 from domainhelp import Machine, define_debian
 
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import catalog
 from sysqcache.libvirt.folder import run_directory
+from sysqcache.spec import catalog
 
 
 def compare(machine: Machine, *arguments: object, code: int = 0) -> str:

@@ -20,8 +20,8 @@ from daemonhelp import eventually, missing
 from domainhelp import COMMAND, Watching, definition
 
 from sysqcache.base import paths
-from sysqcache.enginebuild.info import ENV_ENGINE, Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import ENV_ENGINE, Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

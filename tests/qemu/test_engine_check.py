@@ -13,7 +13,7 @@ from sysqcache.base.errors import EngineBuildError
 from sysqcache.enginebuild.check import check
 from sysqcache.enginebuild.configure import TARGETS
 from sysqcache.enginebuild.firmware import needed
-from sysqcache.enginebuild.info import Engine, find_engine, load
+from sysqcache.spec.engines import Engine, find_engine, load
 
 pytestmark = pytest.mark.qemu
 

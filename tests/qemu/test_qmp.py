@@ -16,10 +16,10 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError, QmpError
-from sysqcache.enginebuild.info import Engine
 from sysqcache.launch.process import ProcessId, QemuProcess, wait_pid
 from sysqcache.qmp import commands, jobs
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 

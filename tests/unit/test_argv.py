@@ -11,7 +11,7 @@ import pytest
 from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
 from sysqcache.launch import argv
 from sysqcache.launch.argv import Launch, TbCache
-from sysqcache.spec import Accelerator, Disk, Forward, MachineSpec, Network
+from sysqcache.spec.spec import Accelerator, Disk, Forward, MachineSpec, Network
 
 
 def spec(**changes: object) -> MachineSpec:

@@ -13,7 +13,6 @@ from storehelp import FINGERPRINT, OTHER_FINGERPRINT, make_block
 from test_store_modules import DRIVER, KERNEL, LIBC, SHELL, boot, placed, run
 from typer.testing import CliRunner, Result
 
-from sysqcache import resolve
 from sysqcache.base.counters import MISSES
 from sysqcache.base.errors import FormatError, NoSuchMachine, UsageError
 from sysqcache.base.types import MachineState
@@ -24,6 +23,7 @@ from sysqcache.imagescan import keep
 from sysqcache.imagescan.scan import scan
 from sysqcache.imagescan.symbols import KEPT, SymbolTable
 from sysqcache.instances import Instance, InstanceState
+from sysqcache.spec import resolve
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
 from sysqcache.store.why import Why

@@ -18,7 +18,7 @@ from sysqcache.compare.machines import private
 from sysqcache.compare.runner import Request, compare
 from sysqcache.compare.ways import Way, parse, supported, turns
 from sysqcache.saved.record import Method
-from sysqcache.spec import Forward, Network
+from sysqcache.spec.spec import Forward, Network
 
 
 def test_ways_are_made_of_a_method_and_the_cache() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sysqcache import hostpackages
-from sysqcache.arch import get_arch
 from sysqcache.base.errors import ImageBuildError, SetupError
 from sysqcache.base.types import ArchName
 from sysqcache.images import foreign
+from sysqcache.spec.arch import get_arch
 from sysqcache.work import Work
 
 ARM = get_arch(ArchName.AARCH64)

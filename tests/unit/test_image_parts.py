@@ -12,8 +12,9 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import catalog, tiny
+from sysqcache.images import tiny
 from sysqcache.images.cpio import CpioWriter
+from sysqcache.spec import catalog
 
 NAME = "tiny-x86_64"
 

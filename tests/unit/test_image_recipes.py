@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images import catalog, disk, upgraded
+from sysqcache.images import disk, upgraded
 from sysqcache.images.recipes import RECIPES, DebianRecipe, DiskLayout, UpgradedRecipe
+from sysqcache.spec import catalog
 from sysqcache.work import Work
 
 MIB = 1 << 20

@@ -25,14 +25,14 @@ from imagescanhelp import (
     with_gpt,
 )
 
-from sysqcache.enginebuild.info import read_build_id
 from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.imagescan import keep, limits
 from sysqcache.imagescan.contents import CodeFile, Found
 from sysqcache.imagescan.reader import PAGE, ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.imagescan.symbols import symbols_of
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.engines import read_build_id
+from sysqcache.spec.spec import MachineSpec
 
 TRUE, SHELL = Path("/bin/true").resolve(), Path("/bin/sh").resolve()
 RELEASE = "6.1.0-test"
@@ -326,7 +326,7 @@ def test_a_real_image(debian_spec: MachineSpec) -> None:
 @pytest.fixture
 def debian_spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MachineSpec:
     from sysqcache.base.errors import ImageMissing
-    from sysqcache.resolve import load
+    from sysqcache.spec.resolve import load
 
     own = os.environ["XDG_CACHE_HOME"]
     monkeypatch.delenv("XDG_CACHE_HOME")

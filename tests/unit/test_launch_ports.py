@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from sysqcache.launch.ports import free_port
-from sysqcache.spec import Forward
+from sysqcache.spec.spec import Forward
 
 MACHINES = 400
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import resolve
 from sysqcache.base.errors import ConfigError, ImageMissing
 from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
-from sysqcache.spec import MachineSpec
+from sysqcache.spec import resolve
+from sysqcache.spec.spec import MachineSpec
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> MachineSpec:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import resolve
 from sysqcache.base.errors import SavedStateError
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
 from sysqcache.launch.argv import Incoming, Launch, build
@@ -20,7 +19,8 @@ from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
-from sysqcache.spec import Disk, Forward, MachineSpec, Network
+from sysqcache.spec import resolve
+from sysqcache.spec.spec import Disk, Forward, MachineSpec, Network
 from sysqcache.suspending import choose
 
 PAGE = 4096

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import schema, vmyaml
 from sysqcache.base.errors import ConfigError
-from sysqcache.schema import VmFields
+from sysqcache.spec import schema, vmyaml
+from sysqcache.spec.schema import VmFields
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DOCS = Path(__file__).parents[2] / "docs"

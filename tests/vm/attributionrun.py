@@ -21,14 +21,12 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from machinehelp import sysqcache
 
-from sysqcache import resolve
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import Checkpoint, checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.base import paths
-from sysqcache.enginebuild.info import Engine
 from sysqcache.formats.access import Blocks as FileBytes
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
@@ -41,7 +39,9 @@ from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
 from sysqcache.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
-from sysqcache.spec import MachineSpec
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import Engine
+from sysqcache.spec.spec import MachineSpec
 
 say = logging.getLogger("attribution").info
 """Figures; `pytest --log-cli-level=info` shows them."""

@@ -12,7 +12,7 @@ from machinehelp import TINY, sysqcache
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
 
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 OTHER = TINY.with_name("debian12-x86_64-other.yaml")

@@ -18,11 +18,9 @@ from typing import Any
 
 from machinehelp import NOKASLR, TINY, eventually
 
-from sysqcache import resolve
 from sysqcache.base import paths
 from sysqcache.base.counters import UNRECORDED
 from sysqcache.base.types import CacheMode, RunInfo
-from sysqcache.enginebuild.info import find_engine
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.guest.agent import KeptAgent
 from sysqcache.guest.ready import make_probe
@@ -33,6 +31,8 @@ from sysqcache.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import find_engine
 from sysqcache.store.facade import Store
 
 WORK_SAYS = "work: ok"

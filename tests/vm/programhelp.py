@@ -16,10 +16,10 @@ from machinehelp import NOKASLR
 from sysqcache.base import paths
 from sysqcache.formats.journal import read_journal
 from sysqcache.guest.serialshell import SerialShell
-from sysqcache.images import catalog
 from sysqcache.images.cpio import CpioWriter
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec import catalog
 from sysqcache.store.key import identities
 
 SOURCES = Path(__file__).parent / "guest"

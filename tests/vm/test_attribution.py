@@ -27,9 +27,9 @@ from maphelp import compare, compare_contents, compare_functions_only, process_o
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.attribution.images import truths_of
-from sysqcache.enginebuild.info import Engine
 from sysqcache.formats.places import NO_MODULE
 from sysqcache.guestmap import kernelcache, mapper
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

@@ -24,9 +24,9 @@ from maphelp import compare_tiny
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineMissing, ImageMissing
-from sysqcache.enginebuild.info import find_engine
 from sysqcache.guestmap.session import Session
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 

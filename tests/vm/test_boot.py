@@ -10,7 +10,7 @@ from machinehelp import NOKASLR, TINY, boot, report, stored_blocks, sysqcache
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineMissing
-from sysqcache.enginebuild.info import find_engine
+from sysqcache.spec.engines import find_engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

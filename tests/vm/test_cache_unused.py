@@ -10,7 +10,7 @@ from machinehelp import report, sysqcache
 from programhelp import kernel32
 
 from sysqcache.base import paths
-from sysqcache.enginebuild.info import Engine
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.vm
 

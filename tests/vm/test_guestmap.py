@@ -25,7 +25,6 @@ from maphelp import compare, compare_contents, compare_functions_only, process_o
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
 from sysqcache.base.sockets import connect_unix
-from sysqcache.enginebuild.info import Engine
 from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.guest import drgn_program, open_guest
@@ -33,10 +32,11 @@ from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.images import catalog
-from sysqcache.images.catalog import ImagePaths
 from sysqcache.instances import Instance
 from sysqcache.qmp.client import QmpClient
+from sysqcache.spec import catalog
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

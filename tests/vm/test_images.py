@@ -12,7 +12,7 @@ from debianhelp import WORK, told
 from machinehelp import TINY, sysqcache
 
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
 
 pytestmark = [
     pytest.mark.vm,

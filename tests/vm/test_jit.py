@@ -16,8 +16,8 @@ from programhelp import SOURCES
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images import catalog
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

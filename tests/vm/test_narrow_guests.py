@@ -14,7 +14,7 @@ from machinehelp import TINY, report, sysqcache
 from programhelp import kernel32
 
 from sysqcache.base.errors import EngineMissing
-from sysqcache.enginebuild.info import find_engine
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 

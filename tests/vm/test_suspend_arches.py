@@ -13,7 +13,7 @@ from debianhelp import require_image
 from machinehelp import TINY, end_all, qcow2_disk, report, sysqcache
 
 from sysqcache.base.errors import EngineMissing
-from sysqcache.enginebuild.info import find_engine
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 

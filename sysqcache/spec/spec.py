@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a machine is: concrete, immutable values without any ``auto`` left.
 
-Made by :mod:`sysqcache.resolve` from a vm.yaml; everything after it only reads.
+Made by :mod:`sysqcache.spec.resolve` from a vm.yaml; everything after it only reads.
 """
 
 from __future__ import annotations

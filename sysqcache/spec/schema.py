@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The fields of vm.yaml: types, defaults and descriptions.
 
-``python -m sysqcache.schema`` prints the JSON schema for editors; the committed copy is
+``python -m sysqcache.spec.schema`` prints the JSON schema for editors; the committed copy is
 ``configs/vm.schema.json``.
 """
 

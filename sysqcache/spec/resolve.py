@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the fields of a vm.yaml to a concrete :class:`~sysqcache.spec.MachineSpec`.
+"""From the fields of a vm.yaml to a concrete :class:`~sysqcache.spec.spec.MachineSpec`.
 
 Here every ``auto`` becomes a value and every file is looked up, once.
 """
@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache import vmyaml
-from sysqcache.arch import Arch, get_arch
 from sysqcache.base.errors import ConfigError, ImageMissing
 from sysqcache.base.types import DiskFormat, GuestAccess, Probe
-from sysqcache.kernelkind import read_kernel_machine
-from sysqcache.schema import DiskFields, VmFields
-from sysqcache.spec import (
+from sysqcache.spec import vmyaml
+from sysqcache.spec.arch import Arch, get_arch, read_kernel_machine
+from sysqcache.spec.schema import DiskFields, VmFields
+from sysqcache.spec.spec import (
     Accelerator,
     CachePolicy,
     Disk,
@@ -27,7 +26,7 @@ from sysqcache.spec import (
     Network,
     Ready,
 )
-from sysqcache.vmyaml import Checked, Loc, Problem
+from sysqcache.spec.vmyaml import Checked, Loc, Problem
 
 _IMAGE_PREFIX: Final = "image:"
 _QCOW2_MAGIC: Final = b"QFI\xfb"
@@ -135,7 +134,7 @@ class _Resolver:
 
     def _image(self, loc: Loc, written: str) -> Path | None:
         """A file of a built image: ``image:NAME`` or ``image:NAME/kernel``."""
-        from sysqcache.images import catalog
+        from sysqcache.spec import catalog
 
         name, _, part = written.removeprefix(_IMAGE_PREFIX).partition("/")
         if part not in ("", "disk", "kernel", "initrd"):

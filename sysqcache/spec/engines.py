@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError, EngineMissing, ImageBuildError
-from sysqcache.enginebuild import configure, patch
+from sysqcache.spec.series import OPTIONS, series_digest
 
 META: Final = "engine.json"
 FIRMWARE: Final = "share/qemu"
@@ -84,10 +84,10 @@ def load(directory: Path, target: str) -> Engine | None:
 
 def _is_current(meta: Mapping[str, Any]) -> bool:
     try:
-        series = patch.series_digest(plain=bool(meta.get("plain")))
+        series = series_digest(plain=bool(meta.get("plain")))
     except (OSError, EngineBuildError):
         return False  # a series in the middle of an edit must not stop a machine
-    return meta.get("series_sha256") == series and meta.get("options") == list(configure.OPTIONS)
+    return meta.get("series_sha256") == series and meta.get("options") == list(OPTIONS)
 
 
 def list_engines(target: str) -> list[Engine]:

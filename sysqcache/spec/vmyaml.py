@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reading and validating vm.yaml: every problem at once, each with its line.
 
-This module only reads and validates; :mod:`sysqcache.resolve` makes values concrete.
+This module only reads and validates; :mod:`sysqcache.spec.resolve` makes values concrete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sysqcache.base.errors import ConfigError
-from sysqcache.schema import Section, VmFields
+from sysqcache.spec.schema import Section, VmFields
 
 Loc = tuple[int | str, ...]
 

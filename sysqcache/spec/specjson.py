@@ -6,10 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sysqcache.base import paths
 from sysqcache.base.errors import MachineError
-from sysqcache.instances import Instance
-from sysqcache.spec import MachineSpec
+from sysqcache.spec.spec import MachineSpec
 
 
 def to_json(spec: MachineSpec) -> dict[str, Any]:
@@ -27,22 +25,21 @@ def from_json(value: object) -> MachineSpec:
     return TypeAdapter(MachineSpec).validate_python(value)
 
 
-def write_spec(instance: Instance, spec: MachineSpec) -> None:
+def write_spec(file: Path, spec: MachineSpec) -> None:
     """Keep what a machine was started from. Raises OSError."""
     from pydantic import TypeAdapter
 
     text = TypeAdapter(MachineSpec).dump_json(spec, indent=1)
-    instance.file(paths.INSTANCE_SPEC).write_bytes(text)
+    file.write_bytes(text)
 
 
-def read_spec(instance: Instance) -> MachineSpec:
-    """What a machine was started from. Raises :class:`MachineError`."""
+def read_spec(file: Path) -> MachineSpec:
+    """What the machine of a directory was started from. Raises :class:`MachineError`."""
     from pydantic import TypeAdapter
 
-    file: Path = instance.file(paths.INSTANCE_SPEC)
     try:
         return TypeAdapter(MachineSpec).validate_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise MachineError(
-            f"what {instance.name} was started from can't be read: {error}"
+            f"what {file.parent.name} was started from can't be read: {error}"
         ) from None
