@@ -24,7 +24,7 @@ from typing import Any, Final
 from bench.figures import RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
-from sysqcache.images.cpio import CpioWriter
+from sysqcache.setup.images.cpio import CpioWriter
 from sysqcache.spec import catalog
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ def doctor(
     from dataclasses import asdict
 
     from sysqcache.base.errors import SetupError
-    from sysqcache.doctor import run_checks
+    from sysqcache.setup.doctor import run_checks
 
     checks = run_checks()
     ready = all(check.state != "missing" for check in checks)

@@ -44,8 +44,8 @@ def build(
 ) -> None:
     """Fetch QEMU's source, apply our patches, build it into the cache directory."""
     from sysqcache.cli.setupview import SetupView
-    from sysqcache.enginebuild.build import BuildOptions
-    from sysqcache.enginebuild.build import build as build_engine
+    from sysqcache.setup.engine.build import BuildOptions
+    from sysqcache.setup.engine.build import build as build_engine
 
     options = BuildOptions(
         targets=_targets(target),
@@ -64,7 +64,7 @@ def build(
 
 def _targets(names: list[str] | None) -> tuple[str, ...]:
     from sysqcache.base.errors import UsageError
-    from sysqcache.enginebuild.configure import TARGETS
+    from sysqcache.setup.engine.configure import TARGETS
 
     targets = tuple(dict.fromkeys(names or TARGETS))
     for name in targets:
@@ -108,7 +108,7 @@ def check(target: _Target = None, plain: _Plain = False, as_json: _Json = False)
     """Start the engine without a machine, and ask it what it is."""
     from dataclasses import asdict
 
-    from sysqcache.enginebuild.check import check as check_engine
+    from sysqcache.setup.engine.check import check as check_engine
     from sysqcache.spec.engines import find_engine
 
     engine = find_engine(_targets(target)[0], plain=plain)

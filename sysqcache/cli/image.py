@@ -21,7 +21,7 @@ def build(
 ) -> None:
     """Build guest images from the machine's own Debian mirror."""
     from sysqcache.cli.setupview import SetupView
-    from sysqcache.images.build import build as build_image
+    from sysqcache.setup.images.build import build as build_image
 
     built = [build_image(name, force=force, listener=SetupView()) for name in names]
     rows = [

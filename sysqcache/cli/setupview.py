@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Final, TextIO
 
-from sysqcache.work import Progress
+from sysqcache.setup.work import Progress
 
 _LIVE_EVERY: Final = 0.2
 _PLAIN_EVERY: Final = 15.0

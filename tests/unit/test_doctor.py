@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import doctor, hostpackages
 from sysqcache.base import paths
 from sysqcache.base.errors import SetupError
+from sysqcache.setup import doctor, hostpackages
 from sysqcache.spec import engines
 
 

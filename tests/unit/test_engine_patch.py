@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.enginebuild import patch
+from sysqcache.setup.engine import patch
+from sysqcache.setup.work import Work
 from sysqcache.spec import series
-from sysqcache.work import Work
 
 FIRST = """\
 From: someone

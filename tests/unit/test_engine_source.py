@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.enginebuild import source
-from sysqcache.enginebuild.build import sync
+from sysqcache.setup.engine import source
+from sysqcache.setup.engine.build import sync
+from sysqcache.setup.work import Work
 from sysqcache.spec.series import build_key
-from sysqcache.work import Work
 
 
 def make_tree(root: Path, version: str) -> Path:

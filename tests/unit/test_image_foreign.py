@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import hostpackages
 from sysqcache.base.errors import ImageBuildError, SetupError
 from sysqcache.base.types import ArchName
-from sysqcache.images import foreign
+from sysqcache.setup import hostpackages
+from sysqcache.setup.images import foreign
+from sysqcache.setup.work import Work
 from sysqcache.spec.arch import get_arch
-from sysqcache.work import Work
 
 ARM = get_arch(ArchName.AARCH64)
 

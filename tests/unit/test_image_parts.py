@@ -12,8 +12,8 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
-from sysqcache.images import tiny
-from sysqcache.images.cpio import CpioWriter
+from sysqcache.setup.images import tiny
+from sysqcache.setup.images.cpio import CpioWriter
 from sysqcache.spec import catalog
 
 NAME = "tiny-x86_64"
@@ -113,6 +113,6 @@ def read_cpio(data: bytes) -> list[tuple[str, int, bytes]]:
 
 @pytest.mark.parametrize("name", ["tiny/init", "tiny/usr/local/bin/work", "debian-setup.sh"])
 def test_scripts_of_the_guests_are_well_formed(name: str) -> None:
-    with resources.as_file(resources.files("sysqcache.images") / "data" / name) as path:
+    with resources.as_file(resources.files("sysqcache.setup.images") / "data" / name) as path:
         subprocess.run(["sh", "-n", path], check=True)
         assert "@" not in path.read_text().replace("$@", "").replace("getty@tty", "")

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images import disk, upgraded
-from sysqcache.images.recipes import RECIPES, DebianRecipe, DiskLayout, UpgradedRecipe
+from sysqcache.setup.images import disk, upgraded
+from sysqcache.setup.images.recipes import RECIPES, DebianRecipe, DiskLayout, UpgradedRecipe
+from sysqcache.setup.work import Work
 from sysqcache.spec import catalog
-from sysqcache.work import Work
 
 MIB = 1 << 20
 UUID = "5f2d1c0e-7c1b-4d57-9f6e-0d1f2a3b4c5d"
@@ -57,7 +57,7 @@ def test_every_recipe_is_in_the_catalog() -> None:
 def test_files_of_an_image(name: str) -> None:
     recipe = RECIPES[name]
     assert isinstance(recipe, DebianRecipe)
-    with resources.as_file(resources.files("sysqcache.images") / "data") as data:
+    with resources.as_file(resources.files("sysqcache.setup.images") / "data") as data:
         [task] = [
             file for name in recipe.files if (file := data / name / "usr/local/bin/work").exists()
         ]
@@ -71,7 +71,7 @@ def test_files_of_an_image(name: str) -> None:
 def test_images_differ_in_what_tells_machines_apart() -> None:
     recipes = [recipe for recipe in RECIPES.values() if isinstance(recipe, DebianRecipe)]
     assert len({recipe.layout.uuid for recipe in recipes}) == len(recipes)
-    data = resources.files("sysqcache.images") / "data"
+    data = resources.files("sysqcache.setup.images") / "data"
     for file in ("hostname", "machine-id"):
         texts = {(data / recipe.files[-1] / "etc" / file).read_text() for recipe in recipes}
         assert len(texts) == len(recipes)

@@ -16,8 +16,6 @@ from typing import cast
 import numpy as np
 from machinehelp import sysqcache
 
-from sysqcache.apt import sources
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.formats.elf import notes_build_id
@@ -27,10 +25,12 @@ from sysqcache.guestmap.kernel import kernel_info
 from sysqcache.guestmap.result import GuestMap, Mapping
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
-from sysqcache.images import tiny
-from sysqcache.images.cpio import CpioWriter
-from sysqcache.images.recipes import RECIPES, TinyRecipe
-from sysqcache.work import Work, alone, ignore, published, scratch
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images import tiny
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.setup.images.recipes import RECIPES, TinyRecipe
+from sysqcache.setup.work import Work, alone, ignore, published, scratch
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
 _ONE_IN = 60

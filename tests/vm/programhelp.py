@@ -16,9 +16,9 @@ from machinehelp import NOKASLR
 from sysqcache.base import paths
 from sysqcache.formats.journal import read_journal
 from sysqcache.guest.serialshell import SerialShell
-from sysqcache.images.cpio import CpioWriter
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.setup.images.cpio import CpioWriter
 from sysqcache.spec import catalog
 from sysqcache.store.key import identities
 

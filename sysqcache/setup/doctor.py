@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sysqcache import hostpackages
-from sysqcache.apt import sources
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
-from sysqcache.enginebuild.configure import meson_present
+from sysqcache.setup import hostpackages
+from sysqcache.setup.apt import sources
+from sysqcache.setup.engine.configure import meson_present
 from sysqcache.spec import catalog, engines
 
 State = Literal["ok", "warning", "missing"]

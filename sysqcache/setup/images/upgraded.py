@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images.debian import DebianParts
-from sysqcache.images.recipes import UpgradedRecipe
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images.debian import DebianParts
+from sysqcache.setup.images.recipes import UpgradedRecipe
+from sysqcache.setup.work import Work
 from sysqcache.spec import catalog
-from sysqcache.work import Work
 
 _STATUS: Final = "/var/lib/dpkg/status"
 _MERGED: Final = frozenset({"bin", "lib", "lib32", "lib64", "libx32", "sbin"})

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.work import Work
 from sysqcache.spec.series import ENGINE_DIR, SRC, own_files, series
-from sysqcache.work import Work
 
 
 def copy_own_files(tree: Path, engine_dir: Path = ENGINE_DIR) -> int:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.apt.private import PrivateApt
 from sysqcache.spec.arch import EFI_AARCH64, OPENSBI_RISCV64
 
 KEYMAPS: Final = "keymaps"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.work import Work
 from sysqcache.spec.series import OPTIONS
-from sysqcache.work import Work
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")
 """Guest architectures; all are built unless some are asked for."""

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages
 from sysqcache.base.errors import ImageBuildError
+from sysqcache.setup import hostpackages
+from sysqcache.setup.work import Work
 from sysqcache.spec.arch import Arch
-from sysqcache.work import Work
 
 BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")
 _RULES: Final = Path("/usr/lib/binfmt.d")

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from sysqcache.apt.private import host_options
-from sysqcache.apt.sources import Source
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images import disk
-from sysqcache.images.recipes import RELEASE, DebianRecipe
+from sysqcache.setup.apt.private import host_options
+from sysqcache.setup.apt.sources import Source
+from sysqcache.setup.images import disk
+from sysqcache.setup.images.recipes import RELEASE, DebianRecipe
+from sysqcache.setup.work import Work
 from sysqcache.spec.arch import get_arch
 from sysqcache.spec.catalog import DISK, INITRD, KERNEL
-from sysqcache.work import Work
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _quoted(value: str) -> str:
 def _inputs(recipe: DebianRecipe, scratch: Path) -> tuple[Path, Path, Path]:
     """Files for mmdebstrap's hooks: overlay archive, set-up script, where the package list goes."""
     overlay, setup = scratch / "overlay.tar", scratch / "setup.sh"
-    with resources.as_file(resources.files("sysqcache.images") / "data") as data:
+    with resources.as_file(resources.files("sysqcache.setup.images") / "data") as data:
         setup.write_bytes((data / "debian-setup.sh").read_bytes())
         with tarfile.open(overlay, "w") as archive:
             for name in ("debian", *recipe.files):

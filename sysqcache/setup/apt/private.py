@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache.apt.sources import Source, acquire_options
-from sysqcache.work import Work
+from sysqcache.setup.apt.sources import Source, acquire_options
+from sysqcache.setup.work import Work
 
 _SOURCES: Final = "debian.sources"
 

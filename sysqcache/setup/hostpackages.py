@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian packages that set-up needs, and which of them are missing.
 
-Standard library only: `python3 -m sysqcache.hostpackages` runs before the virtual
+Standard library only: `python3 -m sysqcache.setup.hostpackages` runs before the virtual
 environment exists and prints the missing packages, one a line; with the argument `test`
 those that tests need as well.
 """

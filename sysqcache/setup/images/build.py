@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages
-from sysqcache.apt import sources
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images import debian, foreign, tiny, upgraded
-from sysqcache.images.recipes import (
+from sysqcache.setup import hostpackages
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images import debian, foreign, tiny, upgraded
+from sysqcache.setup.images.recipes import (
     RECIPES,
     RELEASE,
     DebianRecipe,
@@ -26,10 +26,10 @@ from sysqcache.images.recipes import (
     TinyRecipe,
     UpgradedRecipe,
 )
+from sysqcache.setup.work import Listener, Work, alone, ignore, published, require_space, scratch
 from sysqcache.spec import catalog
 from sysqcache.spec.arch import get_arch
 from sysqcache.spec.engines import any_qemu_img
-from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 4_000_000_000
 TINY_SPACE: Final = 1_000_000_000

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.enginebuild import configure, firmware, patch
-from sysqcache.enginebuild import source as source_
+from sysqcache.setup import hostpackages
+from sysqcache.setup.engine import configure, firmware, patch
+from sysqcache.setup.engine import source as source_
+from sysqcache.setup.work import Listener, Work, alone, ignore, published, require_space, scratch
 from sysqcache.spec import engines
 from sysqcache.spec.series import OPTIONS, build_key, series_digest
-from sysqcache.work import Listener, Work, alone, ignore, published, require_space, scratch
 
 SPACE: Final = 2_000_000_000
 """Bytes that unpacked source and objects take, with some to spare."""

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from sysqcache.images.recipes import DiskLayout
-from sysqcache.work import Work
+from sysqcache.setup.images.recipes import DiskLayout
+from sysqcache.setup.work import Work
 
 _ALIGN: Final = 1 << 20
 _SECTOR: Final = 512

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache.apt import sources
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError
-from sysqcache.work import Work
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.work import Work
 
 SUITE: Final = "trixie"
 SERIES: Final = "10.0"

@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from sysqcache.apt.private import PrivateApt
 from sysqcache.base.errors import ImageBuildError
-from sysqcache.images.cpio import CpioWriter
-from sysqcache.images.recipes import TinyRecipe
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.setup.images.recipes import TinyRecipe
 from sysqcache.spec.catalog import INITRD, KERNEL
 
 _KERNELS: Final = "boot/vmlinu[xz]-*"
@@ -75,7 +75,7 @@ def _initrd(recipe: TinyRecipe, root: Path, modules: Path) -> bytes:
     for name in order:
         cpio.file(f"lib/modules/{name}.ko", module_bytes(files[name]))
     cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
-    with resources.as_file(resources.files("sysqcache.images") / "data" / "tiny") as data:
+    with resources.as_file(resources.files("sysqcache.setup.images") / "data" / "tiny") as data:
         cpio.tree(data)
     return cpio.getvalue()
 
