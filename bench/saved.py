@@ -25,7 +25,7 @@ from typing import Any, Final
 from bench.figures import RATIO, Figure, Limit
 from bench.modules import WORK, Session
 from bench.output import finish
-from sysqcache.launch.process import ProcessId
+from sysqcache.machine.launch.process import ProcessId
 from sysqcache.spec import resolve
 from sysqcache.spec.engines import any_qemu_img
 

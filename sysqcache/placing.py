@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError
 from sysqcache.formats.places import Placements
+from sysqcache.machine.report import AttributionSummary
 from sysqcache.qmp import commands
-from sysqcache.report import AttributionSummary
 from sysqcache.spec.specjson import read_spec
 
 if TYPE_CHECKING:
     from sysqcache.attribution.checkpoint import Files
     from sysqcache.attribution.observation import Observation
-    from sysqcache.machine import Machine
+    from sysqcache.machine.running import Machine
     from sysqcache.qmp.client import QmpClient, Watched
     from sysqcache.spec.spec import MachineSpec
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sysqcache import pipeline, progress
 from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
@@ -21,12 +20,14 @@ from sysqcache.base.errors import (
     UsageError,
 )
 from sysqcache.base.types import CacheMode, GuestAccess, Probe
-from sysqcache.instances import Instance
-from sysqcache.launch.process import CHANGE_CPU
-from sysqcache.life import BootOptions
+from sysqcache.machine import progress
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.launch.process import CHANGE_CPU
+from sysqcache.machine.life import BootOptions
+from sysqcache.machine.progress import Listener, PhaseBegan
+from sysqcache.machine.report import BootReport
+from sysqcache.machine.start import start_saved
 from sysqcache.placing import LOOKING
-from sysqcache.progress import Listener, PhaseBegan
-from sysqcache.report import BootReport
 from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin
@@ -125,13 +126,13 @@ def resume(
 ) -> BootReport:
     """Let the saved machine ``name`` go on; it stays saved.
 
-    Raises :class:`SavedStateError`, :class:`MachineBusy` and what ``pipeline.boot`` raises.
+    Raises :class:`SavedStateError`, :class:`MachineBusy` and what ``machine.start.boot`` raises.
     """
     checked = _checked_idle(name)
     origin = SavedOrigin(checked.record, checked.directory)
     spec = _spec(checked.record, options)
     with _model_may_be_gone(checked.record):
-        return pipeline.start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+        return start_saved(spec, origin, _boot_options(options), listener, checked.engine)
 
 
 @contextlib.contextmanager
@@ -232,7 +233,7 @@ def _resume_copy(
     spec = copy_spec(_spec(checked.record, options), copy)
     origin = CopyOrigin(checked.record, checked.directory, copy)
     with gate.place(listener) as passing, _model_may_be_gone(checked.record):
-        return pipeline.start_saved(spec, origin, _boot_options(options), passing, checked.engine)
+        return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
 
 
 def _checked_idle(name: str) -> Checked:

@@ -10,8 +10,8 @@ from typing import Any
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError, QmpError, SavedStateError, StoreError, UsageError
 from sysqcache.base.types import DiskFormat, DiskMode
-from sysqcache.instances import Instance
-from sysqcache.machine import Machine
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.running import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import slots
 from sysqcache.saved.origin import snapshot_nodes
@@ -94,7 +94,7 @@ def list_all(name: str) -> dict[str, Any]:
         with Machine.attach(name) as machine:
             found = [_row(one) for one in migration.snapshots(machine.qmp, _nodes(machine)[0])]
     saved = None
-    if slots.is_saved(instance):
+    if instance.is_saved():
         record, directory = slots.current(name)
         saved = {
             "method": str(record.method),

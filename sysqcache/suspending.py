@@ -28,8 +28,8 @@ from sysqcache.base.errors import (
     SysqcacheError,
 )
 from sysqcache.base.types import DiskFormat, DiskMode, MachineState
-from sysqcache.instances import Instance
-from sysqcache.machine import Machine, settle
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.running import Machine, settle
 from sysqcache.placing import LOOKING, place_before_end
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, idle, ramfile, slots
@@ -262,7 +262,7 @@ class _Saving:
             then = "the machine does not answer any more"
         else:
             then = "the machine runs on"
-        if slots.is_saved(self.instance):
+        if self.instance.is_saved():
             then += ", and what was saved before is intact"
         full = "No space left" in text or getattr(error, "errno", 0) == 28
         hint = "free some space and try again" if full else ""

@@ -28,6 +28,7 @@ INSTANCE_BOOT_SET: Final = "boot-set.txt"
 INSTANCE_OVERLAYS: Final = "overlays"
 INSTANCE_SPEC: Final = "spec.json"
 INSTANCE_SAVED: Final = "saved"
+INSTANCE_SAVED_CURRENT: Final = f"{INSTANCE_SAVED}/current"
 
 # name inside the state directory
 KERNELS: Final = "kernels"

@@ -12,9 +12,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sysqcache.progress import Event, Launched, PhaseBegan, StatsUpdated, TaskFinished, Warned
+from sysqcache.machine.progress import (
+    Event,
+    Launched,
+    PhaseBegan,
+    StatsUpdated,
+    TaskFinished,
+    Warned,
+)
+from sysqcache.machine.report import (
+    BootReport,
+    adopt_cycles,
+    hit_rate,
+    translate_cycles,
+    translate_share,
+)
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import BootReport, adopt_cycles, hit_rate, translate_cycles, translate_share
 
 _REFRESH_PER_S: Final = 4
 

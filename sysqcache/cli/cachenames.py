@@ -48,7 +48,7 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
 
 def _machines(images: tuple[str, ...]) -> Iterator[MachineSpec]:
     """Machines that start one of the images, as far as their files are still there."""
-    from sysqcache.instances import list_instances
+    from sysqcache.machine.instances import list_instances
     from sysqcache.spec import resolve
 
     for state in list_instances():

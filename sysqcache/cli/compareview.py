@@ -18,7 +18,7 @@ from sysqcache.compare.events import Event, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
 from sysqcache.compare.result import Result, Summary
 from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
-from sysqcache.progress import PhaseBegan
+from sysqcache.machine.progress import PhaseBegan
 
 _REFRESH_PER_S: Final = 4
 _PLAIN_WIDTH: Final = 100

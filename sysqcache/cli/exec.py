@@ -25,8 +25,8 @@ def exec_(
 ) -> None:
     """Run a command in the guest; ends with the command's own exit status."""
     from sysqcache.base import paths
-    from sysqcache.guestshell import run_in_guest
-    from sysqcache.instances import ForeignProcess, Instance
+    from sysqcache.machine.instances import ForeignProcess, Instance
+    from sysqcache.machine.shell import run_in_guest
 
     instance = Instance(name)
     state = instance.require_running()

@@ -26,8 +26,8 @@ def logs(
 ) -> None:
     """Print the serial output of a machine's last run."""
     from sysqcache.base import paths
-    from sysqcache.instances import Instance
-    from sysqcache.machine import serial_log
+    from sysqcache.machine.instances import Instance
+    from sysqcache.machine.running import serial_log
 
     instance = Instance(name)
     state = instance.read()

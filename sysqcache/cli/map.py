@@ -54,7 +54,7 @@ def _of_domain(name: str, uri: str) -> GuestMap:
 def _of_machine(name: str) -> GuestMap:
     from sysqcache.base import paths
     from sysqcache.guestmap import mapper
-    from sysqcache.instances import ForeignProcess, Instance
+    from sysqcache.machine.instances import ForeignProcess, Instance
 
     instance = Instance(name)
     state = instance.require_running()

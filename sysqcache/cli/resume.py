@@ -12,7 +12,7 @@ from sysqcache.base.types import CacheMode
 from sysqcache.cli.options import Json, MachineName, TaskTimeout, note, print_json
 
 if TYPE_CHECKING:
-    from sysqcache.report import BootReport
+    from sysqcache.machine.report import BootReport
 
 app = typer.Typer()
 

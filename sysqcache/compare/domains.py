@@ -20,7 +20,6 @@ from sysqcache.base.errors import DomainRefused, GuestCommandError, LibvirtError
 from sysqcache.compare import host
 from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
 from sysqcache.compare.ways import turns
-from sysqcache.guest.agent import GuestAgent
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import (
     connect,
@@ -35,6 +34,7 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, run_directory
 from sysqcache.libvirt.follow import peer
 from sysqcache.libvirt.publish import emulator, engines_dir
+from sysqcache.machine.guest.agent import GuestAgent
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec.engines import load

@@ -19,8 +19,8 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError
-from sysqcache.instances import Instance, list_instances
-from sysqcache.machine import end_by_signals
+from sysqcache.machine.instances import Instance, list_instances
+from sysqcache.machine.running import end_by_signals
 from sysqcache.spec.engines import ENV_ENGINE
 
 _PREFIX: Final = "compare-"

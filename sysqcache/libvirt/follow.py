@@ -22,17 +22,17 @@ from typing import Final
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError, SysqcacheError
 from sysqcache.base.sockets import connect_unix
-from sysqcache.instances import ForeignProcess
-from sysqcache.launch.process import ProcessId
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.folder import DomainFolder, DomainState, LastRun
 from sysqcache.libvirt.intake import Intake
 from sysqcache.libvirt.publish import engines_dir
+from sysqcache.machine.instances import ForeignProcess
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.machine.report import AttributionSummary
 from sysqcache.placing import Placer
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import AttributionSummary
 from sysqcache.spec.engines import FIRMWARE
 
 Tell = Callable[[str], None]

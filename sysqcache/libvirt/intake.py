@@ -16,13 +16,13 @@ from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.formats.modules import Module
-from sysqcache.keeping import Keeper, StartSet
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
+from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.report import IngestSummary, counters
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import IngestSummary, counters
 
 Warn = Callable[[str], None]
 

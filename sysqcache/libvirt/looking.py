@@ -7,11 +7,11 @@ from sysqcache.base import paths
 from sysqcache.base.errors import DomainRefused
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap
-from sysqcache.instances import ForeignProcess
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import connect, explained, lookup, require_local
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.libvirt.follow import peer
+from sysqcache.machine.instances import ForeignProcess
 
 
 def map_domain(name: str, uri: str) -> GuestMap:

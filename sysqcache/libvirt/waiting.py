@@ -17,8 +17,8 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
-from sysqcache.keeping import new_run_id
 from sysqcache.libvirt.folder import DomainFolder
+from sysqcache.machine.cache import new_run_id
 from sysqcache.store.journals import is_being_written
 
 MAX_BYTES: Final = (1 << 30) + (64 << 20)

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from sysqcache.base.errors import MachineError
 from sysqcache.base.types import GuestAccess
-from sysqcache.machine import Machine
+from sysqcache.machine.running import Machine
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import SavedMachine
 from sysqcache.spec.spec import MachineSpec

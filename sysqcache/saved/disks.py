@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sysqcache.base.errors import DiskError, SavedStateError
 from sysqcache.base.types import DiskFormat, DiskMode
-from sysqcache.launch.overlay import create_overlay, remove_overlays
+from sysqcache.machine.launch.overlay import create_overlay, remove_overlays
 from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sysqcache.base.errors import QmpError, SavedStateError
 from sysqcache.base.types import DiskMode
-from sysqcache.launch.argv import Incoming
-from sysqcache.machine import Machine
+from sysqcache.machine.launch.argv import Incoming
+from sysqcache.machine.running import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, touched
 from sysqcache.saved.record import Method, SavedDisk, SavedMachine
@@ -21,7 +21,7 @@ from sysqcache.spec.spec import Disk
 
 @dataclasses.dataclass(frozen=True)
 class SavedOrigin:
-    """Implements :class:`sysqcache.pipeline.Origin` for a checked saved machine."""
+    """Implements :class:`sysqcache.machine.start.Origin` for a checked saved machine."""
 
     record: SavedMachine
     directory: Path

@@ -27,13 +27,13 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import NoSuchMachine, SavedStateError
-from sysqcache.instances import Instance, list_instances
+from sysqcache.machine.instances import Instance, list_instances
 from sysqcache.saved.record import SavedMachine
 
 RECORD: Final = "saved.json"
 STATE: Final = "state"
 TOUCHED: Final = "touched"
-CURRENT: Final = "current"
+CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
 UNFINISHED: Final = ".new-"
 
 
@@ -109,11 +109,6 @@ def current(name: str) -> tuple[SavedMachine, Path]:
     except SavedStateError as error:
         error.message = f"the saved machine {name} can't be used: {error.message}"
         raise
-
-
-def is_saved(instance: Instance) -> bool:
-    """Whether a machine is saved, in whatever condition."""
-    return (instance.file(paths.INSTANCE_SAVED) / CURRENT).is_symlink()
 
 
 def users(directory: Path) -> list[str]:

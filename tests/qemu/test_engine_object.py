@@ -12,7 +12,7 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.formats import block as bf
-from sysqcache.launch.process import QemuProcess
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
 from sysqcache.spec.engines import Engine
 

@@ -11,7 +11,7 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.formats.journal import read_journal
-from sysqcache.launch.process import QemuProcess
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats

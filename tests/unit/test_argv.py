@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
-from sysqcache.launch import argv
-from sysqcache.launch.argv import Launch, TbCache
+from sysqcache.machine.launch import argv
+from sysqcache.machine.launch.argv import Launch, TbCache
 from sysqcache.spec.spec import Accelerator, Disk, Forward, MachineSpec, Network
 
 

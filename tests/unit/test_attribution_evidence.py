@@ -15,7 +15,7 @@ from sysqcache.attribution import blocks, evidence
 from sysqcache.attribution.blocks import Blocks, same_bytes
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.base.errors import MachineDied
-from sysqcache.instances import Instance
+from sysqcache.machine.instances import Instance
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 30), st.booleans()), max_size=40

@@ -17,7 +17,7 @@ from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import ROOT, Session, parse
 from bench.runner import StepFailed, values_of
 from sysqcache.compare import host
-from sysqcache.report import BootReport
+from sysqcache.machine.report import BootReport
 
 
 def make_run(section: Section, kind: Kind, pair: int, **values: float) -> Run:

@@ -22,7 +22,7 @@ from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.imagescan import keep
 from sysqcache.imagescan.scan import scan
 from sysqcache.imagescan.symbols import KEPT, SymbolTable
-from sysqcache.instances import Instance, InstanceState
+from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.spec import resolve
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta

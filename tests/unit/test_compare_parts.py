@@ -17,8 +17,8 @@ from sysqcache.compare import nonce
 from sysqcache.compare.observe import Observer, peak_rss
 from sysqcache.compare.ways import Way
 from sysqcache.compare.workshop import sweep, workshop
-from sysqcache.guest.result import TaskResult
-from sysqcache.progress import Event, Launched, PhaseBegan, TaskFinished
+from sysqcache.machine.guest.result import TaskResult
+from sysqcache.machine.progress import Event, Launched, PhaseBegan, TaskFinished
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:

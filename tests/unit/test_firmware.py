@@ -11,7 +11,7 @@ import pytest
 
 from sysqcache.base.errors import EngineBuildError, LaunchError
 from sysqcache.base.types import ArchName
-from sysqcache.launch.firmware import require_firmware
+from sysqcache.machine.launch.firmware import require_firmware
 from sysqcache.setup.engine import firmware
 from sysqcache.setup.engine.configure import TARGETS
 from sysqcache.spec.arch import EFI_AARCH64, OPENSBI_RISCV64

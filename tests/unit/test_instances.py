@@ -14,9 +14,9 @@ import pytest
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineBusy, MachineError, NoSuchMachine
 from sysqcache.base.types import MachineState
-from sysqcache.instances import ForeignProcess, Instance, InstanceState, list_instances
-from sysqcache.launch.process import ProcessId
-from sysqcache.machine import end_by_signals
+from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState, list_instances
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.machine.running import end_by_signals
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sysqcache.launch.ports import free_port
+from sysqcache.machine.launch.ports import free_port
 from sysqcache.spec.spec import Forward
 
 MACHINES = 400

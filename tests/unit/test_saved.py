@@ -13,7 +13,7 @@ import pytest
 
 from sysqcache.base.errors import SavedStateError
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
-from sysqcache.launch.argv import Incoming, Launch, build
+from sysqcache.machine.launch.argv import Incoming, Launch, build
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.qcow2snapshot import SnapshotSums

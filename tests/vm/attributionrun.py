@@ -37,7 +37,7 @@ from sysqcache.guestmap.session import Session
 from sysqcache.imagescan.efi import unpacked_sections
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
-from sysqcache.instances import ForeignProcess, Instance
+from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec import resolve
 from sysqcache.spec.engines import Engine

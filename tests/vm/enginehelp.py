@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tiny guest under the engine, started without pipeline and store.
+"""The tiny guest under the engine, started without start and store.
 
 The tests of the engine choose packs and journal themselves: the store would not let a
 damaged pack through.
@@ -22,12 +22,12 @@ from sysqcache.base import paths
 from sysqcache.base.counters import UNRECORDED
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.formats.journal import Journal, read_journal
-from sysqcache.guest.agent import KeptAgent
-from sysqcache.guest.ready import make_probe
-from sysqcache.guest.serialshell import SerialShell
-from sysqcache.launch import argv
-from sysqcache.launch.argv import Launch, TbCache
-from sysqcache.launch.process import QemuProcess
+from sysqcache.machine.guest.agent import KeptAgent
+from sysqcache.machine.guest.ready import make_probe
+from sysqcache.machine.guest.serialshell import SerialShell
+from sysqcache.machine.launch import argv
+from sysqcache.machine.launch.argv import Launch, TbCache
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats

@@ -17,7 +17,7 @@ from typing import Any
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.types import MachineState
-from sysqcache.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.spec.engines import Engine
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny-x86_64.yaml"

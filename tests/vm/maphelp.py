@@ -29,7 +29,7 @@ from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.symbols import EXPORTS, VARIABLES
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.instances import ForeignProcess, Instance
+from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
 
 

@@ -15,7 +15,7 @@ from machinehelp import NOKASLR
 
 from sysqcache.base import paths
 from sysqcache.formats.journal import read_journal
-from sysqcache.guest.serialshell import SerialShell
+from sysqcache.machine.guest.serialshell import SerialShell
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.setup.images.cpio import CpioWriter

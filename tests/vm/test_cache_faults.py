@@ -26,7 +26,7 @@ from sysqcache.base.counters import REJECTS
 from sysqcache.base.errors import LaunchError, QmpError
 from sysqcache.base.types import CacheMode
 from sysqcache.formats.journal import read_journal
-from sysqcache.launch.process import QemuProcess
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
 

@@ -19,7 +19,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import SavedStateError
 from sysqcache.compare import machines, nonce, runner
 from sysqcache.compare.ways import Way
-from sysqcache.instances import list_instances
+from sysqcache.machine.instances import list_instances
 from sysqcache.spec import resolve
 from sysqcache.spec.engines import find_engine
 

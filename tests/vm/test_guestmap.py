@@ -32,7 +32,7 @@ from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.memory import Budget
 from sysqcache.guestmap.session import Session
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.instances import Instance
+from sysqcache.machine.instances import Instance
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec import catalog
 from sysqcache.spec.catalog import ImagePaths

@@ -29,7 +29,7 @@ from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.kernel import ModuleWalk
 from sysqcache.guestmap.result import GuestMap
 from sysqcache.guestmap.session import Session
-from sysqcache.instances import Instance
+from sysqcache.machine.instances import Instance
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 

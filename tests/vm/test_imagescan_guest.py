@@ -19,7 +19,7 @@ from sysqcache.imagescan.elfsymbols import module_functions
 from sysqcache.imagescan.kallsyms import kernel_functions
 from sysqcache.imagescan.reader import ImageContents
 from sysqcache.imagescan.scan import scan
-from sysqcache.instances import ForeignProcess, Instance
+from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.spec.resolve import load
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]

@@ -16,8 +16,8 @@ from machinehelp import boot, report, stored_blocks, sysqcache
 
 from sysqcache.base import paths
 from sysqcache.base.sockets import connect_unix
-from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.launch.process import ProcessId
+from sysqcache.machine.instances import ForeignProcess, Instance
+from sysqcache.machine.launch.process import ProcessId
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

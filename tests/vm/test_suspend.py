@@ -24,7 +24,7 @@ import workers
 from machinehelp import TINY, end_all, eventually, qcow2_disk, report, sysqcache
 
 from sysqcache.base import paths
-from sysqcache.instances import Instance
+from sysqcache.machine.instances import Instance
 from sysqcache.saved import slots
 from sysqcache.saved.touched import MAGIC, WRITTEN
 from sysqcache.spec.catalog import ImagePaths

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from sysqcache.base import paths, statefile
 from sysqcache.base.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
 from sysqcache.base.types import GuestAccess, MachineState
-from sysqcache.launch.process import ProcessId, log_tail, wait_pid
+from sysqcache.machine.launch.process import ProcessId, log_tail, wait_pid
 
 _LOCK_PATIENCE: Final = 0.3
 _LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
@@ -148,6 +148,10 @@ class Instance:
             return not _try_lock(fd, 0.0)
         finally:
             os.close(fd)
+
+    def is_saved(self) -> bool:
+        """Whether the machine is saved, in whatever condition."""
+        return self.file(paths.INSTANCE_SAVED_CURRENT).is_symlink()
 
     def current(self) -> InstanceState:
         """The state as it really is: a machine that was killed is ``dead``.

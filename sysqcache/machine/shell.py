@@ -10,10 +10,10 @@ from typing import Final, Protocol
 from sysqcache.base import paths
 from sysqcache.base.errors import GuestCommandError, MachineDied
 from sysqcache.base.types import GuestAccess
-from sysqcache.guest.agent import GuestAgent
-from sysqcache.guest.result import GuestShell, TaskResult
-from sysqcache.guest.serialshell import SerialShell
-from sysqcache.instances import Instance, InstanceState
+from sysqcache.machine.guest.agent import GuestAgent
+from sysqcache.machine.guest.result import GuestShell, TaskResult
+from sysqcache.machine.guest.serialshell import SerialShell
+from sysqcache.machine.instances import Instance, InstanceState
 
 _AGENT_SYNC: Final = 10.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sysqcache.base.errors import DiskError
 from sysqcache.base.types import DiskMode
-from sysqcache.launch.argv import overlay_disk
+from sysqcache.machine.launch.argv import overlay_disk
 from sysqcache.spec.spec import Disk
 
 

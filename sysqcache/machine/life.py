@@ -14,12 +14,12 @@ from typing import Final, Protocol
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineDied, NotReady, QmpError
 from sysqcache.base.types import DiskMode, MachineState
-from sysqcache.guest.ready import ReadyProbe, make_probe
-from sysqcache.launch.process import QemuProcess, describe_exit, log_tail
-from sysqcache.machine import Machine, StatsMonitor, serial_log
+from sysqcache.machine.guest.ready import ReadyProbe, make_probe
+from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
+from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
+from sysqcache.machine.report import BootReport
+from sysqcache.machine.running import Machine, StatsMonitor, serial_log
 from sysqcache.placing import LOOKING, Placer
-from sysqcache.progress import Listener, PhaseBegan, TaskFinished, Warned
-from sysqcache.report import BootReport
 from sysqcache.spec.spec import MachineSpec
 
 _PROBE_STEP: Final = 0.1
@@ -75,7 +75,7 @@ class Life:
         """From a running QEMU to its end, or to letting go of it (``report.detached``).
 
         Raises :class:`NotReady`, :class:`MachineDied` and what tasks raise; QEMU still
-        has to be ended then. ``KeyboardInterrupt`` is handled, see ``pipeline.boot``.
+        has to be ended then. ``KeyboardInterrupt`` is handled, see ``start.boot``.
         """
         with StatsMonitor(self.machine, self.listener) as monitor:
             try:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.types import Probe
-from sysqcache.guest.agent import KeptAgent
+from sysqcache.machine.guest.agent import KeptAgent
 from sysqcache.spec.spec import Ready
 
 _POLL: Final = 0.005

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from sysqcache.guest.result import TaskResult
+from sysqcache.machine.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
 
 

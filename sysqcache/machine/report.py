@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from sysqcache.formats.modules import ModuleKind
-from sysqcache.guest.result import TaskResult
+from sysqcache.machine.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.sockets import connect_unix
-from sysqcache.guest.result import TaskResult
+from sysqcache.machine.guest.result import TaskResult
 
 _POLL_INTERVAL: Final = 0.005
 _SLOWEST_POLL: Final = 0.2

@@ -16,7 +16,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
-from sysqcache.report import IngestSummary
+from sysqcache.machine.report import IngestSummary
 from sysqcache.spec.spec import MachineSpec
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class StartSet:
 
 
 class Keeper:
-    """The store as the pipeline uses it; every problem is a line for ``warn``."""
+    """The store as a start uses it; every problem is a line for ``warn``."""
 
     def __init__(
         self, warn: Warn, root: Path | None = None, *, progress: Warn = lambda _: None

@@ -15,26 +15,25 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sysqcache import progress
 from sysqcache.base import paths
 from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
-from sysqcache.instances import Instance, InstanceState
-from sysqcache.keeping import Keeper, StartSet
-from sysqcache.launch import argv as qemu_argv
-from sysqcache.launch.argv import Incoming, Launch, TbCache
-from sysqcache.launch.firmware import require_firmware
-from sysqcache.launch.overlay import prepare_disks, remove_overlays
-from sysqcache.launch.ports import free_port
-from sysqcache.launch.process import QemuProcess
-from sysqcache.life import BootOptions, Life, Resumed, Until
-from sysqcache.machine import Machine
+from sysqcache.machine import progress
+from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.instances import Instance, InstanceState
+from sysqcache.machine.launch import argv as qemu_argv
+from sysqcache.machine.launch.argv import Incoming, Launch, TbCache
+from sysqcache.machine.launch.firmware import require_firmware
+from sysqcache.machine.launch.overlay import prepare_disks, remove_overlays
+from sysqcache.machine.launch.ports import free_port
+from sysqcache.machine.launch.process import QemuProcess
+from sysqcache.machine.life import BootOptions, Life, Resumed, Until
+from sysqcache.machine.progress import Launched, Listener, PhaseBegan, Warned
+from sysqcache.machine.report import BootReport, counters
+from sysqcache.machine.running import Machine
 from sysqcache.placing import Placer
-from sysqcache.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.qmp.client import QmpClient
-from sysqcache.report import BootReport, counters
-from sysqcache.saved.slots import is_saved
 from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import write_spec
 
@@ -276,7 +275,7 @@ class _Start:
             if placer is not None and self.report.detached:
                 placer.place(self.spec, self.firmware)
         if not self.report.detached:
-            ended = MachineState.SAVED if is_saved(self.instance) else MachineState.STOPPED
+            ended = MachineState.SAVED if self.instance.is_saved() else MachineState.STOPPED
             self.instance.update(state=ended)
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 

@@ -15,13 +15,13 @@ from typing import Final, Protocol, Self
 from sysqcache.base import paths
 from sysqcache.base.errors import GuestCommandError, MachineDied, MachineError, QmpError
 from sysqcache.base.types import GuestAccess
-from sysqcache.guest.agent import GuestAgent, KeptAgent
-from sysqcache.guest.result import TaskResult
-from sysqcache.guestshell import open_shell, run_by, run_in_guest
-from sysqcache.instances import ForeignProcess, Instance, InstanceState
-from sysqcache.launch.overlay import remove_overlays
-from sysqcache.launch.process import ProcessId
-from sysqcache.progress import Listener, StatsUpdated
+from sysqcache.machine.guest.agent import GuestAgent, KeptAgent
+from sysqcache.machine.guest.result import TaskResult
+from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.machine.launch.overlay import remove_overlays
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.machine.progress import Listener, StatsUpdated
+from sysqcache.machine.shell import open_shell, run_by, run_in_guest
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
 from sysqcache.qmp.commands import TbCacheStats

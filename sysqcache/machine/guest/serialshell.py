@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.sockets import connect_unix
-from sysqcache.guest.result import TaskResult
+from sysqcache.machine.guest.result import TaskResult
 
 _LINE_MAX: Final = 4000
 
