@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sysqcache.attribution.placer import LOOKING
 from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
@@ -27,7 +28,6 @@ from sysqcache.machine.life import BootOptions
 from sysqcache.machine.progress import Listener, PhaseBegan
 from sysqcache.machine.report import BootReport
 from sysqcache.machine.start import start_saved
-from sysqcache.placing import LOOKING
 from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sysqcache.attribution.placer import LOOKING
 from sysqcache.base import paths
 from sysqcache.base.errors import (
     GuestCommandError,
@@ -29,8 +30,8 @@ from sysqcache.base.errors import (
 )
 from sysqcache.base.types import DiskFormat, DiskMode, MachineState
 from sysqcache.machine.instances import Instance
+from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
-from sysqcache.placing import LOOKING, place_before_end
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, idle, ramfile, slots
 from sysqcache.saved.origin import snapshot_nodes

@@ -11,7 +11,7 @@ from sysqcache.base.errors import SysqcacheError
 from sysqcache.formats.modules import Module, ModuleKind
 
 if TYPE_CHECKING:
-    from sysqcache.imagescan.symbols import SymbolTable
+    from sysqcache.attribution.imagescan.symbols import SymbolTable
     from sysqcache.spec.spec import MachineSpec
 
 NO_PLACE = "code without a place in a module has no names"
@@ -23,8 +23,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
     :param images: ids of the images that have the module; the first that a machine of
         this host still has is read, unless the names were kept from an earlier time.
     """
-    from sysqcache.imagescan.scan import scan
-    from sysqcache.imagescan.symbols import symbols_of
+    from sysqcache.attribution.imagescan.scan import scan
+    from sysqcache.attribution.imagescan.symbols import symbols_of
 
     if module is None:
         return None, NO_PLACE

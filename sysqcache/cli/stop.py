@@ -77,8 +77,8 @@ def _stop(name: str, timeout: float | None) -> dict[str, Any]:
 
 def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
     from sysqcache.base.errors import MachineError
+    from sysqcache.machine.life import place_before_end
     from sysqcache.machine.report import blocks_json
-    from sysqcache.placing import place_before_end
 
     blocks = None
     with contextlib.suppress(MachineError):

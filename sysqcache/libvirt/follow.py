@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from sysqcache.attribution.placer import AttributionSummary, Placer
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError, SysqcacheError
 from sysqcache.base.sockets import connect_unix
@@ -28,8 +29,6 @@ from sysqcache.libvirt.intake import Intake
 from sysqcache.libvirt.publish import engines_dir
 from sysqcache.machine.instances import ForeignProcess
 from sysqcache.machine.launch.process import ProcessId
-from sysqcache.machine.report import AttributionSummary
-from sysqcache.placing import Placer
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats

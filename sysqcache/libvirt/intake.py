@@ -141,7 +141,7 @@ class Intake:
 
     def _contents(self) -> list[Module] | None:
         """What the domain's image holds, read from its files."""
-        from sysqcache.imagescan.scan import scan
+        from sysqcache.attribution.imagescan.scan import scan
 
         facts = self.facts()
         if facts is None:

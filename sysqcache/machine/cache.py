@@ -93,7 +93,7 @@ class Keeper:
 
     def _contents(self, spec: MachineSpec) -> list[Module] | None:
         """What an image contains that never ran, read from its files."""
-        from sysqcache.imagescan.scan import scan
+        from sysqcache.attribution.imagescan.scan import scan
 
         self._progress("looking into the image")
         with scan(spec) as contents:

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from sysqcache.attribution.placer import LOOKING, AttributionSummary, Placer, Warn
 from sysqcache.base import paths
-from sysqcache.base.errors import MachineDied, NotReady, QmpError
+from sysqcache.base.errors import MachineDied, MachineError, NotReady, QmpError
 from sysqcache.base.types import DiskMode, MachineState
 from sysqcache.machine.guest.ready import ReadyProbe, make_probe
 from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.machine.report import BootReport
 from sysqcache.machine.running import Machine, StatsMonitor, serial_log
-from sysqcache.placing import LOOKING, Placer
 from sysqcache.spec.spec import MachineSpec
+from sysqcache.spec.specjson import read_spec
 
 _PROBE_STEP: Final = 0.1
 _LOG_LINES: Final = 20
@@ -210,3 +211,21 @@ class Life:
         else:
             # nothing of the guest's stays: its own shutdown would only take time
             self.machine.quit()
+
+
+def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
+    """Look into a machine that another command started, right before it is ended."""
+    summary = AttributionSummary()
+    journal = Path(machine.state.journal) if machine.state.journal else None
+    if journal is not None and journal.exists():
+        placer = Placer(journal, summary, warn)
+        placer.look(machine)
+        placer.place(_spec_of(machine), None)
+    return summary
+
+
+def _spec_of(machine: Machine) -> MachineSpec | None:
+    """What a machine was started from, if that can still be read."""
+    with contextlib.suppress(MachineError):
+        return read_spec(machine.instance.file(paths.INSTANCE_SPEC))
+    return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sysqcache.formats.modules import ModuleKind
+from sysqcache.attribution.placer import AttributionSummary
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
 
@@ -43,35 +43,6 @@ class IngestSummary:
     blocks_dead: int = 0
     damaged: int = 0
     seconds: float = 0.0
-
-
-@dataclasses.dataclass(slots=True)
-class AttributionSummary:
-    """Whose the recorded blocks are.
-
-    :param blocks: recorded; ``attributed`` of them to a module and offset, confirmed.
-    :param kinds: blocks by kind of module.
-    :param look_s: seconds of looking into the living guest, ``place_s`` of the rest.
-    :param note: what could not be found out, "" when nothing lacks.
-    """
-
-    blocks: int = 0
-    attributed: int = 0
-    kinds: dict[ModuleKind, int] = dataclasses.field(default_factory=dict)
-    look_s: float = 0.0
-    place_s: float = 0.0
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``attribution`` object."""
-        return {
-            "blocks": self.blocks,
-            "attributed": self.attributed,
-            "kinds": {str(kind): self.kinds.get(kind, 0) for kind in ModuleKind},
-            "look_s": round(self.look_s, 4),
-            "place_s": round(self.place_s, 4),
-            "note": self.note,
-        }
 
 
 @dataclasses.dataclass(slots=True)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from sysqcache.attribution.placer import Placer
 from sysqcache.base import paths
 from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError
@@ -32,7 +33,6 @@ from sysqcache.machine.life import BootOptions, Life, Resumed, Until
 from sysqcache.machine.progress import Launched, Listener, PhaseBegan, Warned
 from sysqcache.machine.report import BootReport, counters
 from sysqcache.machine.running import Machine
-from sysqcache.placing import Placer
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import write_spec

@@ -23,17 +23,17 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 from imagescanhelp import TEXT, bzimage, cpio, packed_kernel, small_elf, tool
 
+from sysqcache.attribution.imagescan import kernelfile, limits
+from sysqcache.attribution.imagescan.codefile import Classifier
+from sysqcache.attribution.imagescan.elfsymbols import file_functions, text_layout
+from sysqcache.attribution.imagescan.initrd import read_archive
+from sysqcache.attribution.imagescan.kallsyms import kernel_functions
+from sysqcache.attribution.imagescan.kernelfile import KernelFileError, read_kernel
+from sysqcache.attribution.imagescan.symbols import SymbolTable, system_map
+from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack, unpack_until
 from sysqcache.formats.access import BytesBlocks, FileBlocks
 from sysqcache.formats.elf import find_build_id, read_code
 from sysqcache.formats.modules import ModuleKind
-from sysqcache.imagescan import kernelfile, limits
-from sysqcache.imagescan.codefile import Classifier
-from sysqcache.imagescan.elfsymbols import file_functions, text_layout
-from sysqcache.imagescan.initrd import read_archive
-from sysqcache.imagescan.kallsyms import kernel_functions
-from sysqcache.imagescan.kernelfile import KernelFileError, read_kernel
-from sysqcache.imagescan.symbols import SymbolTable, system_map
-from sysqcache.imagescan.unpack import PackedDataError, unpack, unpack_until
 
 BINARIES = ["/bin/true", "/bin/bash", sys.executable, "/usr/bin/qemu-img"]
 

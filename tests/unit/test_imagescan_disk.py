@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from imagescanhelp import MIB, debugfs, make_ext, qemu_img, with_gpt
 
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.diskimage import open_image
+from sysqcache.attribution.imagescan.ext import ROOT, ExtFileSystem
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.partitions import Partition, identify, partitions
+from sysqcache.attribution.imagescan.walk import TreeWalk
 from sysqcache.base.types import DiskFormat
 from sysqcache.formats.access import BytesBlocks, FileBlocks, UnreadableImage
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.diskimage import open_image
-from sysqcache.imagescan.ext import ROOT, ExtFileSystem
-from sysqcache.imagescan.extmap import DamagedFileSystem
-from sysqcache.imagescan.partitions import Partition, identify, partitions
-from sysqcache.imagescan.walk import TreeWalk
 
 KINDS = ("ext2", "ext3", "ext4")
 BIG = 3 * MIB + 12345

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import threading
 
+from sysqcache.attribution.placer import LOOKING
 from sysqcache.machine import progress
 from sysqcache.machine.progress import PhaseBegan
-from sysqcache.placing import LOOKING
 from sysqcache.resuming import _Gate
 
 TASK = PhaseBegan("running true")

@@ -24,6 +24,9 @@ from machinehelp import sysqcache
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import Checkpoint, checkpoint
 from sysqcache.attribution.images import truths_of
+from sysqcache.attribution.imagescan.efi import unpacked_sections
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.scan import scan
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.base import paths
@@ -34,9 +37,6 @@ from sysqcache.formats.places import Placements
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
 from sysqcache.guestmap.session import Session
-from sysqcache.imagescan.efi import unpacked_sections
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.scan import scan
 from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec import resolve

@@ -10,15 +10,15 @@ import pytest
 from guesttruth import in_guest, trixie_guest
 from machinehelp import TINY, end_all, sysqcache
 
+from sysqcache.attribution.imagescan.elfsymbols import module_functions
+from sysqcache.attribution.imagescan.kallsyms import kernel_functions
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.scan import scan
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.session import Session
-from sysqcache.imagescan.elfsymbols import module_functions
-from sysqcache.imagescan.kallsyms import kernel_functions
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.scan import scan
 from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.spec.resolve import load
 

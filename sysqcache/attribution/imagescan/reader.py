@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
+from sysqcache.attribution.imagescan.codefile import is_kernel, unpacked_module
+from sysqcache.attribution.imagescan.contents import INITRD, CodeFile, Found
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
+from sysqcache.attribution.imagescan.sources import Sources
+from sysqcache.attribution.imagescan.unpack import PackedDataError
 from sysqcache.formats.access import Blocks, BytesBlocks
 from sysqcache.formats.modules import Module, ModuleKind
-from sysqcache.imagescan.codefile import is_kernel, unpacked_module
-from sysqcache.imagescan.contents import INITRD, CodeFile, Found
-from sysqcache.imagescan.extmap import DamagedFileSystem
-from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
-from sysqcache.imagescan.sources import Sources
-from sysqcache.imagescan.unpack import PackedDataError
 
 PAGE: Final = 4096
 _CHUNK: Final = 1 << 20

@@ -9,16 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.diskimage import Image, open_image
+from sysqcache.attribution.imagescan.ext import ExtFileSystem
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.initrd import Archive, read_archive
+from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
+from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, partitions
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
 from sysqcache.formats.access import UnreadableImage
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.diskimage import Image, open_image
-from sysqcache.imagescan.ext import ExtFileSystem
-from sysqcache.imagescan.extmap import DamagedFileSystem
-from sysqcache.imagescan.initrd import Archive, read_archive
-from sysqcache.imagescan.kernelfile import KernelFile, read_kernel
-from sysqcache.imagescan.partitions import HOLD_NO_CODE, identify, partitions
 from sysqcache.spec.engines import any_qemu_img
 from sysqcache.spec.spec import MachineSpec
 

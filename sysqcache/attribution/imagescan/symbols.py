@@ -12,12 +12,12 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.attribution.imagescan import keep, limits
+from sysqcache.attribution.imagescan.elfsymbols import file_functions, module_functions
+from sysqcache.attribution.imagescan.kallsyms import kernel_functions
+from sysqcache.attribution.imagescan.kernelfile import KernelFileError
+from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.formats.modules import Module, ModuleKind
-from sysqcache.imagescan import keep, limits
-from sysqcache.imagescan.elfsymbols import file_functions, module_functions
-from sysqcache.imagescan.kallsyms import kernel_functions
-from sysqcache.imagescan.kernelfile import KernelFileError
-from sysqcache.imagescan.reader import ImageContents
 
 KEPT: Final = "symbols"
 _VERSION: Final = 1

@@ -15,9 +15,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 from numpy.typing import NDArray
 
+from sysqcache.attribution.imagescan import limits
 from sysqcache.formats.access import Blocks, BlocksStream
 from sysqcache.formats.elf import read_code
-from sysqcache.imagescan import limits
 
 _DAMAGE: Final = (
     ELFError, ConstructError, struct.error, ArithmeticError, AssertionError, AttributeError,

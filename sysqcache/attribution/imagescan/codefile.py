@@ -8,12 +8,12 @@ import io
 from pathlib import PurePosixPath
 from typing import Final
 
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.contents import CodeFile
+from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack, unpack_until
 from sysqcache.formats.access import Blocks, BlocksStream, BytesBlocks
 from sysqcache.formats.elf import HEAD, MAGIC, ElfCode, find_build_id, read_code
 from sysqcache.formats.modules import Module, ModuleKind
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.contents import CodeFile
-from sysqcache.imagescan.unpack import PackedDataError, unpack, unpack_until
 
 _PACKED: Final = (".ko.xz", ".ko.zst", ".ko.gz")
 _EXECUTABLE: Final = 0o111

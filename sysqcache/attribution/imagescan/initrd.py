@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.unpack import PackedDataError, packing, unpack
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.unpack import PackedDataError, packing, unpack
 
 _NEWC: Final = (b"070701", b"070702")
 _HEADER: Final = 110

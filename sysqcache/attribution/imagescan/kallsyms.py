@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.kernelfile import KernelFile
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.kernelfile import KernelFile
 
 _TOKENS: Final = 256
 _DIGITS: Final = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00"

@@ -12,18 +12,18 @@ from typing import Final
 
 import xxhash
 
+from sysqcache.attribution.imagescan import keep, limits
+from sysqcache.attribution.imagescan.codefile import Classifier, is_kernel, may_be_code
+from sysqcache.attribution.imagescan.contents import INITRD, CodeFile, Found
+from sysqcache.attribution.imagescan.ext import Inode
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.initrd import Archive
+from sysqcache.attribution.imagescan.kernelfile import read_kernel
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.sources import Identity, Sources, Volume, identity
+from sysqcache.attribution.imagescan.walk import TreeWalk
 from sysqcache.formats.access import BytesBlocks
 from sysqcache.formats.modules import Module
-from sysqcache.imagescan import keep, limits
-from sysqcache.imagescan.codefile import Classifier, is_kernel, may_be_code
-from sysqcache.imagescan.contents import INITRD, CodeFile, Found
-from sysqcache.imagescan.ext import Inode
-from sysqcache.imagescan.extmap import DamagedFileSystem
-from sysqcache.imagescan.initrd import Archive
-from sysqcache.imagescan.kernelfile import read_kernel
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.sources import Identity, Sources, Volume, identity
-from sysqcache.imagescan.walk import TreeWalk
 from sysqcache.spec.spec import MachineSpec
 
 KEPT: Final = "contents"

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.qcow2 import CompressedClusters
 from sysqcache.base.types import DiskFormat
 from sysqcache.formats.access import FileBlocks, UnreadableImage
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.qcow2 import CompressedClusters
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Final
 
 import xxhash
 
+from sysqcache.attribution.imagescan import limits
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import map_private
-from sysqcache.imagescan import limits
 
 _HASH: Final = 16
 _KEPT: Final = 64

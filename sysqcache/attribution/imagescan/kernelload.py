@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.attribution.imagescan import limits
 from sysqcache.formats.elf import MAGIC, PROGRAM_HEADERS
-from sysqcache.imagescan import limits
 
 _EM_X86_64: Final = 62
 _PT_LOAD: Final = 1

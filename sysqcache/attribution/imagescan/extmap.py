@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from sysqcache.attribution.imagescan import limits
 from sysqcache.formats.access import Blocks
-from sysqcache.imagescan import limits
 
 _EXTENT_HEADER: Final = struct.Struct("<HHHHI")
 _EXTENT_MAGIC: Final = 0xF30A

@@ -17,13 +17,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.attribution.imagescan import keep, limits
+from sysqcache.attribution.imagescan.flatkernel import FlatKernel, flat_kernel
+from sysqcache.attribution.imagescan.kernelload import KernelFileError, Loader
+from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack
 from sysqcache.formats.access import BytesBlocks
 from sysqcache.formats.elf import MAGIC, read_code
 from sysqcache.formats.modules import Module, ModuleKind
-from sysqcache.imagescan import keep, limits
-from sysqcache.imagescan.flatkernel import FlatKernel, flat_kernel
-from sysqcache.imagescan.kernelload import KernelFileError, Loader
-from sysqcache.imagescan.unpack import PackedDataError, unpack
 
 __all__ = ["KEPT", "KernelFile", "KernelFileError", "read_kernel"]
 

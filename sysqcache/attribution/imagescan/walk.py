@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.ext import ROOT, ExtFileSystem, Inode
-from sysqcache.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.ext import ROOT, ExtFileSystem, Inode
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 
 
 class TreeWalk:

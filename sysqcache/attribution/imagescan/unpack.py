@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
-from sysqcache.imagescan import limits
+from sysqcache.attribution.imagescan import limits
 
 _LZ4_LEGACY_BLOCK: Final = 8 << 20
 """What the kernel's lz4 tool packs at a time: LEGACY_BLOCKSIZE."""

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Final
 
+from sysqcache.attribution.imagescan import limits
 from sysqcache.formats.access import Blocks
-from sysqcache.imagescan import limits
 
 _SECTORS: Final = (512, 4096)
 _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")

@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.kernelload import KernelFileError
+from sysqcache.attribution.imagescan.unpack import PackedDataError, packing, unpack
 from sysqcache.formats.elf import BUILD_ID_NOTE, MAGIC
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.kernelload import KernelFileError
-from sysqcache.imagescan.unpack import PackedDataError, packing, unpack
 
 _HEADER: Final = 64
 _NAME_AT: Final = 0x38

@@ -14,15 +14,15 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sysqcache.formats.access import Blocks, BytesBlocks
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.extmap import (
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.extmap import (
     BlockMap,
     DamagedFileSystem,
     FileReader,
     Run,
     extent_runs,
 )
+from sysqcache.formats.access import Blocks, BytesBlocks
 
 ROOT: Final = 2
 """Number of the root directory's inode."""
