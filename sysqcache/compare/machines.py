@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from sysqcache import resuming, suspending
 from sysqcache.base.errors import MachineError
 from sysqcache.base.paths import INSTANCE_OVERLAYS
 from sysqcache.base.types import CacheMode, DiskMode
@@ -22,10 +21,12 @@ from sysqcache.machine.progress import Listener
 from sysqcache.machine.report import BootReport, hit_rate
 from sysqcache.machine.running import end_by_signals
 from sysqcache.machine.start import boot
-from sysqcache.resuming import ResumeOptions
+from sysqcache.saved import resume as resuming
+from sysqcache.saved import suspend as suspending
 from sysqcache.saved.record import Method
+from sysqcache.saved.resume import ResumeOptions
+from sysqcache.saved.suspend import Suspended
 from sysqcache.spec.spec import MachineSpec
-from sysqcache.suspending import Suspended
 
 ANSWER: Final = "true"
 """The command that a guest has to answer to count as started."""

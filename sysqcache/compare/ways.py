@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 from sysqcache.base.errors import SavedStateError, UsageError
 from sysqcache.saved.record import Method
+from sysqcache.saved.suspend import choose
 from sysqcache.spec.spec import MachineSpec
-from sysqcache.suspending import choose
 
 AnyWay = TypeVar("AnyWay", bound=enum.StrEnum)
 """A way to start a machine of vm.yaml, or one of libvirt."""

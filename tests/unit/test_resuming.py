@@ -9,7 +9,7 @@ import threading
 from sysqcache.attribution.placer import LOOKING
 from sysqcache.machine import progress
 from sysqcache.machine.progress import PhaseBegan
-from sysqcache.resuming import _Gate
+from sysqcache.saved.resume import _Gate
 
 TASK = PhaseBegan("running true")
 

@@ -19,9 +19,9 @@ from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
+from sysqcache.saved.suspend import choose
 from sysqcache.spec import resolve
 from sysqcache.spec.spec import Disk, Forward, MachineSpec, Network
-from sysqcache.suspending import choose
 
 PAGE = 4096
 NO_TOOL = Path("/nothing/needs/qemu-img")
