@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from sysqcache.store.batch import Batch
 from sysqcache.store.layout import Layout
 from sysqcache.store.lock import unused
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.pins import pinned
-from sysqcache.store.publish import publish
 from sysqcache.store.records import PackRow, PackStatus
 
 

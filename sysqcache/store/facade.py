@@ -19,18 +19,17 @@ from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import HEADER_SIZE
 from sysqcache.formats.modules import Module
 from sysqcache.store import inspect, journals, lock, pins, summary
-from sysqcache.store.bundleread import read_bundle
-from sysqcache.store.bundlewrite import Export, ExportReport
+from sysqcache.store.bundle.merge import ImportResult, Merge
+from sysqcache.store.bundle.read import read_bundle
+from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
 from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
 from sysqcache.store.manifest import read_manifest
-from sysqcache.store.merge import ImportResult, Merge
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
-from sysqcache.store.opening import open_meta
 from sysqcache.store.pack import parse_header
-from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
+from sysqcache.store.rebuild import Progress, RebuildReport, open_meta, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import ModuleLine, PackRow
 from sysqcache.store.summary import StoreStats
@@ -260,7 +259,7 @@ class Store:
         fingerprint: str = "",
         progress: Progress = silent,
     ) -> ExportReport:
-        """Write kept blocks into a bundle for other stores, see ``store.bundlewrite``.
+        """Write kept blocks into a bundle for other stores, see ``store.bundle.write``.
 
         Raises UsageError for unknown modules or fingerprints, SysqcacheError when
         ``path`` can't be written, StoreError.

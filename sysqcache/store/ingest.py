@@ -14,8 +14,8 @@ from pathlib import Path
 from sysqcache.store.change import Change
 from sysqcache.store.journals import remove_journal
 from sysqcache.store.layout import Layout
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
-from sysqcache.store.publish import publish
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.writer import nothing
 

@@ -12,13 +12,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import read_private
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import Layout, replace_file
 from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
+
+if TYPE_CHECKING:
+    from sysqcache.store.meta import Meta
 
 MAX_FINGERPRINTS: Final = 4
 """So many fingerprints of one architecture enter a boot set; others cost open(2) calls."""
@@ -158,3 +161,22 @@ def read_manifest(layout: Layout) -> Manifest:
 def write_manifest(layout: Layout, manifest: Manifest) -> None:
     """Replace the manifest atomically. Raises OSError."""
     replace_file(layout.boot_sets, manifest.encode())
+
+
+def publish(layout: Layout, meta: Meta) -> Manifest:
+    """After a commit: write its boot sets, unless they are there. Raises OSError."""
+    try:
+        current = read_manifest(layout)
+    except FormatError:
+        current = Manifest()
+    if current.generation == meta.counters.generation:
+        return current
+    manifest = Manifest.of(
+        meta.counters.generation,
+        meta.packs().values(),
+        meta.fingerprints().values(),
+        meta.images().values(),
+        meta.modules().values(),
+    )
+    write_manifest(layout, manifest)
+    return manifest

@@ -8,6 +8,7 @@ is moved to ``damaged/``; its intact blocks are written into a new one first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -23,10 +24,10 @@ from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import Layout, move_aside
+from sysqcache.store.manifest import publish, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
 from sysqcache.store.pack import Pack
-from sysqcache.store.publish import publish
 from sysqcache.store.records import (
     FingerprintRow,
     GlobalRow,
@@ -264,3 +265,34 @@ def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
     directory.rename(layout.meta)
     work.report.seconds = time.monotonic() - started
     return work.report
+
+
+def open_meta(layout: Layout, warnings: list[str]) -> Meta:
+    """Open the metadata for writing, rebuilt first when damaged or behind the packs.
+
+    Under the store's lock. Raises StoreBusy or StoreError, never MetaDamaged.
+    """
+    try:
+        meta = Meta(layout.meta)
+        if not _behind(layout, meta):
+            return meta
+        meta.close()
+        why = "they are older than the packs"
+    except MetaDamaged as error:
+        why = str(error)
+    warnings.append(f"the store's metadata were rebuilt from its packs: {why}")
+    rebuild(layout)
+    try:
+        return Meta(layout.meta)
+    except MetaDamaged as error:
+        raise StoreError(f"the metadata in {layout.meta} can't be rebuilt: {error}") from error
+
+
+def _behind(layout: Layout, meta: Meta) -> bool:
+    """Whether a commit is missing: packs without metadata, or boot sets of a later commit."""
+    generation = meta.counters.generation
+    if generation == 0 and layout.pack_files():
+        return True
+    with contextlib.suppress(FormatError):
+        return read_manifest(layout).generation > generation
+    return False

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sysqcache.formats import places
-from sysqcache.store import batch, bundle, meta
+from sysqcache.store import batch, meta
+from sysqcache.store.bundle import form
 from sysqcache.store.columns import COLUMNS
 from sysqcache.store.key import IDENTITY
 from sysqcache.store.why import Why
@@ -55,8 +56,8 @@ def test_arrays_of_places() -> None:
 
 
 def test_columns_of_bundles() -> None:
-    names = ", ".join(f"`{name}`" for name in bundle.COLUMNS.names or ())
+    names = ", ".join(f"`{name}`" for name in form.COLUMNS.names or ())
     assert f"four u32: {names}" in TEXT
-    assert f"version` ({bundle.VERSION})" in TEXT
-    assert f"at most {bundle.MAX_CONTENTS >> 20} MiB" in TEXT
-    assert f"at most {bundle.MAX_BYTES >> 30} GiB" in TEXT
+    assert f"version` ({form.VERSION})" in TEXT
+    assert f"at most {form.MAX_CONTENTS >> 20} MiB" in TEXT
+    assert f"at most {form.MAX_BYTES >> 30} GiB" in TEXT

@@ -24,7 +24,7 @@ from sysqcache.base.errors import FormatError, UsageError
 from sysqcache.base.mapfile import open_private
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.store import bundle
+from sysqcache.store.bundle import form
 from sysqcache.store.pack import Pack, PackHeader
 from sysqcache.store.writer import TEMPORARY
 
@@ -46,10 +46,10 @@ class _Reader(Protocol):
 class BundlePack:
     """A checked pack of a bundle; all tables share one buffer.
 
-    :param columns: shape (n,), of ``bundle.COLUMNS``, of the n blocks of ``table``.
+    :param columns: shape (n,), of ``form.COLUMNS``, of the n blocks of ``table``.
     """
 
-    entry: bundle.PackEntry
+    entry: form.PackEntry
     header: PackHeader
     table: BlockTable
     columns: NDArray[np.void]
@@ -62,7 +62,7 @@ class Bundle:
     ``size``: bytes of the file.
     """
 
-    contents: bundle.Contents
+    contents: form.Contents
     digest: bytes
     packs: tuple[BundlePack, ...]
     size: int
@@ -88,11 +88,11 @@ def read_bundle(path: Path, scratch: Path, progress: Progress) -> Bundle:
     with os.fdopen(fd, "rb") as file, tempfile.TemporaryFile(prefix=TEMPORARY, dir=scratch) as out:
         members = _Members(file, file_size, stage(progress, 0, file_size))
         listed, digest = members.contents()
-        contents = bundle.Contents.decode(listed)
+        contents = form.Contents.decode(listed)
         bases, columns = [], []
         for entry in contents.packs:
             bases.append(_align(out))
-            members.copy(bundle.pack_name(entry), entry.bytes, entry.sha256, out)
+            members.copy(form.pack_name(entry), entry.bytes, entry.sha256, out)
             columns.append(members.columns(entry))
         members.end()
         out.flush()
@@ -151,12 +151,12 @@ class _Members:
         return b"".join(parts)
 
     def _padding(self, size: int) -> None:
-        if any(self._exactly(bundle.padding(size))):
+        if any(self._exactly(form.padding(size))):
             raise FormatError("the bundle holds more than it lists", reason="bounds")
 
     def _begin(self, name: str, size: int) -> None:
         """Read a header, which must be that of this member."""
-        found = bundle.read_header(self._exactly(_HEADER))
+        found = form.read_header(self._exactly(_HEADER))
         if found != (name, size):
             raise FormatError(
                 f"the bundle holds {found[0][:80]!r} of {found[1]} bytes where "
@@ -166,13 +166,13 @@ class _Members:
 
     def contents(self) -> tuple[bytes, bytes]:
         """The first member and its SHA-256."""
-        name, size = bundle.read_header(self._exactly(_HEADER))
-        if size > bundle.MAX_CONTENTS:
+        name, size = form.read_header(self._exactly(_HEADER))
+        if size > form.MAX_CONTENTS:
             raise FormatError("the bundle's list of contents is too long", reason="bounds")
         content = self._exactly(size)
         self._padding(size)
         digest = hashlib.sha256(content)
-        if name != bundle.contents_name(digest.hexdigest()):
+        if name != form.contents_name(digest.hexdigest()):
             raise FormatError(
                 "the bundle's list of contents is not what its name says", reason="checksum"
             )
@@ -191,9 +191,9 @@ class _Members:
         if digest.hexdigest() != sha256:
             raise FormatError(f"{name} is not what its name says", reason="checksum")
 
-    def columns(self, entry: bundle.PackEntry) -> NDArray[np.void]:
+    def columns(self, entry: form.PackEntry) -> NDArray[np.void]:
         """The columns of a pack."""
-        name, size = bundle.columns_name(entry), entry.blocks * bundle.COLUMNS.itemsize
+        name, size = form.columns_name(entry), entry.blocks * form.COLUMNS.itemsize
         # a block has 64 bytes or more, so a pack's size limits this too
         if size > entry.bytes:
             raise FormatError(f"{name}: more blocks than the pack can hold", reason="bounds")
@@ -202,7 +202,7 @@ class _Members:
         self._padding(size)
         if hashlib.sha256(content).hexdigest() != entry.columns:
             raise FormatError(f"{name} is not what its name says", reason="checksum")
-        return np.frombuffer(content, bundle.COLUMNS)
+        return np.frombuffer(content, form.COLUMNS)
 
     def end(self) -> None:
         """The end of the tar must come now."""
@@ -218,20 +218,20 @@ class _Names:
     modules: frozenset[int]
 
     @classmethod
-    def of(cls, contents: bundle.Contents) -> _Names:
+    def of(cls, contents: form.Contents) -> _Names:
         images = {0, *(image.number for image in contents.images)}
         return cls(frozenset(images), frozenset({0, *(m.number for m in contents.modules)}))
 
 
 def _check(
-    entry: bundle.PackEntry,
+    entry: form.PackEntry,
     buffer: memoryview,
     base: int,
     columns: NDArray[np.void],
     names: _Names,
 ) -> BundlePack:
     """Check a pack: header, sizes, the checksum of every block, its columns."""
-    pack = Pack(buffer[base : base + entry.bytes], name=bundle.pack_name(entry))
+    pack = Pack(buffer[base : base + entry.bytes], name=form.pack_name(entry))
     head, table = pack.header, pack.blocks()
     whole = head.block_count == len(table) == entry.blocks
     if not whole or int(table.padded_sizes().sum()) != head.blocks_size:

@@ -16,7 +16,7 @@ import numpy as np
 import zstandard
 
 from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
-from sysqcache.store import bundle
+from sysqcache.store.bundle import form
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.inspect import choose
@@ -59,13 +59,13 @@ class _Pack:
     pieces: PackPieces
     columns: Columns
 
-    def entry(self, progress: Callable[[int], None]) -> bundle.PackEntry:
+    def entry(self, progress: Callable[[int], None]) -> form.PackEntry:
         """Its line of the contents; reads all of its bytes."""
         digest = hashlib.sha256()
         for chunk in self.pieces.chunks():
             digest.update(chunk)
             progress(len(chunk))
-        return bundle.PackEntry(
+        return form.PackEntry(
             sha256=digest.hexdigest(),
             columns=hashlib.sha256(self.carried()).hexdigest(),
             fingerprint=self.fingerprint,
@@ -77,8 +77,8 @@ class _Pack:
 
     def carried(self) -> bytes:
         """The member with its columns."""
-        rows = np.zeros(len(self.columns), bundle.COLUMNS)
-        for name in bundle.COLUMNS.names or ():
+        rows = np.zeros(len(self.columns), form.COLUMNS)
+        for name in form.COLUMNS.names or ():
             rows[name] = getattr(self.columns, name)
         return rows.tobytes()
 
@@ -127,18 +127,18 @@ class Export:
         columns = Columns.concatenate(parts)
         self.packs.append(_Pack(row.fingerprint, row.arch, self._group(row.group), pieces, columns))
 
-    def contents(self, progress: Callable[[int], None]) -> bundle.Contents:
+    def contents(self, progress: Callable[[int], None]) -> form.Contents:
         """The list of contents; reads every block."""
         modules = self._used_modules()
         fingerprints = {pack.fingerprint for pack in self.packs}
-        return bundle.Contents(
+        return form.Contents(
             images=tuple(
                 _image_entry(self._images[number], set(modules), fingerprints)
                 for number in sorted(self._used_images(modules.values()))
             ),
             modules=tuple(self._module_entry(modules[number]) for number in sorted(modules)),
             dead=tuple(
-                bundle.DeadEntry(
+                form.DeadEntry(
                     module=area.module,
                     offset=area.offset,
                     size=area.size,
@@ -168,12 +168,12 @@ class Export:
         used |= {int(g.removeprefix("files:")) for g in groups if g.startswith("files:")}
         return used & self._images.keys()
 
-    def _module_entry(self, row: ModuleRow) -> bundle.ModuleEntry:
-        return bundle.ModuleEntry(
+    def _module_entry(self, row: ModuleRow) -> form.ModuleEntry:
+        return form.ModuleEntry(
             number=row.number,
             kind=row.module.kind,
             id=row.id,
-            name=row.name[: bundle.MAX_TEXT],
+            name=row.name[: form.MAX_TEXT],
             group=self._group(row.group),
             first_seen=row.first_seen,
             last_used=row.last_used,
@@ -202,28 +202,28 @@ class Export:
                 file.write(chunk)
                 step(len(chunk))
         progress(total, total)
-        return ExportReport(**bundle.json_values(contents), file_bytes=path.stat().st_size)
+        return ExportReport(**form.json_values(contents), file_bytes=path.stat().st_size)
 
-    def _members(self, contents: bundle.Contents) -> Iterator[bytes]:
+    def _members(self, contents: form.Contents) -> Iterator[bytes]:
         """The bytes of the tar."""
         listed = contents.encode()
-        yield from _member(bundle.contents_name(hashlib.sha256(listed).hexdigest()), listed)
+        yield from _member(form.contents_name(hashlib.sha256(listed).hexdigest()), listed)
         for entry, pack in zip(contents.packs, self.packs, strict=True):
-            yield bundle.member_header(bundle.pack_name(entry), entry.bytes)
+            yield form.member_header(form.pack_name(entry), entry.bytes)
             yield from pack.pieces.chunks()
-            yield bytes(bundle.padding(entry.bytes))
-            yield from _member(bundle.columns_name(entry), pack.carried())
+            yield bytes(form.padding(entry.bytes))
+            yield from _member(form.columns_name(entry), pack.carried())
         yield bytes(1024)
 
 
 def _member(name: str, content: bytes) -> Iterator[bytes]:
-    yield bundle.member_header(name, len(content))
+    yield form.member_header(name, len(content))
     yield content
-    yield bytes(bundle.padding(len(content)))
+    yield bytes(form.padding(len(content)))
 
 
-def _image_entry(row: ImageRow, modules: set[int], fingerprints: set[str]) -> bundle.ImageEntry:
-    return bundle.ImageEntry(
+def _image_entry(row: ImageRow, modules: set[int], fingerprints: set[str]) -> form.ImageEntry:
+    return form.ImageEntry(
         number=row.number,
         image_id=row.image_id,
         runs=row.runs,

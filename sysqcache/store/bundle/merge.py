@@ -26,17 +26,17 @@ from sysqcache.formats.modules import ModuleKind
 from sysqcache.formats.places import Placements
 from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
-from sysqcache.store.bundleread import Bundle, BundlePack, Progress, stage
+from sysqcache.store.bundle.read import Bundle, BundlePack, Progress, stage
+from sysqcache.store.bundle.renumber import Renumbering
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.layout import Layout
 from sysqcache.store.live import load_live
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
-from sysqcache.store.publish import publish
 from sysqcache.store.recording import Recording
 from sysqcache.store.records import FingerprintRow, GlobalRow, RunRow
-from sysqcache.store.renumber import Renumbering
 
 IMPORT: Final = "import"
 """Mode and start of the run that stands for an import."""

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from sysqcache.store import bundle
+from sysqcache.store.bundle import form
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import DeadRow, ImageRow, ModuleRow
 
@@ -23,7 +23,7 @@ class Renumbering:
     are the rows to be written.
     """
 
-    def __init__(self, meta: Meta, contents: bundle.Contents, now: float, run: int) -> None:
+    def __init__(self, meta: Meta, contents: form.Contents, now: float, run: int) -> None:
         self._now, self._run = now, run
         images, rows = meta.images(), meta.modules()
         self.highest_image = meta.counters.images
@@ -48,7 +48,7 @@ class Renumbering:
         found = [self._dead_row(entry) for entry in contents.dead]
         self.changed_dead = [row for row in found if (row.module, row.offset) not in known]
 
-    def _image(self, images: Mapping[str, ImageRow], entry: bundle.ImageEntry) -> int:
+    def _image(self, images: Mapping[str, ImageRow], entry: form.ImageEntry) -> int:
         if entry.image_id in images:
             return images[entry.image_id].number
         self.highest_image += 1
@@ -60,7 +60,7 @@ class Renumbering:
             return f"{_FILES}{self.image[int(group.removeprefix(_FILES))]}"
         return group
 
-    def _module_row(self, number: int, entry: bundle.ModuleEntry) -> ModuleRow:
+    def _module_row(self, number: int, entry: form.ModuleEntry) -> ModuleRow:
         old = self.rows.get(number)
         images = {self.image[one] for one in entry.images}
         if old is not None:
@@ -79,7 +79,7 @@ class Renumbering:
             dead_unplaced=entry.dead_unplaced,
         )
 
-    def _image_row(self, old: ImageRow | None, entry: bundle.ImageEntry) -> ImageRow:
+    def _image_row(self, old: ImageRow | None, entry: form.ImageEntry) -> ImageRow:
         if old is None:
             return ImageRow(
                 image_id=entry.image_id,
@@ -96,7 +96,7 @@ class Renumbering:
         modules = {self.module[number]: old.runs for number, _ in entry.modules} | old.modules
         return dataclasses.replace(old, fingerprints=found, modules=modules)
 
-    def _dead_row(self, entry: bundle.DeadEntry) -> DeadRow:
+    def _dead_row(self, entry: form.DeadEntry) -> DeadRow:
         return DeadRow(
             module=self.module[entry.module],
             offset=entry.offset,
