@@ -9,7 +9,7 @@ from typing import Final
 
 from sysqcache.attribution.address import place_by_address
 from sysqcache.attribution.blobs import place_in_blob
-from sysqcache.attribution.blocks import Blocks
+from sysqcache.attribution.blocks import RecordedBlocks
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.classify import classify
 from sysqcache.attribution.content import place_by_content
@@ -39,7 +39,7 @@ def attribute(
     """
     looks, truths = tuple(observations), truths or Truths()
     deadline = time.monotonic() + seconds
-    board = Board(Blocks.of(journal))
+    board = Board(RecordedBlocks.of(journal))
     for seen in looks:
         place_by_address(board, seen)
         for text in truths.kernels:

@@ -32,7 +32,7 @@ class Pieces:
 
     :param block: shape (k,), rows of the blocks; all first parts, then the second ones.
     :param ram: shape (k,), RAM address of each part.
-    :param start: shape (k,), where its bytes begin in ``Blocks.code``.
+    :param start: shape (k,), where its bytes begin in ``RecordedBlocks.code``.
     :param size: shape (k,), bytes, 1 or more.
     """
 
@@ -43,7 +43,7 @@ class Pieces:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class RecordedBlocks:
     """n recorded blocks in the order of recording.
 
     :param record: shape (n,), where each block's record begins in the journal, bytes.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sysqcache.attribution.blocks import I32, I64, U8, U64, Blocks, Mask
+from sysqcache.attribution.blocks import I32, I64, U8, U64, Mask, RecordedBlocks
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import NO_MODULE, Placements
 
@@ -20,7 +20,7 @@ _OFFSETS: Final = 1 << 32
 class Board:
     """Places of ``blocks``; the first place that a block gets stays."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: RecordedBlocks) -> None:
         self.blocks = blocks
         self.kernel: Module | None = None
         self._modules: list[Module] = []

@@ -15,7 +15,7 @@ from sysqcache.base.errors import SysqcacheError
 from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
@@ -44,7 +44,7 @@ def checkpoint(
     journal: Path,
     *,
     seconds: float = SECONDS,
-    attach: Callable[[Path, Watched], Session] = Session.open,
+    attach: Callable[[Path, Watched], GuestSession] = GuestSession.open,
 ) -> Checkpoint:
     """Look into a machine over its spare QMP socket; ``attach`` is the way to do it.
 
@@ -67,7 +67,7 @@ def _look(
     process: Watched,
     journal: Path,
     seconds: float,
-    attach: Callable[[Path, Watched], Session],
+    attach: Callable[[Path, Watched], GuestSession],
 ) -> Observation:
     deadline = time.monotonic() + seconds
     with attach(socket, process) as session:

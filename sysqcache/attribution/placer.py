@@ -31,7 +31,7 @@ LOOKING: Final = "looking into the guest"
 Warn = Callable[[str], None]
 
 
-class Looked(Protocol):
+class Visible(Protocol):
     """A running machine that can be looked into, whoever started it."""
 
     @property
@@ -98,18 +98,18 @@ class Placer:
         self._patience = patience
         self._looks: list[Observation] = []
 
-    def look(self, machine: Looked) -> None:
+    def look(self, machine: Visible) -> None:
         """Take in what the guest holds now; a machine that has ended is left alone."""
         from sysqcache.attribution.checkpoint import checkpoint
         from sysqcache.guestmap.quiet import QuietSession
-        from sysqcache.guestmap.session import Session
+        from sysqcache.guestmap.session import GuestSession
 
         try:
             commands.tb_cache_checkpoint(machine.qmp)
         except MachineError:
             return
         try:
-            attach = QuietSession.open if self._quiet else Session.open
+            attach = QuietSession.open if self._quiet else GuestSession.open
             found = checkpoint(machine.instance, machine.process, self.journal, attach=attach)
         except Exception as error:
             self._warn(f"the guest was not looked into: {error!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class Blocks(Protocol):
+class RandomAccess(Protocol):
     """Random access to bytes."""
 
     @property
@@ -24,7 +24,7 @@ class UnreadableImage(Exception):
     """An image that can't be read, with the reason in words."""
 
 
-class BytesBlocks:
+class MemoryAccess:
     """Bytes in memory."""
 
     def __init__(self, content: bytes | memoryview) -> None:
@@ -40,7 +40,7 @@ class BytesBlocks:
         return bytes(self._content[offset : offset + size])
 
 
-class FileBlocks:
+class FileAccess:
     """A file as it is: a raw image. Raises UnreadableImage when it can't be opened."""
 
     def __init__(self, path: Path) -> None:
@@ -74,10 +74,10 @@ class FileBlocks:
             self._fd = -1
 
 
-class BlocksStream(io.RawIOBase):
+class AccessStream(io.RawIOBase):
     """Bytes as a file object, for libraries that want one."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: RandomAccess) -> None:
         super().__init__()
         self._blocks = blocks
         self._place = 0

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sysqcache.formats.access import Blocks
+from sysqcache.formats.access import RandomAccess
 
 MAGIC: Final = b"\x7fELF"
 HEAD: Final = 4096
@@ -79,7 +79,7 @@ _CLASSES: Final = {
 }
 
 
-def read_code(file: Blocks, head: bytes = b"") -> ElfCode | None:
+def read_code(file: RandomAccess, head: bytes = b"") -> ElfCode | None:
     """The code of a file; None when it is not ELF or its headers make no sense.
 
     :param head: the file's first bytes, when they were read already.
@@ -109,7 +109,7 @@ def read_code(file: Blocks, head: bytes = b"") -> ElfCode | None:
 class _Head:
     """A file whose first bytes are there already."""
 
-    def __init__(self, file: Blocks, head: bytes) -> None:
+    def __init__(self, file: RandomAccess, head: bytes) -> None:
         self._file = file
         self._head = head
 

@@ -22,7 +22,7 @@ import xxhash
 
 from sysqcache.base import paths
 from sysqcache.guestmap.kallsyms import SymbolTable
-from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
+from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
 from sysqcache.guestmap.targets import VARIABLES
 
@@ -40,7 +40,7 @@ class KnownKernel:
     """
 
     symbols: Mapping[str, int]
-    layout: Layout
+    layout: KernelLayout
     hash: str
     roots: Mapping[str, int] = dataclasses.field(default_factory=dict)
     searched: bool = False
@@ -78,7 +78,7 @@ def load(build_id: str) -> KnownKernel | None:
         value = json.loads(file.read_bytes())
         if value["wanted"] != _wanted():
             return None
-        layout = Layout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
+        layout = KernelLayout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
         symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
         searched = value["searched"] is True
         return KnownKernel(symbols, layout, str(value["hash"]), roots, searched)

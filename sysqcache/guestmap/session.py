@@ -43,7 +43,7 @@ class SessionState(enum.Enum):
     CLOSED = "closed"
 
 
-class Session:
+class GuestSession:
     """Guest memory of one QEMU through drgn; a context manager.
 
     The guest runs on. Only while attaching, QEMU holds it for the millisecond in which

@@ -59,7 +59,7 @@ _STATS_SECONDS: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Looked:
+class Followed:
     """A running QEMU as :class:`Placer` sees it."""
 
     instance: DomainFolder
@@ -117,13 +117,13 @@ class Follower:
         try:
             with QmpClient.connect(self.folder.monitor, process=foreign, timeout=_CONNECT) as qmp:
                 self._tell(f"following {state.name}")
-                self._watch(Looked(self.folder, foreign, qmp), intake)
+                self._watch(Followed(self.folder, foreign, qmp), intake)
         except MachineError as error:
             self._tell(f"{state.name}: {error.message}")
         while foreign.poll() is None and not self._stop.is_set():
             foreign.wait(_STEP)
 
-    def _watch(self, machine: Looked, intake: Intake) -> None:
+    def _watch(self, machine: Followed, intake: Intake) -> None:
         events = machine.qmp.events
         looker = Looker(machine, intake, self._summary, self._tell)
         self._copied = looker.copied
@@ -163,7 +163,7 @@ class Looker:
     """Decides when to look into a guest, and does it."""
 
     def __init__(
-        self, machine: Looked, intake: Intake, summary: AttributionSummary, warn: Tell
+        self, machine: Followed, intake: Intake, summary: AttributionSummary, warn: Tell
     ) -> None:
         self.stats: TbCacheStats | None = None
         self._machine, self._intake = machine, intake

@@ -43,7 +43,7 @@ _WAKING: Final = ("preparing", "looking into the image", "resuming", "waking up"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Checked:
+class Resumable:
     """A saved machine that may be resumed."""
 
     record: SavedMachine
@@ -51,7 +51,7 @@ class Checked:
     engine: Engine
 
 
-def check(name: str) -> Checked:
+def check(name: str) -> Resumable:
     """Look whether the saved machine ``name`` can be resumed.
 
     Disks, engine and state file must be those of the moment it was saved. Raises
@@ -63,7 +63,7 @@ def check(name: str) -> Checked:
         disks.check(name, disk, directory, engine.qemu_img, tag=record.tag)
     if record.method is not Method.INTERNAL:
         _check_state(record, directory / slots.STATE)
-    return Checked(record, directory, engine)
+    return Resumable(record, directory, engine)
 
 
 def _engine(record: SavedMachine) -> Engine:
@@ -228,7 +228,7 @@ class _Gate:
 
 
 def _resume_copy(
-    checked: Checked, copy: Copy, options: ResumeOptions, gate: _Gate, listener: Listener
+    checked: Resumable, copy: Copy, options: ResumeOptions, gate: _Gate, listener: Listener
 ) -> BootReport:
     spec = copy_spec(_spec(checked.record, options), copy)
     origin = CopyOrigin(checked.record, checked.directory, copy)
@@ -236,7 +236,7 @@ def _resume_copy(
         return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
 
 
-def _checked_idle(name: str) -> Checked:
+def _checked_idle(name: str) -> Resumable:
     if Instance(name).is_held():
         raise MachineBusy(f"the machine {name} is running already", hint=f"sysqcache stop {name}")
     return check(name)

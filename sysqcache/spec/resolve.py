@@ -26,7 +26,7 @@ from sysqcache.spec.spec import (
     Network,
     Ready,
 )
-from sysqcache.spec.vmyaml import Checked, Loc, Problem
+from sysqcache.spec.vmyaml import CheckedFields, Loc, Problem
 
 _IMAGE_PREFIX: Final = "image:"
 _QCOW2_MAGIC: Final = b"QFI\xfb"
@@ -45,7 +45,7 @@ def load(file: Path, overrides: Sequence[str] = ()) -> MachineSpec:
 class _Resolver:
     """Collects problems while it looks up files and fills in defaults."""
 
-    def __init__(self, checked: Checked) -> None:
+    def __init__(self, checked: CheckedFields) -> None:
         self._checked = checked
         self._fields: VmFields = checked.fields
         self._base = checked.document.file.absolute().parent

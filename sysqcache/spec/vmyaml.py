@@ -71,7 +71,7 @@ class Document:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedFields:
     """The valid part of a document and what is wrong with the rest.
 
     Fields that have problems hold their defaults; ``bad`` names their top-level keys.
@@ -194,17 +194,17 @@ def _yaml_value(text: str) -> Any:
         return text
 
 
-def check(document: Document) -> Checked:
+def check(document: Document) -> CheckedFields:
     """Validate every field; never raises for a wrong file, see ``problems``."""
     data = dict(document.data)
     try:
-        return Checked(document, VmFields.model_validate(data), (), frozenset())
+        return CheckedFields(document, VmFields.model_validate(data), (), frozenset())
     except ValidationError as error:
         details = error.errors(include_url=False)
     problems = tuple(_problem(document, item) for item in details)
     bad = frozenset(str(item["loc"][0]) for item in details if item["loc"])
     rest = {key: value for key, value in data.items() if str(key) not in bad}
-    return Checked(document, VmFields.model_validate(rest), problems, bad)
+    return CheckedFields(document, VmFields.model_validate(rest), problems, bad)
 
 
 def _problem(document: Document, error: ErrorDetails) -> Problem:

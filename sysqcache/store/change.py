@@ -19,7 +19,7 @@ from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.key import Identities
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack, load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
@@ -37,7 +37,7 @@ class Change:
     """One ingest: collects what is to be written, writes the packs, commits."""
 
     def __init__(
-        self, layout: Layout, meta: Meta, recording: Recording, reached: Callable[[str], None]
+        self, layout: StoreLayout, meta: Meta, recording: Recording, reached: Callable[[str], None]
     ) -> None:
         self.meta, self.recording = meta, recording
         self.now = time.time()

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from sysqcache.store.batch import Batch
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.lock import unused
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
@@ -29,7 +29,7 @@ class CompactReport:
     in_use: bool = False
 
 
-def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
+def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
     """Remove superseded, unlisted and, above ``max_bytes``, the least recently used packs.
 
     Under the store's lock. Metadata are committed first, so that a kill leaves
@@ -59,7 +59,7 @@ def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> Compact
     return CompactReport(len(removed), before - left, left)
 
 
-def _bytes(layout: Layout) -> int:
+def _bytes(layout: StoreLayout) -> int:
     return sum(path.lstat().st_size for path in layout.pack_files().values())
 
 
@@ -77,7 +77,7 @@ def _least_used(live: list[PackRow], max_bytes: int | None) -> list[PackRow]:
     return gone
 
 
-def _forget(layout: Layout, meta: Meta, rows: list[PackRow]) -> None:
+def _forget(layout: StoreLayout, meta: Meta, rows: list[PackRow]) -> None:
     batch = Batch()
     for row in rows:
         batch.drop_pack(row)

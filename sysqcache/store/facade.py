@@ -24,7 +24,7 @@ from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
-from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
+from sysqcache.store.layout import StoreLayout, move_aside, open_layout, remove_temporary
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
@@ -54,7 +54,7 @@ class Store:
     the packs, and told in ``warnings``.
     """
 
-    def __init__(self, layout: Layout, *, timeout: float = lock.DEFAULT_TIMEOUT) -> None:
+    def __init__(self, layout: StoreLayout, *, timeout: float = lock.DEFAULT_TIMEOUT) -> None:
         self.layout = layout
         self.timeout = timeout
         self.warnings: list[str] = []
@@ -337,7 +337,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _as_store_errors(layout: Layout) -> Iterator[None]:
+def _as_store_errors(layout: StoreLayout) -> Iterator[None]:
     try:
         yield
     except OSError as error:

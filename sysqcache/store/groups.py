@@ -20,7 +20,7 @@ from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack
 from sysqcache.store.recording import Recording
 from sysqcache.store.records import PackRow, PackStatus
@@ -39,7 +39,7 @@ class GroupWriter:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: StoreLayout,
         batch: Batch,
         recording: Recording,
         warnings: list[str],

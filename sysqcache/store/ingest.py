@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sysqcache.store.change import Change
 from sysqcache.store.journals import remove_journal
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
@@ -21,7 +21,7 @@ from sysqcache.store.writer import nothing
 
 
 def ingest_recording(
-    layout: Layout,
+    layout: StoreLayout,
     meta: Meta,
     recording: Recording,
     *,

@@ -18,7 +18,7 @@ from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import open_private, read_private
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.places import Placements
-from sysqcache.store.layout import Layout, replace_file
+from sysqcache.store.layout import StoreLayout, replace_file
 
 _NOTE_MAX_BYTES: Final = 1 << 20
 _STALE_NOTE_S: Final = 86400.0
@@ -32,7 +32,7 @@ class Note:
     run: RunInfo
 
 
-def journal_path(layout: Layout, run_id: str) -> Path:
+def journal_path(layout: StoreLayout, run_id: str) -> Path:
     """Where the engine writes the journal of a run."""
     return layout.journals / f"{run_id}{paths.JOURNAL_SUFFIX}"
 
@@ -103,7 +103,7 @@ def _open_by_any_process(journal: Path) -> bool:
     return False
 
 
-def leftovers(layout: Layout) -> list[Path]:
+def leftovers(layout: StoreLayout) -> list[Path]:
     """Journals that nobody writes any more, oldest first; stale notes are removed."""
     found = []
     for path in layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"):

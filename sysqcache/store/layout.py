@@ -21,7 +21,7 @@ _FORMAT_LINE: Final = "sysqcache store "
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoreLayout:
     """Paths inside a store."""
 
     root: Path
@@ -85,13 +85,13 @@ class Layout:
         }
 
 
-def open_layout(root: Path) -> Layout:
+def open_layout(root: Path) -> StoreLayout:
     """Make the directories (mode 0700) and the version file, or check the version.
 
     Raises StoreVersionError for a newer store, FormatError when the version can't
     be read, StoreError when the system refuses; nothing was touched then.
     """
-    layout = Layout(root)
+    layout = StoreLayout(root)
     try:
         version = _version(layout)
         for directory in (root, layout.packs, layout.journals):
@@ -116,7 +116,7 @@ def _require_private(root: Path) -> None:
         )
 
 
-def _version(layout: Layout) -> int | None:
+def _version(layout: StoreLayout) -> int | None:
     try:
         text = layout.format.read_text(errors="replace")
     except FileNotFoundError:
@@ -153,7 +153,7 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def remove_temporary(layout: Layout) -> None:
+def remove_temporary(layout: StoreLayout) -> None:
     """Remove what killed writers left; only for the holder of the lock."""
     for directory in (layout.root, layout.packs):
         for entry in directory.glob(f"{TEMPORARY}*"):
@@ -163,7 +163,7 @@ def remove_temporary(layout: Layout) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def move_aside(layout: Layout, path: Path) -> Path:
+def move_aside(layout: StoreLayout, path: Path) -> Path:
     """Move a damaged file or directory into ``damaged/`` under a free name."""
     layout.damaged.mkdir(mode=0o700, exist_ok=True)
     stem = f"{path.name}.{time.strftime('%Y%m%dT%H%M%S')}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import read_private
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
-from sysqcache.store.layout import Layout, replace_file
+from sysqcache.store.layout import StoreLayout, replace_file
 from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _share(pack: PackRow, wanted: frozenset[int] | None) -> int:
     return sum(share.blocks for number, share in pack.shares.items() if number in wanted)
 
 
-def read_manifest(layout: Layout) -> Manifest:
+def read_manifest(layout: StoreLayout) -> Manifest:
     """The current manifest; an empty one (generation -1) when there is none.
 
     Raises FormatError when the file is damaged or not ours alone.
@@ -158,12 +158,12 @@ def read_manifest(layout: Layout) -> Manifest:
     return Manifest.decode(content)
 
 
-def write_manifest(layout: Layout, manifest: Manifest) -> None:
+def write_manifest(layout: StoreLayout, manifest: Manifest) -> None:
     """Replace the manifest atomically. Raises OSError."""
     replace_file(layout.boot_sets, manifest.encode())
 
 
-def publish(layout: Layout, meta: Meta) -> Manifest:
+def publish(layout: StoreLayout, meta: Meta) -> Manifest:
     """After a commit: write its boot sets, unless they are there. Raises OSError."""
     try:
         current = read_manifest(layout)

@@ -23,7 +23,7 @@ from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
-from sysqcache.store.layout import Layout, move_aside
+from sysqcache.store.layout import StoreLayout, move_aside
 from sysqcache.store.manifest import publish, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
@@ -68,7 +68,7 @@ class RebuildReport:
 
 
 class _Rebuilder:
-    def __init__(self, layout: Layout, old: OldMetadata, progress: Progress) -> None:
+    def __init__(self, layout: StoreLayout, old: OldMetadata, progress: Progress) -> None:
         self.layout, self.old, self.progress = layout, old, progress
         self.report = RebuildReport()
         self.batch = Batch()
@@ -238,7 +238,7 @@ def _arch(text: str) -> str:
     return UNKNOWN
 
 
-def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
+def rebuild(layout: StoreLayout, progress: Progress = silent) -> RebuildReport:
     """Replace the metadata; under the store's lock.
 
     RocksDB that can't be read is moved to ``damaged/``. Raises StoreError or
@@ -267,7 +267,7 @@ def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
     return work.report
 
 
-def open_meta(layout: Layout, warnings: list[str]) -> Meta:
+def open_meta(layout: StoreLayout, warnings: list[str]) -> Meta:
     """Open the metadata for writing, rebuilt first when damaged or behind the packs.
 
     Under the store's lock. Raises StoreBusy or StoreError, never MetaDamaged.
@@ -288,7 +288,7 @@ def open_meta(layout: Layout, warnings: list[str]) -> Meta:
         raise StoreError(f"the metadata in {layout.meta} can't be rebuilt: {error}") from error
 
 
-def _behind(layout: Layout, meta: Meta) -> bool:
+def _behind(layout: StoreLayout, meta: Meta) -> bool:
     """Whether a commit is missing: packs without metadata, or boot sets of a later commit."""
     generation = meta.counters.generation
     if generation == 0 and layout.pack_files():

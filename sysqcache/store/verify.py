@@ -15,7 +15,7 @@ from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import references
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.pack import Pack, Query
 from sysqcache.store.records import PackRow, PackStatus
@@ -65,7 +65,7 @@ class VerifyReport:
         return sum(p.blocks for p in self.packs)
 
 
-def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport:
+def verify(layout: StoreLayout, progress: Callable[[int, int], None]) -> VerifyReport:
     """Check everything; ``progress`` is told (bytes done, bytes in all).
 
     Needs no lock: packs are immutable. Raises OSError when the directory can't be read.
@@ -92,7 +92,7 @@ def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport
     return report
 
 
-def _rows(layout: Layout, report: VerifyReport) -> dict[str, PackRow]:
+def _rows(layout: StoreLayout, report: VerifyReport) -> dict[str, PackRow]:
     if not layout.meta.exists():
         return {}
     try:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sysqcache.attribution import blocks, evidence
-from sysqcache.attribution.blocks import Blocks, same_bytes
+from sysqcache.attribution.blocks import RecordedBlocks, same_bytes
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.base.errors import MachineDied
 from sysqcache.machine.instances import Instance
@@ -115,7 +115,7 @@ def test_blocks_are_those_of_the_journal() -> None:
     world.run(0x5FF0, 0x7FF0, code(1, 40), second=0x9000)
     world.run(0x5000, 0x8000, code(2, 7))
     journal = world.journal()
-    found = Blocks.of(journal)
+    found = RecordedBlocks.of(journal)
     assert [found.bytes_of(row) for row in (0, 1)] == [code(1, 40), code(2, 7)]
     pieces = found.pieces()
     assert pieces.block.tolist() == [0, 1, 0]

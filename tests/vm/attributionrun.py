@@ -30,13 +30,13 @@ from sysqcache.attribution.imagescan.scan import scan
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.base import paths
-from sysqcache.formats.access import Blocks as FileBytes
+from sysqcache.formats.access import RandomAccess as FileBytes
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import Placements
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec import resolve
@@ -226,7 +226,9 @@ def check_kernel(run: Run) -> int:
         if not held(loaded, one.offset, one) and not held(early, one.offset, one)
     ]
     say(f"{len(blocks)} blocks of the kernel, {len(patched)} of them as patched since")
-    with Session.open(run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process) as session:
+    with GuestSession.open(
+        run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process
+    ) as session:
         start, end = (address - kernel.base for address in kernel.text)
         text = session.read_physical(kernel.physical + start, end - start)
     # the guest runs on, and may patch a place between the look and now

@@ -23,7 +23,7 @@ from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernel import kernel_info
 from sysqcache.guestmap.result import GuestMap, Mapping
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
 from sysqcache.setup.apt import sources
 from sysqcache.setup.apt.private import PrivateApt
@@ -175,7 +175,7 @@ def _chunks(calls: list[str]) -> Iterator[str]:
     yield f"{{ {text} }} 2>/dev/null"
 
 
-def segment_sha256(session: Session, table: OwnerTable, segment: Segment) -> str:
+def segment_sha256(session: GuestSession, table: OwnerTable, segment: Segment) -> str:
     """The same sum over the pages of guest memory that the map gives to the file.
 
     Asserts that there is a page for each part: the guest has just read all of them.
@@ -206,7 +206,7 @@ def functions(name: str) -> dict[str, int]:
     return {symbol: int(address, 16) for address, _, symbol in rows}
 
 
-def functions_agree(session: Session, told: dict[str, int]) -> int:
+def functions_agree(session: GuestSession, told: dict[str, int]) -> int:
     """Assert that the kernel's symbols, read from outside, are where the guest says; how many.
 
     Names that several functions have are left out.

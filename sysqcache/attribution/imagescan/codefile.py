@@ -11,7 +11,7 @@ from typing import Final
 from sysqcache.attribution.imagescan import limits
 from sysqcache.attribution.imagescan.contents import CodeFile
 from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack, unpack_until
-from sysqcache.formats.access import Blocks, BlocksStream, BytesBlocks
+from sysqcache.formats.access import AccessStream, MemoryAccess, RandomAccess
 from sysqcache.formats.elf import HEAD, MAGIC, ElfCode, find_build_id, read_code
 from sysqcache.formats.modules import Module, ModuleKind
 
@@ -35,12 +35,12 @@ def is_kernel(path: str) -> bool:
     return parent == "/boot" and name.startswith(("vmlinuz-", "vmlinux-", "bzImage-"))
 
 
-def unpacked_module(file: Blocks, path: str) -> Blocks:
+def unpacked_module(file: RandomAccess, path: str) -> RandomAccess:
     """A kernel module's ELF file, unpacked if it has to be. Raises PackedDataError."""
     if not path.endswith(_PACKED):
         return file
     content = file.read(0, limits.KERNEL_MODULE_BYTES)
-    return BytesBlocks(unpack(content, limits.KERNEL_MODULE_BYTES)[0])
+    return MemoryAccess(unpack(content, limits.KERNEL_MODULE_BYTES)[0])
 
 
 class Classifier:
@@ -51,7 +51,7 @@ class Classifier:
         self.skipped = 0
         """Files without a build id that were too large to be hashed."""
 
-    def code_file(self, file: Blocks, path: str, origin: str, place: int) -> CodeFile | None:
+    def code_file(self, file: RandomAccess, path: str, origin: str, place: int) -> CodeFile | None:
         """The file as code; None when it is none, or none that can be named."""
         if path.endswith(_PACKED):
             return self._packed(file, path, origin, place)
@@ -68,23 +68,23 @@ class Classifier:
         return CodeFile(module, path, file.size, origin, place, code.segments)
 
     def _kernel_module(
-        self, file: Blocks, path: str, origin: str, place: int, code: ElfCode
+        self, file: RandomAccess, path: str, origin: str, place: int, code: ElfCode
     ) -> CodeFile | None:
         if not path.endswith(".ko"):
             return None  # an object file of a compiler
         identity = code.build_id or self._hash(file)
         return _module_file(file, path, origin, place, identity)
 
-    def _packed(self, file: Blocks, path: str, origin: str, place: int) -> CodeFile | None:
+    def _packed(self, file: RandomAccess, path: str, origin: str, place: int) -> CodeFile | None:
         """A packed kernel module: its build id is somewhere near its start, or in its middle."""
         try:
-            stream = io.BufferedReader(BlocksStream(file), _READ)
+            stream = io.BufferedReader(AccessStream(file), _READ)
             identity = unpack_until(stream, find_build_id)
         except PackedDataError:
             return None
         return _module_file(file, path, origin, place, identity or self._hash(file))
 
-    def _hash(self, file: Blocks) -> str:
+    def _hash(self, file: RandomAccess) -> str:
         """The name of a file without a build id, "" when it is too large."""
         if file.size > limits.HASHED_BYTES or self._hashed + file.size > limits.HASHED_TOTAL:
             self.skipped += 1
@@ -94,7 +94,7 @@ class Classifier:
 
 
 def _module_file(
-    file: Blocks, path: str, origin: str, place: int, identity: str
+    file: RandomAccess, path: str, origin: str, place: int, identity: str
 ) -> CodeFile | None:
     if not identity:
         return None

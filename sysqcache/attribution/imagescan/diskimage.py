@@ -19,7 +19,7 @@ from typing import Any, Final
 from sysqcache.attribution.imagescan import limits
 from sysqcache.attribution.imagescan.qcow2 import CompressedClusters
 from sysqcache.base.types import DiskFormat
-from sysqcache.formats.access import FileBlocks, UnreadableImage
+from sysqcache.formats.access import FileAccess, UnreadableImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Extent:
 class MappedBlocks:
     """An image whose bytes are spread over files, as a list of extents says."""
 
-    def __init__(self, extents: Sequence[Extent], files: Sequence[FileBlocks]) -> None:
+    def __init__(self, extents: Sequence[Extent], files: Sequence[FileAccess]) -> None:
         self._extents = sorted(extents, key=lambda extent: extent.start)
         self._starts = [extent.start for extent in self._extents]
         self._files = files
@@ -89,7 +89,7 @@ class Image:
     :param files: what its bytes come from, the top of the chain first.
     """
 
-    blocks: FileBlocks | MappedBlocks
+    blocks: FileAccess | MappedBlocks
     files: tuple[Path, ...]
 
 
@@ -102,7 +102,7 @@ def open_image(path: Path, kind: DiskFormat, qemu_img: Path | None) -> Image:
     :param qemu_img: the tool, needed for qcow2.
     """
     if kind is DiskFormat.RAW:
-        return Image(FileBlocks(path), (path,))
+        return Image(FileAccess(path), (path,))
     if qemu_img is None:
         raise UnreadableImage(f"{path} can't be read without an engine, which has qemu-img")
     chain = _chain(path, qemu_img)
@@ -110,7 +110,7 @@ def open_image(path: Path, kind: DiskFormat, qemu_img: Path | None) -> Image:
     with contextlib.ExitStack() as stack:
         files = []
         for file in chain:
-            files.append(FileBlocks(file))
+            files.append(FileAccess(file))
             stack.callback(files[-1].close)
         extents = _extents(path, entries, len(files))
         stack.pop_all()

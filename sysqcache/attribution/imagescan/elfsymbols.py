@@ -16,7 +16,7 @@ from elftools.elf.sections import Section, SymbolTableSection
 from numpy.typing import NDArray
 
 from sysqcache.attribution.imagescan import limits
-from sysqcache.formats.access import Blocks, BlocksStream
+from sysqcache.formats.access import AccessStream, RandomAccess
 from sysqcache.formats.elf import read_code
 
 _DAMAGE: Final = (
@@ -43,7 +43,7 @@ Functions = list[tuple[int, int, str]]
 """Offset, size, name."""
 
 
-def file_functions(blocks: Blocks) -> Functions:
+def file_functions(blocks: RandomAccess) -> Functions:
     """Functions of a program or library by their offsets in the file.
 
     From ``.symtab``, else from ``.dynsym``, which stripped libraries still have.
@@ -61,7 +61,7 @@ def file_functions(blocks: Blocks) -> Functions:
     return functions
 
 
-def module_functions(blocks: Blocks) -> Functions:
+def module_functions(blocks: RandomAccess) -> Functions:
     """Functions of a kernel module by their offsets in its code in memory."""
     layout = text_layout(blocks)
     return [
@@ -71,7 +71,7 @@ def module_functions(blocks: Blocks) -> Functions:
     ]
 
 
-def text_layout(blocks: Blocks) -> dict[int, int]:
+def text_layout(blocks: RandomAccess) -> dict[int, int]:
     """Where each code section of a kernel module lies in its code in memory, bytes.
 
     The kernel puts them one behind the other in the order of the file, each aligned as
@@ -94,11 +94,11 @@ def text_layout(blocks: Blocks) -> dict[int, int]:
     return layout
 
 
-def _elf(blocks: Blocks) -> Any:
-    return ELFFile(io.BufferedReader(BlocksStream(blocks), 1 << 16))
+def _elf(blocks: RandomAccess) -> Any:
+    return ELFFile(io.BufferedReader(AccessStream(blocks), 1 << 16))
 
 
-def _symbols(blocks: Blocks) -> Iterator[tuple[int, int, int, str]]:
+def _symbols(blocks: RandomAccess) -> Iterator[tuple[int, int, int, str]]:
     """Section, value, size and name of each function; nothing from damaged files."""
     try:
         elf = _elf(blocks)

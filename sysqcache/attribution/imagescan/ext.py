@@ -22,7 +22,7 @@ from sysqcache.attribution.imagescan.extmap import (
     Run,
     extent_runs,
 )
-from sysqcache.formats.access import Blocks, BytesBlocks
+from sysqcache.formats.access import MemoryAccess, RandomAccess
 
 ROOT: Final = 2
 """Number of the root directory's inode."""
@@ -79,7 +79,7 @@ class ExtFileSystem:
     that are not known here.
     """
 
-    def __init__(self, disk: Blocks, start: int) -> None:
+    def __init__(self, disk: RandomAccess, start: int) -> None:
         self._disk = disk
         self._start = start
         raw = disk.read(start + _SUPER, 1024)
@@ -171,10 +171,10 @@ class ExtFileSystem:
             raise DamagedFileSystem(f"block {number} lies outside of the disk")
         return content
 
-    def open(self, inode: Inode) -> Blocks:
+    def open(self, inode: Inode) -> RandomAccess:
         """Random access to a file's bytes. Raises DamagedFileSystem."""
         if inode.inline is not None:
-            return BytesBlocks(inode.inline[: inode.size])
+            return MemoryAccess(inode.inline[: inode.size])
         return FileReader(self._disk, self._start, self.block_size, inode.size, self.runs(inode))
 
     def find(self, path: str) -> Inode | None:

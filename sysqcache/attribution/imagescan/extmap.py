@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sysqcache.attribution.imagescan import limits
-from sysqcache.formats.access import Blocks
+from sysqcache.formats.access import RandomAccess
 
 _EXTENT_HEADER: Final = struct.Struct("<HHHHI")
 _EXTENT_MAGIC: Final = 0xF30A
@@ -125,7 +125,9 @@ def _joined(blocks: list[int]) -> list[Run]:
 class FileReader:
     """Bytes of one file, read when they are asked for."""
 
-    def __init__(self, disk: Blocks, start: int, block: int, size: int, runs: list[Run]) -> None:
+    def __init__(
+        self, disk: RandomAccess, start: int, block: int, size: int, runs: list[Run]
+    ) -> None:
         self._disk = disk
         self._start = start
         self._block = block

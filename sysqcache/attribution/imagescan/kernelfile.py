@@ -21,7 +21,7 @@ from sysqcache.attribution.imagescan import keep, limits
 from sysqcache.attribution.imagescan.flatkernel import FlatKernel, flat_kernel
 from sysqcache.attribution.imagescan.kernelload import KernelFileError, Loader
 from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack
-from sysqcache.formats.access import BytesBlocks
+from sysqcache.formats.access import MemoryAccess
 from sysqcache.formats.elf import MAGIC, read_code
 from sysqcache.formats.modules import Module, ModuleKind
 
@@ -134,7 +134,7 @@ def _payload(file: bytes) -> bytes:
 
 
 def _with_elf(module: Module, file: bytes, vmlinux: memoryview, release: str) -> KernelFile:
-    code = read_code(BytesBlocks(vmlinux))
+    code = read_code(MemoryAccess(vmlinux))
     if code is None:
         note = f"kernel {release}: its payload is no ELF file"
         return KernelFile(module, file, memoryview(b""), 0, note)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sysqcache.attribution.imagescan import limits
-from sysqcache.formats.access import Blocks
+from sysqcache.formats.access import RandomAccess
 
 _SECTORS: Final = (512, 4096)
 _GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
@@ -29,7 +29,7 @@ class Partition:
     size: int
 
 
-def partitions(disk: Blocks) -> list[Partition]:
+def partitions(disk: RandomAccess) -> list[Partition]:
     """The partitions of a disk; the whole disk when it has no table of them."""
     whole = Partition(0, 0, disk.size)
     if identify(disk, whole):
@@ -39,7 +39,7 @@ def partitions(disk: Blocks) -> list[Partition]:
     return inside[: limits.PARTITIONS] or [whole]
 
 
-def _gpt(disk: Blocks) -> list[Partition]:
+def _gpt(disk: RandomAccess) -> list[Partition]:
     for sector in _SECTORS:
         for place in (sector, disk.size - sector):  # the second one is the spare table
             found = _gpt_at(disk, sector, place)
@@ -48,7 +48,7 @@ def _gpt(disk: Blocks) -> list[Partition]:
     return []
 
 
-def _gpt_at(disk: Blocks, sector: int, place: int) -> list[Partition]:
+def _gpt_at(disk: RandomAccess, sector: int, place: int) -> list[Partition]:
     header = disk.read(max(0, place), _GPT_HEADER.size)
     if len(header) < _GPT_HEADER.size or header[:8] != b"EFI PART":
         return []
@@ -64,7 +64,7 @@ def _gpt_at(disk: Blocks, sector: int, place: int) -> list[Partition]:
     return found
 
 
-def _mbr(disk: Blocks) -> Iterator[Partition]:
+def _mbr(disk: RandomAccess) -> Iterator[Partition]:
     for number, (kind, start, size) in enumerate(_mbr_entries(disk, 0), 1):
         if kind in _EXTENDED:
             yield from _logical(disk, start)
@@ -72,7 +72,7 @@ def _mbr(disk: Blocks) -> Iterator[Partition]:
             yield Partition(number, start * 512, size * 512)
 
 
-def _mbr_entries(disk: Blocks, sector: int) -> list[tuple[int, int, int]]:
+def _mbr_entries(disk: RandomAccess, sector: int) -> list[tuple[int, int, int]]:
     """Kind, first sector and number of sectors of the four entries."""
     content = disk.read(sector * 512, 512)
     if content[510:] != b"\x55\xaa":
@@ -83,7 +83,7 @@ def _mbr_entries(disk: Blocks, sector: int) -> list[tuple[int, int, int]]:
     return [(entry[2], entry[4], entry[5]) for entry in entries]
 
 
-def _logical(disk: Blocks, base: int) -> Iterator[Partition]:
+def _logical(disk: RandomAccess, base: int) -> Iterator[Partition]:
     """Logical partitions: a chain of tables, which a hostile disk may close to a ring."""
     sector, seen = base, set[int]()
     number = 5
@@ -123,7 +123,7 @@ HOLD_NO_CODE: Final = ("swap", "FAT")
 """FAT is the partition of UEFI's boot loaders, which are not ELF."""
 
 
-def identify(disk: Blocks, partition: Partition) -> str:
+def identify(disk: RandomAccess, partition: Partition) -> str:
     """What a partition holds: "ext" for ext2 to ext4, "" when nobody knows."""
     for name, offset, magic in _MAGIC:
         if disk.read(partition.start + offset, len(magic)) == magic:

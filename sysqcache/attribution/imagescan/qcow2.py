@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sysqcache.formats.access import FileBlocks
+    from sysqcache.formats.access import FileAccess
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQ")
 _PLACE: Final = 0x00FFFFFFFFFFFE00
@@ -26,7 +26,7 @@ _KEPT: Final = 64
 class CompressedClusters:
     """Bytes of compressed clusters by their place in the guest's disk."""
 
-    def __init__(self, file: FileBlocks) -> None:
+    def __init__(self, file: FileAccess) -> None:
         self._file = file
         header = file.read(0, 112)
         self._bits = 0

@@ -14,12 +14,12 @@ from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.attribution.imagescan.sources import Sources
 from sysqcache.attribution.imagescan.unpack import PackedDataError
-from sysqcache.formats.access import Blocks, BytesBlocks
+from sysqcache.formats.access import MemoryAccess, RandomAccess
 from sysqcache.formats.modules import Module, ModuleKind
 
 PAGE: Final = 4096
 _CHUNK: Final = 1 << 20
-_NOTHING: Final = BytesBlocks(b"")
+_NOTHING: Final = MemoryAccess(b"")
 
 
 class ImageContents:
@@ -53,7 +53,7 @@ class ImageContents:
         """One file of each module, the one on the first disk before others."""
         return {file.module: file for file in reversed(self.files)}
 
-    def open(self, file: CodeFile) -> Blocks:
+    def open(self, file: CodeFile) -> RandomAccess:
         """The bytes of a code file; those of a packed kernel module unpacked."""
         raw = self._raw(file)
         if file.module.kind is ModuleKind.KERNEL_MODULE:
@@ -63,10 +63,10 @@ class ImageContents:
                 return _NOTHING
         return raw
 
-    def _raw(self, file: CodeFile) -> Blocks:
+    def _raw(self, file: CodeFile) -> RandomAccess:
         if file.origin == INITRD:
             content = memoryview(self._sources.initrd.content)
-            return BytesBlocks(content[file.place : file.place + file.size])
+            return MemoryAccess(content[file.place : file.place + file.size])
         volume = self._sources.volumes.get(file.origin)
         if volume is None:
             return _NOTHING
@@ -130,7 +130,7 @@ class ImageContents:
         self.close()
 
 
-def _pages(blocks: Blocks, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+def _pages(blocks: RandomAccess, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Pages from ``start`` to ``end``, both aligned; it ends where the file does."""
     for chunk in range(start, min(end, blocks.size), _CHUNK):
         content = blocks.read(chunk, min(_CHUNK, end - chunk))

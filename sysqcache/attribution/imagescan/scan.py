@@ -22,7 +22,7 @@ from sysqcache.attribution.imagescan.kernelfile import read_kernel
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.imagescan.sources import Identity, Sources, Volume, identity
 from sysqcache.attribution.imagescan.walk import TreeWalk
-from sysqcache.formats.access import BytesBlocks
+from sysqcache.formats.access import MemoryAccess
 from sysqcache.formats.modules import Module
 from sysqcache.spec.spec import MachineSpec
 
@@ -138,7 +138,7 @@ class _Scan:
             if self._out_of_bounds(INITRD):
                 return
             if may_be_code(entry.path, entry.mode):
-                file = BytesBlocks(content[entry.offset : entry.offset + entry.size])
+                file = MemoryAccess(content[entry.offset : entry.offset + entry.size])
                 self._add(self._classifier.code_file(file, entry.path, INITRD, entry.offset))
 
     def _walk(self, volume: Volume) -> None:

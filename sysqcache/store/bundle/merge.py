@@ -31,7 +31,7 @@ from sysqcache.store.bundle.renumber import Renumbering
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import load_live
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
@@ -67,7 +67,7 @@ class Merge:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: StoreLayout,
         meta: Meta,
         found: Bundle,
         reached: Callable[[str], None],

@@ -20,7 +20,7 @@ from sysqcache.store.bundle import form
 from sysqcache.store.columns import Columns, Places
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.inspect import choose
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack, load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ImageRow, ModuleRow
@@ -87,7 +87,7 @@ class Export:
     """What is to be written, collected from the metadata; packs stay mapped."""
 
     def __init__(
-        self, layout: Layout, meta: Meta, modules: Sequence[str], fingerprint: str
+        self, layout: StoreLayout, meta: Meta, modules: Sequence[str], fingerprint: str
     ) -> None:
         """Choose. ``modules`` are names as for `cache show`, none: all.
 
