@@ -18,7 +18,7 @@ from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.parts import place_in_parts
 from sysqcache.attribution.truths import Truths
 from sysqcache.formats.journal import Journal
-from sysqcache.formats.places import Placements
+from sysqcache.formats.places import Places
 
 SECONDS: Final = 5.0
 """How long content is searched for; a Debian boot takes a tenth of it."""
@@ -30,7 +30,7 @@ def attribute(
     truths: Truths | None = None,
     *,
     seconds: float = SECONDS,
-) -> Placements:
+) -> Places:
     """Find the module and the offset of each block of a run.
 
     :param observations: looks into the guest in the order of time; what any of them
@@ -51,4 +51,4 @@ def attribute(
         place_by_content(board, pages, deadline)
     stubs = [board.first(blob.module) for blob in truths.blobs if blob.is_stub]
     classify(board, looks, min((row for row in stubs if row < len(board.blocks)), default=0))
-    return board.placements()
+    return board.places()

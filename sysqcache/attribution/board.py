@@ -9,7 +9,7 @@ import numpy as np
 
 from sysqcache.attribution.blocks import I32, I64, U8, U64, Mask, RecordedBlocks
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
-from sysqcache.formats.places import NO_MODULE, Placements
+from sysqcache.formats.places import NO_MODULE, Places
 
 NUMBER_OF: Final = {kind: number for number, kind in enumerate(KINDS)}
 """Places of kinds in ``modules.KINDS``."""
@@ -80,10 +80,10 @@ class Board:
         if module != NO_MODULE and offset < _OFFSETS:
             self._dead.setdefault(ram, (module, offset))
 
-    def placements(self) -> Placements:
+    def places(self) -> Places:
         """What was found out."""
         dead = sorted(self._dead.items())
-        return Placements(
+        return Places(
             modules=tuple(self._modules),
             record=self.blocks.record,
             module=self._module,

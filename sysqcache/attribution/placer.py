@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sysqcache.base.errors import MachineError
 from sysqcache.formats.modules import ModuleKind
-from sysqcache.formats.places import Placements
+from sysqcache.formats.places import Places
 from sysqcache.qmp import commands
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Placer:
 
         started = time.monotonic()
         try:
-            found = self._placements(spec, firmware)
+            found = self._places(spec, firmware)
             write_places(self.journal, found)
         except Exception as error:
             self._warn(f"blocks are kept without their modules: {error!r}")
@@ -141,7 +141,7 @@ class Placer:
         self.summary.attributed = found.attributed
         self.summary.kinds = dict(found.counts())
 
-    def _placements(self, spec: MachineSpec | None, firmware: Path | None) -> Placements:
+    def _places(self, spec: MachineSpec | None, firmware: Path | None) -> Places:
         from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
         from sysqcache.attribution.imagescan.scan import scan

@@ -29,7 +29,7 @@ _VERSION: Final = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Placements:
+class Places:
     """Modules and offsets of n recorded blocks.
 
     :param modules: those that ``module`` counts.
@@ -74,7 +74,7 @@ class Placements:
         arrays: dict[str, Any] = {n: np.zeros(0, kind) for n, kind in _TYPES.items()}
         return cls(modules=(), kernel=None, **arrays)
 
-    def merged(self, later: Placements) -> Placements:
+    def merged(self, later: Places) -> Places:
         """What either of two looks at the same journal found; the later one goes first."""
         modules = (*later.modules, *self.modules)
         shift = len(later.modules)
@@ -88,7 +88,7 @@ class Placements:
         chosen = order[first]
         fresh = ~np.isin(self.dead_ram, later.dead_ram)
         dead = np.where(self.dead_module == NO_MODULE, NO_MODULE, self.dead_module + shift)
-        return Placements(
+        return Places(
             modules=modules,
             record=record[chosen],
             module=module[chosen],
@@ -171,9 +171,9 @@ def _known_kinds(names: Sequence[str], kind: NDArray[np.uint8]) -> NDArray[np.ui
     return table[kind]
 
 
-def read_placements(path: Path) -> Placements:
+def read_places_file(path: Path) -> Places:
     """Read the file beside a journal. Raises FormatError, also for files of other users."""
     content, size = read_private(path, _MAX_BYTES)
     if size > len(content):
         raise FormatError(f"{path} is too large")
-    return Placements.decode(content)
+    return Places.decode(content)

@@ -15,7 +15,7 @@ from sysqcache.formats.blocktable import BlockTable, Mask, Offsets
 from sysqcache.formats.modules import ModuleKind
 from sysqcache.store import deadareas, dedupe, registry, why
 from sysqcache.store.batch import Batch
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.key import Identities
@@ -103,7 +103,7 @@ class Change:
         self._commit(result, len(adopted))
         return result
 
-    def _learn(self, places: Places, again: Offsets) -> None:
+    def _learn(self, places: StorePlaces, again: Offsets) -> None:
         """Note which modules the run used, and which of their places rewrite themselves.
 
         :param again: rows of kept blocks that it used: their modules have to be mapped
@@ -131,7 +131,7 @@ class Change:
             self.image, modules=recent | dict.fromkeys(used - {0}, run)
         )
 
-    def _explain(self, places: Places, parts: dedupe.Split, dead: Mask) -> None:
+    def _explain(self, places: StorePlaces, parts: dedupe.Split, dead: Mask) -> None:
         """Write down why blocks had to be translated; a first run explains itself."""
         if not self.live:
             return
@@ -171,7 +171,7 @@ class Change:
             start = end
         self.live = updated
 
-    def _write(self, fresh: BlockTable, keys: Identities, places: Places) -> tuple[Path, ...]:
+    def _write(self, fresh: BlockTable, keys: Identities, places: StorePlaces) -> tuple[Path, ...]:
         """One pack for each group of modules that has new blocks."""
         columns = Columns.new(fresh, keys, self.run_number, self.image.number, places)
         groups = np.array(self.registry.groups(places.module), np.str_)

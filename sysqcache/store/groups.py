@@ -18,7 +18,7 @@ import numpy as np
 from sysqcache.base.errors import FormatError
 from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store.batch import Batch
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack
@@ -75,7 +75,7 @@ class GroupWriter:
             except FormatError as error:
                 self._lose(pack, str(error))
                 continue
-            alive = ~dead.cover(Places(kept.module, kept.offset))
+            alive = ~dead.cover(StorePlaces(kept.module, kept.offset))
             alive &= ~self._given_up(kept)
             tables.insert(len(superseded), table.select(alive))
             parts.insert(len(superseded), kept.select(alive))

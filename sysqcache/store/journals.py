@@ -17,7 +17,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import open_private, read_private
 from sysqcache.base.types import RunInfo
-from sysqcache.formats.places import Placements
+from sysqcache.formats.places import Places
 from sysqcache.store.layout import StoreLayout, replace_file
 
 _NOTE_MAX_BYTES: Final = 1 << 20
@@ -47,7 +47,7 @@ def places_path(journal: Path) -> Path:
     return journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
 
 
-def write_places(journal: Path, found: Placements) -> None:
+def write_places(journal: Path, found: Places) -> None:
     """Write down to which modules a journal's blocks belong. Raises OSError."""
     replace_file(places_path(journal), found.encode())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sysqcache.base.errors import FormatError
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.journal import Journal, read_journal
-from sysqcache.formats.places import Placements, read_placements
+from sysqcache.formats.places import Places, read_places_file
 from sysqcache.store import key
 from sysqcache.store.journals import places_path
 
@@ -48,7 +48,7 @@ class Recording:
     keys: key.Identities
     image_id: str
     run: RunInfo
-    places: Placements
+    places: Places
     counters: Mapping[str, int]
 
     @classmethod
@@ -66,10 +66,10 @@ class Recording:
         return self.journal.header.fingerprint.hex()
 
 
-def read_places(journal: Path) -> Placements:
+def read_places(journal: Path) -> Places:
     """What was found out about a journal's blocks; nothing when that can't be read."""
     path = places_path(journal)
     try:
-        return read_placements(path) if path.exists() else Placements.nothing()
+        return read_places_file(path) if path.exists() else Places.nothing()
     except FormatError:
-        return Placements.nothing()
+        return Places.nothing()

@@ -17,7 +17,7 @@ from sysqcache.formats import block as bf
 from sysqcache.formats.journal import Journal, parse_journal
 from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
-from sysqcache.formats.places import NO_MODULE, Placements
+from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
 from sysqcache.guestmap.table import UNKNOWN, Owner, OwnerKind, OwnerTable
 
@@ -123,7 +123,7 @@ class World:
         return as_places(attribute(self.journal(), looks or (self.look(),), truths))
 
 
-def as_places(found: Placements) -> list[Place]:
+def as_places(found: Places) -> list[Place]:
     """An answer block by block."""
     places = []
     for number, offset, kind in zip(

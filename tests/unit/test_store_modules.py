@@ -15,7 +15,7 @@ from sysqcache.formats import block as bf
 from sysqcache.formats.journal import read_journal
 from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
-from sysqcache.formats.places import NO_MODULE, Placements
+from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.store.deadareas import CLEAN_RUNS
 from sysqcache.store.facade import Store
 from sysqcache.store.journals import places_path, write_places
@@ -90,7 +90,7 @@ def placements(
     places: Sequence[Place],
     kernel: Module | None,
     dead: Sequence[tuple[int, Module | None, int]],
-) -> Placements:
+) -> Places:
     """What attribution would have written for ``places``; all blocks are intact."""
     modules: list[Module] = []
 
@@ -104,7 +104,7 @@ def placements(
     kept = record_offsets(read_journal(journal))
     owners = list(places)[: len(kept)]
     kinds = [p[1].kind if isinstance(p[1], Module) else p[1] for p in owners]
-    return Placements(
+    return Places(
         module=np.array([number(p[1]) for p in owners], np.int32),
         dead_module=np.array([number(d[1]) for d in dead], np.int32),
         modules=tuple(modules),

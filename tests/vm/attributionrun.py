@@ -33,7 +33,7 @@ from sysqcache.base import paths
 from sysqcache.formats.access import RandomAccess as FileBytes
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
-from sysqcache.formats.places import Placements
+from sysqcache.formats.places import Places
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
 from sysqcache.guestmap.session import GuestSession
@@ -84,7 +84,7 @@ class Run:
     found: GuestMap
     contents: ImageContents
     firmware: Path
-    places: Placements
+    places: Places
     took_s: float
 
     def placed(self, kind: ModuleKind) -> Iterator[tuple[Module, list[Placed]]]:

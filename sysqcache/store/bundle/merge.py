@@ -23,12 +23,12 @@ from sysqcache.formats.blocktable import BlockTable
 from sysqcache.formats.journal import parse_journal
 from sysqcache.formats.journalwriter import journal_header
 from sysqcache.formats.modules import ModuleKind
-from sysqcache.formats.places import Placements
+from sysqcache.formats.places import Places
 from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
 from sysqcache.store.bundle.read import Bundle, BundlePack, Progress, stage
 from sysqcache.store.bundle.renumber import Renumbering
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter
 from sysqcache.store.layout import StoreLayout
@@ -118,7 +118,7 @@ class Merge:
         keys = key.identities(table)
         split = dedupe.split([pack.columns.key for pack in live], keys)
         columns = self._columns(table, keys, packs)
-        dead = self._dead.cover(Places(columns.module, columns.offset))
+        dead = self._dead.cover(StorePlaces(columns.module, columns.offset))
         fresh = split.fresh & ~dead
         self._counts["blocks_new"] += int(np.count_nonzero(fresh))
         self._counts["blocks_known"] += int(np.count_nonzero(~split.fresh))
@@ -141,7 +141,9 @@ class Merge:
     def _columns(self, table: BlockTable, keys: key.Identities, packs: list[BundlePack]) -> Columns:
         """Columns of all blocks under this store's numbers, as if this import were a run."""
         carried = np.concatenate([pack.columns for pack in packs])
-        places = Places(_mapped(carried["module"], self._names.module), carried["offset"].copy())
+        places = StorePlaces(
+            _mapped(carried["module"], self._names.module), carried["offset"].copy()
+        )
         columns = Columns.new(table, keys, self._run, 0, places)
         image = _mapped(carried["image"], self._names.image)
         return dataclasses.replace(
@@ -164,7 +166,7 @@ class Merge:
         journal = parse_journal(memoryview(journal_header(head.fingerprint, head.text)))
         none = key.identities(journal.blocks)
         run = RunInfo(self._run_id, "", pack.entry.arch, IMPORT, self._now, IMPORT)
-        recording = Recording(journal, none, "", run, Placements.nothing(), {})
+        recording = Recording(journal, none, "", run, Places.nothing(), {})
         generated = [n for n, row in self._names.rows.items() if row.kind == ModuleKind.JIT]
         return GroupWriter(
             self._layout,

@@ -17,7 +17,7 @@ import zstandard
 
 from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
 from sysqcache.store.bundle import form
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.inspect import choose
 from sysqcache.store.layout import StoreLayout
@@ -115,7 +115,7 @@ class Export:
             except FormatError as error:
                 self.warnings.append(f"left out: {error.message}")
                 continue
-            chosen = ~dead.cover(Places(columns.module, columns.offset))
+            chosen = ~dead.cover(StorePlaces(columns.module, columns.offset))
             if self._wanted is not None:
                 chosen &= np.isin(columns.module, sorted(self._wanted))
             tables.append(table.select(chosen))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sysqcache.base.errors import FormatError
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
-from sysqcache.formats.places import NO_MODULE, Placements
+from sysqcache.formats.places import NO_MODULE, Places
 
 LIBC = Module(ModuleKind.FILE, "aa" * 20, "/usr/lib/libc.so.6")
 KERNEL = Module(ModuleKind.KERNEL, "bb" * 20, "6.1.0-test")
@@ -22,7 +22,7 @@ KERNEL = Module(ModuleKind.KERNEL, "bb" * 20, "6.1.0-test")
 Row = tuple[int, Module | ModuleKind, int]
 
 
-def places(*rows: Row, dead: Sequence[tuple[int, Module | None]] = ()) -> Placements:
+def places(*rows: Row, dead: Sequence[tuple[int, Module | None]] = ()) -> Places:
     """Rows of (record, what it belongs to, offset)."""
     modules = tuple(dict.fromkeys(one for _, one, _ in rows if isinstance(one, Module)))
     modules += tuple({one for _, one in dead if one is not None} - set(modules))
@@ -31,7 +31,7 @@ def places(*rows: Row, dead: Sequence[tuple[int, Module | None]] = ()) -> Placem
         return modules.index(one) if isinstance(one, Module) else NO_MODULE
 
     kinds = [one.kind if isinstance(one, Module) else one for _, one, _ in rows]
-    return Placements(
+    return Places(
         modules=modules,
         record=np.array([record for record, _, _ in rows], np.int64),
         module=np.array([number(one) for _, one, _ in rows], np.int32),
@@ -44,7 +44,7 @@ def places(*rows: Row, dead: Sequence[tuple[int, Module | None]] = ()) -> Placem
     )
 
 
-def rows(found: Placements) -> list[Row]:
+def rows(found: Places) -> list[Row]:
     """The inverse of :func:`places`."""
     return [
         (record, found.modules[module] if module != NO_MODULE else KINDS[kind], offset)
@@ -62,14 +62,14 @@ ONE = places((4096, LIBC, 16), (4200, ModuleKind.UNKNOWN, 0), dead=[(7, LIBC), (
 
 
 def test_file_and_back() -> None:
-    again = Placements.decode(ONE.encode())
+    again = Places.decode(ONE.encode())
     assert rows(again) == rows(ONE)
     assert again.modules == ONE.modules
     assert [module.name for module in again.modules] == [module.name for module in ONE.modules]
     assert again.kernel == KERNEL
     assert again.dead_ram.tolist() == [7, 8]
     assert (again.attributed, again.counts()[ModuleKind.UNKNOWN]) == (1, 1)
-    assert rows(Placements.decode(Placements.nothing().encode())) == []
+    assert rows(Places.decode(Places.nothing().encode())) == []
 
 
 def test_a_later_look_adds_and_takes_nothing_away() -> None:
@@ -90,8 +90,8 @@ def test_a_later_look_adds_and_takes_nothing_away() -> None:
 
 
 def test_merging_with_nothing() -> None:
-    assert rows(ONE.merged(Placements.nothing())) == rows(ONE)
-    assert rows(Placements.nothing().merged(ONE)) == rows(ONE)
+    assert rows(ONE.merged(Places.nothing())) == rows(ONE)
+    assert rows(Places.nothing().merged(ONE)) == rows(ONE)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_damaged_files_are_refused_or_read(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        found = Placements.decode(bytes(content[: data.draw(st.integers(0, len(content)))]))
+        found = Places.decode(bytes(content[: data.draw(st.integers(0, len(content)))]))
     except FormatError:
         return
     assert len(found.record) == len(found.module)
