@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +19,7 @@ from typing import Any, Final
 import xxhash
 
 from sysqcache.base import paths
+from sysqcache.base.files import replace_file
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
@@ -107,7 +106,4 @@ def save(build_id: str, kernel: KnownKernel) -> None:
     }
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w") as stream:
-            json.dump(value, stream)
-        Path(name).replace(file)
+        replace_file(file, json.dumps(value).encode())

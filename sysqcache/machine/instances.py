@@ -10,17 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import json
 import os
 import signal
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysqcache.base import paths, statefile
+from sysqcache.base import files, paths, statefile
 from sysqcache.base.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
 from sysqcache.base.types import GuestAccess, MachineState
 from sysqcache.machine.launch.process import ProcessId, log_tail, wait_pid
@@ -108,10 +105,7 @@ class Instance:
     def write(self, state: InstanceState) -> None:
         """Replace the state file, atomically."""
         text = json.dumps(statefile.to_json(state), indent=1)
-        fd, temporary = tempfile.mkstemp(dir=self.directory, prefix=".state-")
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).replace(self.file(paths.INSTANCE_STATE))
+        files.replace_file(self.file(paths.INSTANCE_STATE), text.encode())
 
     def update(self, **changes: Any) -> InstanceState:
         """Change fields of the state file."""
@@ -127,27 +121,18 @@ class Instance:
         or another command starts it.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self.file(paths.INSTANCE_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if not _try_lock(fd, _LOCK_PATIENCE):
+        # another command may hold the lock for a moment while it looks at the machine
+        with files.locked(self.file(paths.INSTANCE_LOCK), _LOCK_PATIENCE) as fd:
+            if fd is None:
                 raise MachineBusy(
                     f"the machine {self.name} is running already",
                     hint=f"sysqcache stop {self.name}, or another name: --set name=...",
                 )
             yield fd
-        finally:
-            os.close(fd)
 
     def is_held(self) -> bool:
         """True while the controller or QEMU of this machine lives."""
-        try:
-            fd = os.open(self.file(paths.INSTANCE_LOCK), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return not _try_lock(fd, 0.0)
-        finally:
-            os.close(fd)
+        return files.is_locked(self.file(paths.INSTANCE_LOCK))
 
     def is_saved(self) -> bool:
         """Whether the machine is saved, in whatever condition."""
@@ -214,20 +199,6 @@ def _holds(link: Path, wanted: str) -> bool:
         return "lock:" in (link.parents[1] / "fdinfo" / link.name).read_text(encoding="ascii")
     except OSError:
         return False
-
-
-def _try_lock(fd: int, patience: float) -> bool:
-    # another command may hold the lock for a moment while it looks at the machine
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
 
 
 def list_instances() -> list[InstanceState]:

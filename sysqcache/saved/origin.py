@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sysqcache.base.errors import QmpError, SavedStateError
+from sysqcache.base.files import replace_file
 from sysqcache.base.types import DiskMode
 from sysqcache.machine.launch.argv import Incoming
 from sysqcache.machine.running import Machine
@@ -88,7 +89,7 @@ class SavedOrigin:
         _, size, offset = self.record.ram
         with contextlib.suppress(OSError):
             content = touched.observe(machine.state.pid, self.directory / STATE, offset, size)
-            touched.write(self.directory / TOUCHED, content)
+            replace_file(self.directory / TOUCHED, content)
 
 
 def snapshot_nodes(saved: Sequence[SavedDisk | Disk]) -> list[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.attribution.placer import LOOKING
-from sysqcache.base import paths
+from sysqcache.base import files, paths
 from sysqcache.base.errors import (
     GuestCommandError,
     MachineBusy,
@@ -151,14 +149,10 @@ def _only_one(instance: Instance) -> Iterator[None]:
     instance.require_running()
     directory = instance.file(paths.INSTANCE_SAVED)
     directory.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with files.locked(directory / _LOCK) as fd:
+        if fd is None:
+            raise MachineBusy(f"{instance.name} is being suspended already")
         yield
-    except BlockingIOError:
-        raise MachineBusy(f"{instance.name} is being suspended already") from None
-    finally:
-        os.close(fd)
 
 
 def _engine_of(machine: Machine, spec: MachineSpec) -> Engine:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.files import locked
 
 TAIL_LINES: Final = 25
 _NINJA = re.compile(r"^\[(\d+)/(\d+)\]")
@@ -203,14 +204,12 @@ def alone(lock: Path, listener: Listener) -> Iterator[None]:
     :param lock: a file that stays; the kernel frees the lock when its holder ends.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with contextlib.ExitStack() as stack:
+        if stack.enter_context(locked(lock)) is None:
             started = time.monotonic()
             step = "wait for another build"
             listener(Progress(step, "started"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locked(lock, None))
             listener(Progress(step, "done", elapsed=time.monotonic() - started))
         yield
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from sysqcache.base.files import locked
 from sysqcache.store.batch import Batch
 from sysqcache.store.layout import StoreLayout
-from sysqcache.store.lock import unused
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.pins import pinned
@@ -38,8 +38,9 @@ def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> Co
     StoreError or OSError.
     """
     files = layout.pack_files()
-    with unused(layout.in_use) as free:
-        if not free:
+    # nobody can start to map packs meanwhile
+    with locked(layout.in_use) as alone:
+        if alone is None:
             return CompactReport(bytes_left=_bytes(layout), in_use=True)
         before = _bytes(layout)
         rows, kept = meta.packs(), pinned(layout)

@@ -14,17 +14,25 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.files import share
 from sysqcache.base.mapfile import read_private
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import HEADER_SIZE
 from sysqcache.formats.modules import Module
-from sysqcache.store import inspect, journals, lock, pins, summary
+from sysqcache.store import inspect, journals, pins, summary
 from sysqcache.store.bundle.merge import ImportResult, Merge
 from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
 from sysqcache.store.ingest import finish, ingest_recording
-from sysqcache.store.layout import StoreLayout, move_aside, open_layout, remove_temporary
+from sysqcache.store.layout import (
+    LOCK_TIMEOUT,
+    StoreLayout,
+    move_aside,
+    open_layout,
+    remove_temporary,
+    writing,
+)
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
@@ -54,13 +62,13 @@ class Store:
     the packs, and told in ``warnings``.
     """
 
-    def __init__(self, layout: StoreLayout, *, timeout: float = lock.DEFAULT_TIMEOUT) -> None:
+    def __init__(self, layout: StoreLayout, *, timeout: float = LOCK_TIMEOUT) -> None:
         self.layout = layout
         self.timeout = timeout
         self.warnings: list[str] = []
 
     @classmethod
-    def open(cls, root: Path, *, timeout: float = lock.DEFAULT_TIMEOUT) -> Store:
+    def open(cls, root: Path, *, timeout: float = LOCK_TIMEOUT) -> Store:
         """Open, or make, the store in ``root``; ``timeout``: seconds to wait for its lock.
 
         Raises StoreVersionError for a newer store, FormatError or StoreError; then
@@ -120,7 +128,7 @@ class Store:
         machine for as long as it runs. Raises StoreError.
         """
         with _as_store_errors(self.layout):
-            return lock.open_shared(self.layout.in_use)
+            return share(self.layout.in_use)
 
     def new_journal(self, *, image_id: str, run: RunInfo) -> Path:
         """Where the engine shall write this run's journal; it does not exist yet.
@@ -230,7 +238,7 @@ class Store:
     def verify(self, progress: Progress = silent) -> VerifyReport:
         """Read everything and say what is wrong; changes nothing. Raises StoreError."""
         with _as_store_errors(self.layout):
-            held = lock.open_shared(self.layout.in_use)
+            held = share(self.layout.in_use)
             try:
                 return verify(self.layout, progress)
             finally:
@@ -241,7 +249,7 @@ class Store:
 
         Raises StoreBusy, StoreError.
         """
-        with _as_store_errors(self.layout), lock.exclusive(self.layout.lock, self.timeout):
+        with _as_store_errors(self.layout), writing(self.layout, self.timeout):
             remove_temporary(self.layout)
             return rebuild(self.layout, progress)
 
@@ -265,7 +273,7 @@ class Store:
         ``path`` can't be written, StoreError.
         """
         with _as_store_errors(self.layout):
-            held = lock.open_shared(self.layout.in_use)
+            held = share(self.layout.in_use)
         try:
             what = self._reading(lambda meta: Export(self.layout, meta, modules, fingerprint), None)
             if what is None or not what.packs:
@@ -308,7 +316,7 @@ class Store:
     def _writing(self, action: Callable[[Meta], _T]) -> tuple[_T, list[str]]:
         """Do ``action`` with the metadata open for writing, repaired if they must be."""
         warnings: list[str] = []
-        with lock.exclusive(self.layout.lock, self.timeout):
+        with writing(self.layout, self.timeout):
             remove_temporary(self.layout)
             try:
                 with open_meta(self.layout, warnings) as meta:

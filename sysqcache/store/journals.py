@@ -15,10 +15,11 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import open_private, read_private
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.places import Places
-from sysqcache.store.layout import StoreLayout, replace_file
+from sysqcache.store.layout import StoreLayout
 
 _NOTE_MAX_BYTES: Final = 1 << 20
 _STALE_NOTE_S: Final = 86400.0
@@ -49,13 +50,13 @@ def places_path(journal: Path) -> Path:
 
 def write_places(journal: Path, found: Places) -> None:
     """Write down to which modules a journal's blocks belong. Raises OSError."""
-    replace_file(places_path(journal), found.encode())
+    replace_file(places_path(journal), found.encode(), synced=True)
 
 
 def write_note(journal: Path, note: Note) -> None:
     """Say whose journal this will be, before the engine starts. Raises OSError."""
     content = {"image_id": note.image_id, "run": note.run.to_json()}
-    replace_file(note_path(journal), json.dumps(content).encode())
+    replace_file(note_path(journal), json.dumps(content).encode(), synced=True)
 
 
 def read_note(journal: Path) -> Note:

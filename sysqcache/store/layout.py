@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The store's directory: its parts, its version, how it is made, atomic small files."""
+"""The store's directory: its parts, its version, how it is made."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sysqcache.base import paths
-from sysqcache.base.errors import FormatError, StoreError, StoreVersionError
-from sysqcache.store.writer import TEMPORARY, sync_directory
+from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
+from sysqcache.base.files import TEMPORARY, locked, replace_file
 
 STORE_VERSION: Final = 1
+LOCK_TIMEOUT: Final = 60.0
+"""Seconds to wait for the writer lock; an ingest of a whole boot takes a few."""
+
 _FORMAT_LINE: Final = "sysqcache store "
 
 
@@ -98,7 +101,7 @@ def open_layout(root: Path) -> StoreLayout:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_private(root)
         if version is None:
-            replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode())
+            replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode(), synced=True)
     except OSError as error:
         raise StoreError(
             f"the store {root} can't be used: {error.strerror}",
@@ -138,19 +141,16 @@ def _version(layout: StoreLayout) -> int | None:
     return int(number)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that others see the old or the new one, whole. Raises OSError."""
-    fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    try:
-        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+@contextlib.contextmanager
+def writing(layout: StoreLayout, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Be the only one who writes to the store. Raises StoreBusy after ``timeout`` seconds."""
+    with locked(layout.lock, timeout) as fd:
+        if fd is None:
+            raise StoreBusy(
+                f"another process has held {layout.lock} for {timeout:g} s",
+                hint="wait for the other sysqcache command to finish, then try again",
+            )
+        yield
 
 
 def remove_temporary(layout: StoreLayout) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_private
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
-from sysqcache.store.layout import StoreLayout, replace_file
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def read_manifest(layout: StoreLayout) -> Manifest:
 
 def write_manifest(layout: StoreLayout, manifest: Manifest) -> None:
     """Replace the manifest atomically. Raises OSError."""
-    replace_file(layout.boot_sets, manifest.encode())
+    replace_file(layout.boot_sets, manifest.encode(), synced=True)
 
 
 def publish(layout: StoreLayout, meta: Meta) -> Manifest:

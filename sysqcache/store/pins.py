@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_private
-from sysqcache.store.layout import StoreLayout, replace_file
+from sysqcache.store.layout import StoreLayout
 
 _MAX_BYTES: Final = 1 << 20
 _PACK: Final = re.compile(r"[0-9a-f]{64}")
@@ -20,7 +21,7 @@ _PACK: Final = re.compile(r"[0-9a-f]{64}")
 def pin(layout: StoreLayout, machine: str, packs: Iterable[str]) -> None:
     """Say which packs a saved machine relies on, instead of those before. Raises OSError."""
     layout.pins.mkdir(mode=0o700, exist_ok=True)
-    replace_file(layout.pins / f"{machine}.json", json.dumps(sorted(packs)).encode())
+    replace_file(layout.pins / f"{machine}.json", json.dumps(sorted(packs)).encode(), synced=True)
 
 
 def unpin(layout: StoreLayout, machine: str) -> None:

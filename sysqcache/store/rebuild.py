@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.files import TEMPORARY
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
@@ -36,7 +37,7 @@ from sysqcache.store.records import (
     PackRow,
     PackStatus,
 )
-from sysqcache.store.writer import TEMPORARY, write_pack
+from sysqcache.store.writer import write_pack
 
 UNKNOWN: Final = "unknown"
 """Image and architecture of blocks whose metadata are lost."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ import xxhash
 from sysqcache.attribution.imagescan import limits
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replacing
 from sysqcache.base.mapfile import map_private
 
 _HASH: Final = 16
@@ -43,15 +43,9 @@ def save(kind: str, name: str, content: bytes | memoryview) -> None:
     file = kept_file(kind, name)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(xxhash.xxh3_128_digest(content))
-                stream.write(content)
-            Path(temporary).replace(file)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(file) as stream:
+            stream.write(xxhash.xxh3_128_digest(content))
+            stream.write(content)
         _forget_old(file.parent)
 
 

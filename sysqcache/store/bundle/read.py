@@ -21,12 +21,12 @@ import zstandard
 from numpy.typing import NDArray
 
 from sysqcache.base.errors import FormatError, UsageError
+from sysqcache.base.files import TEMPORARY
 from sysqcache.base.mapfile import open_private
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store.bundle import form
 from sysqcache.store.pack import Pack, PackHeader
-from sysqcache.store.writer import TEMPORARY
 
 _CHUNK: Final = 4 << 20
 _HEADER: Final = 512

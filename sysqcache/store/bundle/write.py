@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import zstandard
 
 from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
+from sysqcache.base.files import replacing
 from sysqcache.store.bundle import form
 from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
@@ -26,7 +25,7 @@ from sysqcache.store.meta import Meta
 from sysqcache.store.records import ImageRow, ModuleRow
 from sysqcache.store.references import known_dead, only_known
 from sysqcache.store.summary import NOBODY, lines_of
-from sysqcache.store.writer import TEMPORARY, PackPieces, sync_directory
+from sysqcache.store.writer import PackPieces
 
 ZSTD_SUFFIX: Final = ".zst"
 """A file of such a name is packed; blocks shrink to about a third."""
@@ -260,18 +259,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{path} is not a file")
-        fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.absolute().parent)
-        try:
-            with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-                with _packing(file, path) as out:
-                    yield out
-                file.flush()
-                os.fsync(fd)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_directory(path.absolute().parent)
+        with replacing(path, synced=True) as file, _packing(file, path) as out:
+            yield out
     except OSError as error:
         raise SysqcacheError(f"{path} can't be written: {error.strerror or error}") from error
 
