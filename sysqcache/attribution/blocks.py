@@ -48,7 +48,7 @@ class RecordedBlocks:
 
     :param record: shape (n,), where each block's record begins in the journal, bytes.
     :param pc: shape (n,), guest virtual addresses; the rest of the fields in the same shape.
-    :param ram: RAM address of the first byte, ``blockformat.NO_RAM`` when that makes no
+    :param ram: RAM address of the first byte, ``block.NO_RAM`` when that makes no
         sense, and ``ram_second`` of the second page.
     :param size: guest bytes.
     :param start: where the block's bytes begin in ``code``, all guest bytes in a row.

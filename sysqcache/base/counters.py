@@ -2,7 +2,7 @@
 """Names of every miss, reject and refusal, the same as in the engine's QAPI schema.
 
 The order is part of the contract: a name is never renumbered and never reused.
-``tests/unit/test_counters.py`` compares these tuples with ``engine/src/tb-cache.json``.
+``tests/unit/test_counters.py`` compares these tuples with ``engine/src/qapi/tb-cache.json``.
 """
 
 from __future__ import annotations

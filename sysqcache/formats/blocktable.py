@@ -43,7 +43,7 @@ class BlockTable:
 
     :param buffer: a journal, a pack, or a part of one.
     :param offsets: shape (n,), bytes from the start of ``buffer``, multiples of 16.
-    :param headers: shape (n,), of ``blockformat.BLOCK.dtype``.
+    :param headers: shape (n,), of ``block.BLOCK.dtype``.
     """
 
     buffer: memoryview
@@ -80,7 +80,7 @@ class BlockTable:
         return counts & 0xFF
 
     def imms(self, row: int) -> bf.Records:
-        """The moving immediates of block ``row``, of ``blockformat.BLOCK_IMM.dtype``."""
+        """The moving immediates of block ``row``, of ``block.BLOCK_IMM.dtype``."""
         head = self.headers[row]
         count = int(head["block_flags"]) >> bf.BLOCK_IMMS_SHIFT & 0xFF
         start = int(self.offsets[row]) + bf.BLOCK.size

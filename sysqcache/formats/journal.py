@@ -42,12 +42,12 @@ class Journal:
 
     :param blocks: every block with good checksums, in the order of recording.
     :param records: the record header of each block, shape (n,).
-    :param ram_map: shape (m,), of ``blockformat.RAM_RANGE.dtype``.
-    :param dead: places where code rewrites itself, of ``blockformat.DEAD_AREA.dtype``;
+    :param ram_map: shape (m,), of ``block.RAM_RANGE.dtype``.
+    :param dead: places where code rewrites itself, of ``block.DEAD_AREA.dtype``;
         no block that began there is among ``blocks``.
     :param packs: names of the packs that were mapped, without ".pack", by number.
     :param adopted: first use of each block of a pack in the run, in the order of each
-        vCPU thread, of ``blockformat.ADOPTED.dtype``; only uses whose pack is in
+        vCPU thread, of ``block.ADOPTED.dtype``; only uses whose pack is in
         ``packs``. Positions are as the engine read them: look them up before use.
     :param damaged: blocks that were skipped for a bad checksum or bad sizes.
     :param skipped: records of unknown type.

@@ -19,7 +19,6 @@ Reader = Callable[[int, int], bytes | None]
 """``read(offset, size)``: file bytes, or None when they are not in memory."""
 
 _PT_NOTE: Final = 4
-_IDENT: Final = 16
 _HEADER: Final = 64
 
 

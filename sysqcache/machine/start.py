@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from sysqcache.spec.engines import Engine
 
 _CONNECT_TIMEOUT: Final = 60.0
-_PROBE_STEP: Final = 0.1
-_LOG_LINES: Final = 20
 # what a QEMU without our patches says
 _UNKNOWN_OBJECT: Final = "does not accept value 'tb-cache'"
 

@@ -45,11 +45,6 @@ class Arch:
     narrow_kernel: str = ""
     runs_both: bool = False
 
-    @property
-    def qemu_name(self) -> str:
-        """File name of the emulator."""
-        return f"qemu-system-{self.name}"
-
     def is_narrow(self, cpu: str) -> bool:
         """Whether a CPU model has 32 bits."""
         return cpu.partition(",")[0].removesuffix("-v1") in self.narrow_cpus

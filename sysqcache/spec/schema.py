@@ -45,14 +45,6 @@ def parse_time(value: object) -> float:
     return float(match[1]) * _TIME_UNITS[match[2]]
 
 
-def format_size(value: int) -> str:
-    """The shortest exact spelling of a size in bytes."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if value and value % _SIZE_UNITS[unit] == 0:
-            return f"{value // _SIZE_UNITS[unit]}{unit}"
-    return f"{value / 1024:g}KiB"
-
-
 def _auto_size(value: object) -> int:
     return 0 if value == "auto" else parse_size(value)
 

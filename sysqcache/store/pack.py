@@ -133,7 +133,7 @@ class Pack:
 
     @cached_property
     def index(self) -> bf.Records:
-        """The index, shape (index_entries,), of ``blockformat.INDEX_ENTRY.dtype``."""
+        """The index, shape (index_entries,), of ``block.INDEX_ENTRY.dtype``."""
         head = self.header
         return np.frombuffer(
             self.buffer, bf.INDEX_ENTRY.dtype, head.index_entries, head.index_offset

@@ -239,7 +239,7 @@ class GlobalRow(Row):
 
 @dataclass(frozen=True)
 class ModuleLine:
-    """One line of ``cache list``; the fields are the JSON keys of CLI.md.
+    """One line of ``cache list``; the fields are the JSON keys of docs/cli.md.
 
     :param bytes: of the blocks alone, without headers and indexes of packs.
     :param dead: places where its code rewrites itself.
