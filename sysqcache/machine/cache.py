@@ -73,23 +73,28 @@ class Keeper:
             return False
         return True
 
-    def prepare(self, spec: MachineSpec) -> StartSet:
-        """What to map and where to record; empty when the store can't be used."""
+    def prepare(self, spec: MachineSpec, start: str = "boot") -> StartSet:
+        """What to map and where to record; empty when the store can't be used.
+
+        :param start: how the machine starts, as in the JSON of ``resume``.
+        """
         mode = spec.cache.mode
-        run = RunInfo(new_run_id(spec.name), spec.name, str(spec.arch), str(mode), time.time())
-        start = StartSet(run, spec.image_id)
+        run = RunInfo(
+            new_run_id(spec.name), spec.name, str(spec.arch), str(mode), time.time(), start
+        )
+        found = StartSet(run, spec.image_id)
 
         def fill(store: Store) -> None:
-            start.fds.append(store.hold())
-            start.packs = store.boot_set(
+            found.fds.append(store.hold())
+            found.packs = store.boot_set(
                 spec.image_id, str(spec.arch), lambda: self._contents(spec)
             )
-            start.left_out = bool(store.warnings)
+            found.left_out = bool(store.warnings)
             if mode.records:
-                start.journal = store.new_journal(image_id=spec.image_id, run=run)
+                found.journal = store.new_journal(image_id=spec.image_id, run=run)
 
         self._try("starting without kept blocks, recording none", fill)
-        return start
+        return found
 
     def _contents(self, spec: MachineSpec) -> list[Module] | None:
         """What an image contains that never ran, read from its files."""

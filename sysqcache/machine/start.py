@@ -226,7 +226,7 @@ class _Start:
         if mode is CacheMode.OFF:
             return None
         if self.start_set is None:
-            self.start_set = self.keeper.prepare(self.spec)
+            self.start_set = self.keeper.prepare(self.spec, self.report.start)
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
         lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
         boot_set.write_text(lines, encoding="utf-8")

@@ -55,12 +55,11 @@ class _Resolver:
     def resolve(self) -> MachineSpec:
         spec = self._spec()
         self._check_combinations(spec)
-        problems = [p for p in self._problems if p.path.split(".")[0] or p.text]
-        if not problems and self._missing:
+        if not self._problems and self._missing:
             raise self._missing[0]
-        if problems:
+        if self._problems:
             extra = [Problem(str(self._checked.document.file), "", str(m)) for m in self._missing]
-            raise vmyaml.config_error(self._checked.document.file, problems + extra)
+            raise vmyaml.config_error(self._checked.document.file, self._problems + extra)
         return spec
 
     def _spec(self) -> MachineSpec:

@@ -119,6 +119,18 @@ def test_image_that_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(found) == 2
 
 
+def test_every_problem_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its place: of an image, of a field, of two together."""
+    monkeypatch.setenv("SYSQCACHE_HOME", str(tmp_path / "home"))
+    text = "vcpus: 0\nmemory: 5KiB\ncmdline: quiet\ndisks: [{file: 'image:tiny-x86_64'}]"
+    assert sorted(details(tmp_path, text)) == [
+        "vm.yaml: the image tiny-x86_64 is not built",
+        "vm.yaml:1: vcpus: expected greater than or equal to 1; found 0",
+        "vm.yaml:2: memory: guest memory is counted in whole MiB",
+        "vm.yaml:3: cmdline: needs a kernel",
+    ]
+
+
 def test_unknown_part_of_an_image(tmp_path: Path) -> None:
     assert details(tmp_path, "kernel: image:tiny-x86_64/kernle") == [
         "vm.yaml:1: kernel: an image has disk, kernel and initrd; found 'kernle'"

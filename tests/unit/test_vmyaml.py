@@ -17,6 +17,15 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+def test_default_yaml_says_what_vcpus_share() -> None:
+    """As docs/choosing.md does: blocks stay, but for those with atomic accesses."""
+    comment = (CONFIGS / "default.yaml").read_text().partition("\nvcpus:")[0].rpartition("\n\n")[2]
+    assert "share all code but that with" in comment
+    assert "atomic accesses" in comment
+    row = next(line for line in (DOCS / "choosing.md").read_text().split("\n") if "vCPUs" in line)
+    assert "blocks stay, but for those with atomic accesses" in row
+
+
 def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
     """All problems of a document, with ``vm.yaml`` for its path."""
     file = tmp_path / "vm.yaml"
