@@ -13,9 +13,12 @@ app = typer.Typer(help="Build guest images, and list them.", no_args_is_help=Tru
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
+_NAMES = "See `image list`; or the folder of an image of your own, see images/README.md."
+
+
 @app.command()
 def build(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="See `image list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME|DIR...", help=_NAMES)],
     force: Annotated[bool, typer.Option("--force", help="Build even when it is there.")] = False,
     as_json: _Json = False,
 ) -> None:

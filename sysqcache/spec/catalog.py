@@ -12,22 +12,12 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
+from sysqcache.spec import recipe
 
 DISK: Final = "disk.qcow2"
 KERNEL: Final = "kernel"
 INITRD: Final = "initrd"
 META: Final = "image.json"
-
-KNOWN: Final[Mapping[str, str]] = {
-    "debian12-x86_64": "Debian 12 with systemd, nginx, ssh, gcc, perl and python3",
-    "debian12-x86_64-other": "Debian 12 with redis, php, luajit, git and vim on a partitioned disk",
-    "debian12-x86_64-upgraded": "debian12-x86_64 with another version of OpenSSL",
-    "debian12-arm64": "Debian 12 for arm64 with systemd, gcc, perl and python3",
-    "tiny-x86_64": "Debian's kernel and busybox with a shell on the serial line",
-    "tiny-arm64": "the same for arm64",
-    "tiny-riscv64": "the same for riscv64, from Debian 13",
-}
-"""Name -> description of every image that `sysqcache image build` can make."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,13 @@ def resolve(name: str) -> ImagePaths:
 
     :raises ImageMissing: it is not built, or no image has this name.
     """
-    if name not in KNOWN:
-        near = get_close_matches(name, KNOWN, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known images: {', '.join(KNOWN)}"
-        raise ImageMissing(f"there is no image {name!r}", hint=hint)
     directory = paths.images_dir() / name
     if not (directory / META).is_file():
+        known = recipe.names()
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known images: {', '.join(known)}"
+            raise ImageMissing(f"there is no image {name!r}", hint=hint)
         raise ImageMissing(f"the image {name} is not built", hint=f"sysqcache image build {name}")
 
     def existing(file: str) -> Path | None:
@@ -81,9 +72,11 @@ def resolve(name: str) -> ImagePaths:
 
 
 def list_images() -> list[ImageInfo]:
-    """Every known image, built or not; a damaged one carries its error."""
+    """Every image of ours, built or not, and what users built; a damaged one carries its error."""
+    ours = {name: recipe.find(name).recipe.description for name in recipe.names()}
+    built = sorted(file.parent.name for file in paths.images_dir().glob(f"*/{META}"))
     found = []
-    for name, description in KNOWN.items():
+    for name, description in (ours | {name: "" for name in built if name not in ours}).items():
         directory = paths.images_dir() / name
         try:
             meta, error = json.loads((directory / META).read_text()), ""
@@ -91,5 +84,6 @@ def list_images() -> list[ImageInfo]:
             meta, error = {}, ""
         except (OSError, ValueError) as err:
             meta, error = {}, f"{directory / META}: {err}"
-        found.append(ImageInfo(name, description, directory, meta, error))
+        text = description or str(meta.get("description", ""))
+        found.append(ImageInfo(name, text, directory, meta, error))
     return found

@@ -76,7 +76,12 @@ Time = Annotated[float, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA
 Pattern = Annotated[str, BeforeValidator(_check_pattern)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 HostPort = Annotated[int, Field(ge=0, le=65535, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+WORD_PATTERN: Final = r"^[a-z0-9][a-z0-9.+_-]*$"
+UUID_PATTERN: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Word = Annotated[str, Field(pattern=WORD_PATTERN)]
+Uuid = Annotated[str, Field(pattern=UUID_PATTERN)]
 
 
 class Section(BaseModel):

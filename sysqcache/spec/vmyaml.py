@@ -11,17 +11,24 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sysqcache.base.errors import ConfigError
-from sysqcache.spec.schema import Section, VmFields
+from sysqcache.spec.schema import NAME_PATTERN, UUID_PATTERN, WORD_PATTERN, Section, VmFields
 
 Loc = tuple[int | str, ...]
 
 _ROOT_LINE = 1
+_HINT = "docs/vm-yaml.md describes every field, configs/default.yaml shows the defaults"
+_PATTERNS = {
+    NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 63",
+    WORD_PATTERN: "a word of letters, digits, '.', '_', '+' and '-'",
+    UUID_PATTERN: "a UUID",
+}
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,13 +99,13 @@ def dotted(loc: Loc) -> str:
     return ".".join(str(part) for part in loc)
 
 
-def config_error(file: Path, problems: Iterable[Problem]) -> ConfigError:
+def config_error(file: Path, problems: Iterable[Problem], hint: str = _HINT) -> ConfigError:
     """One error that lists all problems."""
     listed = list(problems)
     count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"
     return ConfigError(
         f"{file} has {count}",
-        hint="docs/vm-yaml.md describes every field, configs/default.yaml shows the defaults",
+        hint=hint,
         detail="\n".join(str(problem) for problem in listed),
     )
 
@@ -201,28 +208,36 @@ def check(document: Document) -> CheckedFields:
         return CheckedFields(document, VmFields.model_validate(data), (), frozenset())
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems = tuple(_problem(document, item) for item in details)
+    problems = tuple(_problem(document, item, VmFields) for item in details)
     bad = frozenset(str(item["loc"][0]) for item in details if item["loc"])
     rest = {key: value for key, value in data.items() if str(key) not in bad}
     return CheckedFields(document, VmFields.model_validate(rest), problems, bad)
 
 
-def _problem(document: Document, error: ErrorDetails) -> Problem:
+def validated(document: Document, model: type[_Model]) -> tuple[_Model | None, list[Problem]]:
+    """A document as another model than a machine's, or what is wrong with it."""
+    try:
+        return model.model_validate(document.data), []
+    except ValidationError as error:
+        return None, [_problem(document, one, model) for one in error.errors(include_url=False)]
+
+
+def _problem(document: Document, error: ErrorDetails, model: type[BaseModel]) -> Problem:
     loc: Loc = tuple(error["loc"])
-    return Problem(document.positions.find(loc), dotted(loc), _explain(error, loc))
+    return Problem(document.positions.find(loc), dotted(loc), _explain(error, loc, model))
 
 
-def _explain(error: ErrorDetails, loc: Loc) -> str:
+def _explain(error: ErrorDetails, loc: Loc, model: type[BaseModel]) -> str:
     """What was expected and what was found, in words."""
     if error["type"] == "extra_forbidden":
-        return _unknown_key(loc)
+        return _unknown_key(loc, _known_keys(loc[:-1], model))
     if error["type"] == "missing":
         return "this field is required"
     context = error.get("ctx", {})
     if error["type"] in ("enum", "literal_error"):
         expected = f"expected {context['expected']}"
     elif error["type"] == "string_pattern_mismatch":
-        expected = "expected letters, digits, '.', '_' and '-', at most 63"
+        expected = f"expected {_PATTERNS.get(context['pattern'], context['pattern'])}"
     elif error["type"] in ("model_type", "dict_type"):
         expected = "expected a section with keys"
     elif error["type"] == "tuple_type":
@@ -239,9 +254,8 @@ def _found(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unknown_key(loc: Loc) -> str:
+def _unknown_key(loc: Loc, known: Sequence[str]) -> str:
     """The complaint about an unknown key, with the nearest known one."""
-    known = _known_keys(loc[:-1])
     key = str(loc[-1])
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if near:
@@ -249,9 +263,8 @@ def _unknown_key(loc: Loc) -> str:
     return f"unknown key; known are {', '.join(known)}"
 
 
-def _known_keys(loc: Loc) -> list[str]:
+def _known_keys(loc: Loc, section: type[BaseModel]) -> list[str]:
     """The field names of the section at ``loc``."""
-    section: type[BaseModel] = VmFields
     for part in loc:
         if isinstance(part, str) and part in section.model_fields:
             section = _section_of(section.model_fields[part].annotation) or section

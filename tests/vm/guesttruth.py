@@ -29,8 +29,8 @@ from sysqcache.setup.apt import sources
 from sysqcache.setup.apt.private import PrivateApt
 from sysqcache.setup.images import tiny
 from sysqcache.setup.images.cpio import CpioWriter
-from sysqcache.setup.images.recipes import RECIPES, TinyRecipe
 from sysqcache.setup.work import Work, alone, ignore, published, scratch
+from sysqcache.spec.recipe import TinyRecipe, find
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
 _ONE_IN = 60
@@ -245,7 +245,8 @@ umount /proc /sys
 mount -o move /dev /root/dev
 exec switch_root /root /sbin/init
 """
-_TINY = cast(TinyRecipe, RECIPES["tiny-x86_64"])
+_IMAGE = find("tiny-x86_64")
+_TINY = cast(TinyRecipe, _IMAGE.recipe)
 _DEBIAN_MODULES = (
     *_TINY.modules, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
 )  # fmt: skip
@@ -281,7 +282,9 @@ def _build_trixie(target: Path) -> Path:
         (output / "kernel").write_bytes(kernel.read_bytes())
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
-        (output / "initrd").write_bytes(tiny._initrd(_TINY, unpacked, modules))
+        (output / "initrd").write_bytes(
+            tiny._initrd(_IMAGE.files, _TINY.modules, unpacked, modules)
+        )
         (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target
 

@@ -18,18 +18,18 @@ from sysqcache.setup import hostpackages
 from sysqcache.setup.apt import sources
 from sysqcache.setup.apt.private import PrivateApt
 from sysqcache.setup.images import debian, foreign, tiny, upgraded
-from sysqcache.setup.images.recipes import (
-    RECIPES,
-    RELEASE,
-    DebianRecipe,
-    Recipe,
-    TinyRecipe,
-    UpgradedRecipe,
-)
 from sysqcache.setup.work import Listener, Work, alone, ignore, published, require_space, scratch
 from sysqcache.spec import catalog
 from sysqcache.spec.arch import get_arch
 from sysqcache.spec.engines import any_qemu_img
+from sysqcache.spec.recipe import (
+    DebianRecipe,
+    Image,
+    Recipe,
+    TinyRecipe,
+    UpgradedRecipe,
+    find,
+)
 
 SPACE: Final = 4_000_000_000
 TINY_SPACE: Final = 1_000_000_000
@@ -37,47 +37,48 @@ Parts = debian.DebianParts | tiny.TinyParts
 
 
 def build(name: str, *, force: bool = False, listener: Listener = ignore) -> catalog.ImagePaths:
-    """Build the image ``name`` unless it is built already; gives its files.
+    """Build an image unless it is built already; gives its files.
 
     An image that is made from another one has that built first. After a failure an older
     build of the image is as it was.
+    :param name: of an image of ours, or the folder of another one.
     :param force: build it even when it is there.
-    :raises ImageMissing: no image has this name.
+    :raises ImageMissing: no image has this name, and no folder a recipe.
+    :raises ConfigError: the recipe is wrong.
     :raises ImageBuildError: a step failed; the log's tail is in ``detail``.
     :raises SetupError: programs are missing.
     """
-    target = paths.images_dir() / name
-    if name not in catalog.KNOWN:
-        catalog.resolve(name)
+    image = find(name)
+    target = paths.images_dir() / image.name
     if (target / catalog.META).is_file() and not force:
-        return catalog.resolve(name)
-    recipe = RECIPES[name]
+        return catalog.resolve(image.name)
+    recipe = image.recipe
     archives = _archives(recipe)
     if isinstance(recipe, UpgradedRecipe):
         build(recipe.base, listener=listener)
     space = TINY_SPACE if isinstance(recipe, TinyRecipe) else SPACE
-    require_space(target, space, f"building {name}", ImageBuildError)
+    require_space(target, space, f"building {image.name}", ImageBuildError)
     with alone(paths.build_lock(), listener):
         if force or not (target / catalog.META).is_file():
-            _build(name, archives, target, listener)
-    return catalog.resolve(name)
+            _build(image, archives, target, listener)
+    return catalog.resolve(image.name)
 
 
-def _build(name: str, archives: list[sources.Source], target: Path, listener: Listener) -> None:
-    work = Work(paths.logs_dir() / f"image-{name}.log", ImageBuildError, listener)
+def _build(image: Image, archives: list[sources.Source], target: Path, listener: Listener) -> None:
+    work = Work(paths.logs_dir() / f"image-{image.name}.log", ImageBuildError, listener)
     with published(target) as output, scratch(paths.downloads_dir(), "image") as directory:
-        recipe = RECIPES[name]
-        if isinstance(recipe, TinyRecipe):
-            parts: Parts = _tiny(recipe, archives, directory, output, work)
+        if isinstance(image.recipe, TinyRecipe):
+            parts: Parts = _tiny(image, image.recipe, archives, directory, output, work)
         else:
             hostpackages.require("image")
-            parts = _debian(recipe, archives, directory, output, work)
-        _write_meta(name, output, parts)
+            parts = _debian(image, image.recipe, archives, directory, output, work)
+        _write_meta(image, output, parts)
 
 
 def _archives(recipe: Recipe) -> list[sources.Source]:
-    release = recipe.release if isinstance(recipe, TinyRecipe) else RELEASE
-    archives = sources.for_release(sources.read_sources(), release)
+    base = find(recipe.base).recipe if isinstance(recipe, UpgradedRecipe) else recipe
+    assert not isinstance(base, UpgradedRecipe)
+    archives = sources.for_release(sources.read_sources(), base.suite)
     if not archives:
         raise ImageBuildError(
             "apt's configuration of this machine names no Debian mirror",
@@ -87,6 +88,7 @@ def _archives(recipe: Recipe) -> list[sources.Source]:
 
 
 def _debian(
+    image: Image,
     recipe: DebianRecipe | UpgradedRecipe,
     archives: list[sources.Source],
     directory: Path,
@@ -99,7 +101,7 @@ def _debian(
         with work.step(f"change {recipe.package}"):
             return upgraded.build(recipe, apt, directory, output, qemu_img, work)
     with work.step("install Debian's packages"), _able_to_run(recipe, work):
-        root = debian.bootstrap(recipe, archives, directory, work)
+        root = debian.bootstrap(image, recipe, archives, directory, work)
     with work.step("make the disk"):
         return debian.make_files(recipe, root, directory, output, qemu_img, work)
 
@@ -112,6 +114,7 @@ def _able_to_run(recipe: DebianRecipe, work: Work) -> contextlib.AbstractContext
 
 
 def _tiny(
+    image: Image,
     recipe: TinyRecipe,
     archives: list[sources.Source],
     directory: Path,
@@ -120,7 +123,7 @@ def _tiny(
 ) -> Parts:
     apt = _apt(recipe, archives, directory, work)
     with work.step("make kernel and initial RAM disk"):
-        return tiny.build(recipe, apt, directory / "unpacked", output)
+        return tiny.build(image, recipe, apt, directory / "unpacked", output)
 
 
 def _apt(recipe: Recipe, archives: list[sources.Source], directory: Path, work: Work) -> PrivateApt:
@@ -131,12 +134,12 @@ def _apt(recipe: Recipe, archives: list[sources.Source], directory: Path, work: 
     return apt
 
 
-def _write_meta(name: str, output: Path, parts: Parts) -> None:
+def _write_meta(image: Image, output: Path, parts: Parts) -> None:
     packages = sorted(parts.packages)
     files = sorted(path for path in output.iterdir() if path.is_file())
     meta = {
-        "name": name,
-        "arch": RECIPES[name].arch,
+        "name": image.name,
+        "arch": image.recipe.arch,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "kernel_release": parts.kernel_release,
         "packages": len(packages),
@@ -145,6 +148,8 @@ def _write_meta(name: str, output: Path, parts: Parts) -> None:
     }
     if isinstance(parts, debian.DebianParts):
         meta |= parts.notes
+    if not image.own:
+        meta |= {"description": image.recipe.description, "recipe": str(image.folders[-1])}
     (output / catalog.META).write_text(json.dumps(meta, indent=1) + "\n")
 
 

@@ -6,20 +6,24 @@ Works as root, and without root through user namespaces (mmdebstrap's own choice
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
+from typing import Final
 
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.setup.apt.private import host_options
 from sysqcache.setup.apt.sources import Source
 from sysqcache.setup.images import disk
-from sysqcache.setup.images.recipes import RELEASE, DebianRecipe
 from sysqcache.setup.work import Work
 from sysqcache.spec.arch import get_arch
 from sysqcache.spec.catalog import DISK, INITRD, KERNEL
+from sysqcache.spec.recipe import DebianRecipe, Image
+
+# what is installed, for image.json
+_LIST: Final = r'dpkg-query -W -f "\${Package}_\${Version}\n" > /packages'
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,14 @@ class DebianParts:
     notes: dict[str, object] = field(default_factory=dict)
 
 
-def bootstrap(recipe: DebianRecipe, sources: Sequence[Source], scratch: Path, work: Work) -> Path:
+def bootstrap(
+    image: Image, recipe: DebianRecipe, sources: Sequence[Source], scratch: Path, work: Work
+) -> Path:
     """Install the packages with mmdebstrap; gives a tar archive of the root file system."""
     listing = scratch / "debian.sources"
     listing.write_text("\n".join(source.deb822() for source in sources))
-    overlay, setup, packages = _inputs(recipe, scratch)
+    overlay, packages = _overlay(image, scratch), scratch / "packages.txt"
+    setup = [hook for script in image.scripts for hook in _run(script)]
     root = scratch / "root.tar"
     options = [f"--aptopt={name} {_quoted(value)}" for name, value in host_options().items()]
     work.run(
@@ -51,13 +58,13 @@ def bootstrap(recipe: DebianRecipe, sources: Sequence[Source], scratch: Path, wo
             "--dpkgopt=force-unsafe-io",
             '--aptopt=Acquire::Languages "none"',
             *options,
-            f"--include={','.join(recipe.packages)}",
+            f"--include={','.join((recipe.kernel, *recipe.packages))}",
             f"--customize-hook=tar-in {overlay} /",
-            f"--customize-hook=upload {setup} /setup.sh",
-            '--customize-hook=chroot "$1" sh /setup.sh',
+            *setup,
+            f"--customize-hook=chroot \"$1\" sh -c '{_LIST}'",
             f"--customize-hook=download /packages {packages}",
-            '--customize-hook=rm "$1/setup.sh" "$1/packages"',
-            RELEASE,
+            '--customize-hook=rm "$1/packages"',
+            recipe.suite,
             root,
             listing,
         ],
@@ -70,15 +77,22 @@ def _quoted(value: str) -> str:
     return f'"{value}"'
 
 
-def _inputs(recipe: DebianRecipe, scratch: Path) -> tuple[Path, Path, Path]:
-    """Files for mmdebstrap's hooks: overlay archive, set-up script, where the package list goes."""
-    overlay, setup = scratch / "overlay.tar", scratch / "setup.sh"
-    with resources.as_file(resources.files("sysqcache.setup.images") / "data") as data:
-        setup.write_bytes((data / "debian-setup.sh").read_bytes())
-        with tarfile.open(overlay, "w") as archive:
-            for name in ("debian", *recipe.files):
-                archive.add(data / name, ".", filter=_as_root)
-    return overlay, setup, scratch / "packages.txt"
+def _overlay(image: Image, scratch: Path) -> Path:
+    """An archive of the image's own files."""
+    overlay = scratch / "overlay.tar"
+    with tarfile.open(overlay, "w") as archive:
+        for files in image.files:
+            archive.add(files, ".", filter=_as_root)
+    return overlay
+
+
+def _run(script: Path) -> list[str]:
+    """Hooks that run a set-up script in the new system."""
+    return [
+        f"--customize-hook=upload {shlex.quote(str(script))} /setup.sh",
+        '--customize-hook=chroot "$1" sh /setup.sh',
+        '--customize-hook=rm "$1/setup.sh"',
+    ]
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -96,7 +110,7 @@ def make_files(
     :raises ImageBuildError: the system has no kernel, or a program failed.
     """
     raw = scratch / "disk.raw"
-    disk.make(recipe.layout, root, raw, target, work)
+    disk.make(recipe.disk, root, raw, target, work)
     release = _take(target, "vmlinuz-", KERNEL)
     _take(target, "initrd.img-", INITRD)
     work.run([qemu_img, "convert", "-O", "qcow2", raw, target / DISK])

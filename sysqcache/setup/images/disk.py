@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from sysqcache.setup.images.recipes import DiskLayout
 from sysqcache.setup.work import Work
+from sysqcache.spec.recipe import DiskLayout
 
 _ALIGN: Final = 1 << 20
 _SECTOR: Final = 512
@@ -44,7 +44,7 @@ def make(layout: DiskLayout, root: Path, raw: Path, target: Path, work: Work) ->
     if layout.swap:
         start, size = _partition(layout, raw, work)
     script: list[str | Path] = ["sh", "-c", _FILL, "sh", root, tree, layout.uuid, raw, target]
-    work.run([*_namespace(), *script, str(start), str(size >> 10), *layout.options])
+    work.run([*_namespace(), *script, str(start), str(size >> 10), *layout.mkfs])
 
 
 def partitions(layout: DiskLayout) -> tuple[str, int, int]:

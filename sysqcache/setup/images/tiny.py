@@ -9,16 +9,16 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.setup.apt.private import PrivateApt
 from sysqcache.setup.images.cpio import CpioWriter
-from sysqcache.setup.images.recipes import TinyRecipe
 from sysqcache.spec.catalog import INITRD, KERNEL
+from sysqcache.spec.recipe import Image, TinyRecipe
 
 _KERNELS: Final = "boot/vmlinu[xz]-*"
 """Debian's name is vmlinux where the kernel does not unpack itself."""
@@ -32,7 +32,9 @@ class TinyParts:
     packages: tuple[str, ...]
 
 
-def build(recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path) -> TinyParts:
+def build(
+    image: Image, recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path
+) -> TinyParts:
     """Write kernel and initrd of a tiny guest into ``target``.
 
     :param apt: of the recipe's release and architecture.
@@ -49,7 +51,9 @@ def build(recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path) -> T
     kernel = _one(scratch, _KERNELS)
     release = kernel.name.partition("-")[2]
     (target / KERNEL).write_bytes(kernel.read_bytes())
-    archive = _initrd(recipe, scratch, _one(scratch, f"**/lib/modules/{release}"))
+    archive = _initrd(
+        image.files, recipe.modules, scratch, _one(scratch, f"**/lib/modules/{release}")
+    )
     # level 1 and no time stamp: quick to unpack, and equal inputs give equal bytes
     (target / INITRD).write_bytes(gzip.compress(archive, 1, mtime=0))
     return TinyParts(release, tuple(deb.stem for deb in debs))
@@ -62,7 +66,7 @@ def _one(root: Path, pattern: str) -> Path:
     return found[-1]
 
 
-def _initrd(recipe: TinyRecipe, root: Path, modules: Path) -> bytes:
+def _initrd(own: Sequence[Path], wanted: tuple[str, ...], root: Path, modules: Path) -> bytes:
     cpio = CpioWriter()
     for name in ("proc", "sys", "dev", "tmp", "root", "sbin", "usr/bin", "usr/sbin"):
         cpio.directory(name)
@@ -71,12 +75,12 @@ def _initrd(recipe: TinyRecipe, root: Path, modules: Path) -> bytes:
     cpio.symlink("bin/sh", "busybox")
     found = [*modules.rglob("*.ko"), *modules.rglob("*.ko.xz")]
     files = {path.name.partition(".")[0].replace("-", "_"): path for path in found}
-    order = load_order(recipe.modules, files)
+    order = load_order(wanted, files)
     for name in order:
         cpio.file(f"lib/modules/{name}.ko", module_bytes(files[name]))
     cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
-    with resources.as_file(resources.files("sysqcache.setup.images") / "data" / "tiny") as data:
-        cpio.tree(data)
+    for tree in own:
+        cpio.tree(tree)
     return cpio.getvalue()
 
 

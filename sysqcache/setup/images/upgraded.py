@@ -18,9 +18,9 @@ from typing import Final
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.setup.apt.private import PrivateApt
 from sysqcache.setup.images.debian import DebianParts
-from sysqcache.setup.images.recipes import UpgradedRecipe
 from sysqcache.setup.work import Work
 from sysqcache.spec import catalog
+from sysqcache.spec.recipe import UpgradedRecipe
 
 _STATUS: Final = "/var/lib/dpkg/status"
 _MERGED: Final = frozenset({"bin", "lib", "lib32", "lib64", "libx32", "sbin"})

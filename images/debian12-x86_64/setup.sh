@@ -13,4 +13,3 @@ systemctl --quiet mask systemd-networkd-wait-online.service
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer logrotate.timer phpsessionclean.timer
 rm -f /etc/apt/apt.conf.d/99mmdebstrap
-dpkg-query -W -f "\${Package}_\${Version}\n" > /packages
