@@ -136,8 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for config in configs:
         found[config.stem] = measure(config.absolute(), options.rounds)
         sys.stderr.write(f"{config.stem}: {time.time() - started:.0f} s\n")
-    keep("arches", started, {"found": found})
-    sys.stdout.write(matrix({name: figures(name, values) for name, values in found.items()}))
+    rows = {name: figures(name, values) for name, values in found.items()}
+    keep("arches", started, {"found": found}, [figure for row in rows.values() for figure in row])
+    sys.stdout.write(matrix(rows))
     return 0
 
 

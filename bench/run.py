@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.figures import Figure, Run, figures
+from bench.output import command
 from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
@@ -64,6 +65,7 @@ class Session:
         """The results file."""
         return {
             "version": 1,
+            "command": command(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "took_s": round(time.time() - self.started, 1),
             "host": self.host,
