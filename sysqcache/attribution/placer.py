@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sysqcache.base.errors import MachineError
 from sysqcache.formats.modules import ModuleKind
 from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.qmp import commands
 
 if TYPE_CHECKING:
@@ -85,14 +86,14 @@ class Placer:
 
     def __init__(
         self,
-        journal: Path,
+        files: RunFiles,
         summary: AttributionSummary,
         warn: Warn,
         *,
         quiet: bool = False,
         patience: float | None = None,
     ) -> None:
-        self.journal, self.summary = journal, summary
+        self.files, self.summary = files, summary
         self._warn = warn
         self._quiet = quiet
         self._patience = patience
@@ -110,7 +111,7 @@ class Placer:
             return
         try:
             attach = QuietSession.open if self._quiet else GuestSession.open
-            found = checkpoint(machine.instance, machine.process, self.journal, attach=attach)
+            found = checkpoint(machine.instance, machine.process, self.files, attach=attach)
         except Exception as error:
             self._warn(f"the guest was not looked into: {error!r}")
             return
@@ -127,12 +128,10 @@ class Placer:
         """
         if not self._looks:
             return
-        from sysqcache.store.journals import write_places
-
         started = time.monotonic()
         try:
             found = self._places(spec, firmware)
-            write_places(self.journal, found)
+            self.files.write_places(found)
         except Exception as error:
             self._warn(f"blocks are kept without their modules: {error!r}")
             return
@@ -145,13 +144,11 @@ class Placer:
         from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
         from sysqcache.attribution.imagescan.scan import scan
-        from sysqcache.formats.journal import read_journal
-        from sysqcache.store.recording import read_places
 
-        journal = read_journal(self.journal)
+        journal = self.files.read_journal()
         truths = None
         if spec is not None:
             with scan(spec) as contents:
                 truths = truths_of(contents, self._looks, firmware, spec.firmware)
         found = attribute(journal, self._looks, truths, seconds=self._patience or SECONDS)
-        return read_places(self.journal).merged(found)
+        return self.files.read_places().merged(found)

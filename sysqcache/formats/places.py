@@ -171,7 +171,7 @@ def _known_kinds(names: Sequence[str], kind: NDArray[np.uint8]) -> NDArray[np.ui
     return table[kind]
 
 
-def read_places_file(path: Path) -> Places:
+def read_places(path: Path) -> Places:
     """Read the file beside a journal. Raises FormatError, also for files of other users."""
     content, size = read_private(path, _MAX_BYTES)
     if size > len(content):

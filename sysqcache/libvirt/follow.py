@@ -23,6 +23,7 @@ from sysqcache.attribution.placer import AttributionSummary, Placer
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineError, SysqcacheError
 from sysqcache.base.sockets import connect_unix
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.folder import DomainFolder, DomainState, LastRun
 from sysqcache.libvirt.intake import Intake
@@ -170,7 +171,7 @@ class Looker:
         self._journal = waiting.being_written(machine.instance)
         self.copied = intake.copy_path(self._journal) if self._journal is not None else None
         self._placer = (
-            Placer(self.copied, summary, warn, quiet=True, patience=_PATIENCE)
+            Placer(RunFiles(self.copied), summary, warn, quiet=True, patience=_PATIENCE)
             if self.copied is not None
             else None
         )

@@ -16,6 +16,7 @@ from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.formats.modules import Module
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
@@ -81,10 +82,10 @@ class Intake:
         return None
 
     def _drop(self, journal: Path) -> None:
-        copied = self.copy_path(journal)
-        for path in (journal, copied, copied.with_name(copied.name + paths.JOURNAL_PLACES_SUFFIX)):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            journal.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            RunFiles(self.copy_path(journal)).remove()
 
     def keep(self, journal: Path, stats: TbCacheStats | None = None) -> IngestSummary | None:
         """Take an ended run's journal into the store; None when it waits on.
@@ -101,7 +102,7 @@ class Intake:
         )
         damaged = stats is not None and any(stats.rejected[reason] for reason in DAMAGE)
         summary = keeper.keep(
-            StartSet(run, self.folder.image_id, journal=copied),
+            StartSet(run, self.folder.image_id, files=RunFiles(copied)),
             counters=counters(stats) if stats is not None else None,
             damaged=damaged,
         )

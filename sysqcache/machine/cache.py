@@ -16,6 +16,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.report import IngestSummary
 from sysqcache.spec.spec import MachineSpec
 
@@ -29,7 +30,7 @@ Warn = Callable[[str], None]
 class StartSet:
     """What one start gets from the store.
 
-    ``packs`` to map, ``journal`` to write (None: nothing is recorded), ``fds`` that QEMU
+    ``packs`` to map, ``files`` to write (None: nothing is recorded), ``fds`` that QEMU
     inherits: they keep the packs from being removed while it runs. ``left_out``: a pack
     was too damaged to be mapped.
     """
@@ -37,9 +38,14 @@ class StartSet:
     run: RunInfo
     image_id: str
     packs: list[Path] = dataclasses.field(default_factory=list)
-    journal: Path | None = None
+    files: RunFiles | None = None
     fds: list[int] = dataclasses.field(default_factory=list)
     left_out: bool = False
+
+    @property
+    def journal(self) -> Path | None:
+        """Where the engine records."""
+        return None if self.files is None else self.files.path
 
     def close(self) -> None:
         """Close our copies of the descriptors; QEMU keeps its own. May be called twice."""
@@ -91,7 +97,8 @@ class Keeper:
             )
             found.left_out = bool(store.warnings)
             if mode.records:
-                found.journal = store.new_journal(image_id=spec.image_id, run=run)
+                journal = store.new_journal(image_id=spec.image_id, run=run)
+                found.files = RunFiles(journal)
 
         self._try("starting without kept blocks, recording none", fill)
         return found
@@ -123,19 +130,19 @@ class Keeper:
         """
         start.close()
         summary = IngestSummary()
-        journal = start.journal
-        if journal is None:
+        files = start.files
+        if files is None:
             return summary
-        if not journal.exists():
-            _forget(journal)
+        if not files.path.exists():
+            # nothing was written, as when the engine can't use the cache: nothing stays beside it
+            with contextlib.suppress(OSError):
+                files.remove()
             return summary
 
         def ingest(store: Store) -> None:
             if damaged or start.left_out:
                 _set_aside_damaged(store, self._warn)
-            result = store.ingest(
-                journal, image_id=start.image_id, run=start.run, counters=counters
-            )
+            result = store.ingest(files, image_id=start.image_id, run=start.run, counters=counters)
             store.warnings += result.warnings
             summary.blocks_new = result.blocks_new
             summary.blocks_known = result.blocks_known
@@ -157,14 +164,6 @@ class Keeper:
 
         self._try("blocks of an earlier run are not kept yet", recover)
         return sum(kept)
-
-
-def _forget(journal: Path) -> None:
-    """Nothing was written, as when the engine can't use the cache: nothing stays beside it."""
-    from sysqcache.store.journals import remove_journal
-
-    with contextlib.suppress(OSError):
-        remove_journal(journal)
 
 
 def _set_aside_damaged(store: Store, warn: Warn) -> None:

@@ -15,6 +15,7 @@ from sysqcache.attribution.placer import LOOKING, AttributionSummary, Placer, Wa
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineDied, MachineError, NotReady, QmpError
 from sysqcache.base.types import DiskMode, MachineState
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.guest.ready import ReadyProbe, make_probe
 from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
@@ -218,7 +219,7 @@ def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
     summary = AttributionSummary()
     journal = Path(machine.state.journal) if machine.state.journal else None
     if journal is not None and journal.exists():
-        placer = Placer(journal, summary, warn)
+        placer = Placer(RunFiles(journal), summary, warn)
         placer.look(machine)
         placer.place(_spec_of(machine), None)
     return summary

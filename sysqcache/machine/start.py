@@ -89,7 +89,7 @@ def boot(
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
     with ``interrupted``; a second one kills QEMU.
     """
-    return _Start(spec, options, listener).run()
+    return _started(spec, options, listener, None, None)
 
 
 def start_saved(
@@ -103,66 +103,71 @@ def start_saved(
 
     :param engine: by default the one that a boot would use.
     """
-    return _Start(spec, options, listener, origin).run(engine)
+    return _started(spec, options, listener, origin, engine)
+
+
+def _started(
+    spec: MachineSpec,
+    options: BootOptions,
+    listener: Listener,
+    origin: Origin | None,
+    engine: Engine | None,
+) -> BootReport:
+    from sysqcache.spec.engines import find_engine
+
+    if options.detach and options.until is not Until.READY:
+        raise MachineError("a detached machine is left running when it is ready")
+    return _Start(spec, options, listener, origin, engine or find_engine(str(spec.arch))).run()
 
 
 class _Start:
-    """One start of a machine. Attributes are set in the order of :meth:`run`."""
+    """One start of a machine; what it makes goes from step to step, none of it is kept here."""
 
     def __init__(
         self,
         spec: MachineSpec,
         options: BootOptions,
         listener: Listener,
-        origin: Origin | None = None,
+        origin: Origin | None,
+        engine: Engine,
     ) -> None:
-        if options.detach and options.until is not Until.READY:
-            raise MachineError("a detached machine is left running when it is ready")
-        self.origin = origin
+        self.origin, self.engine = origin, engine
+        self.options, self.listener = options, listener
         self.original = spec
-        self.spec = _concrete_ports(spec)
-        if options.until is Until.EXIT:
-            # QEMU waits after the guest's end, so that the counters are complete
-            self.spec = dataclasses.replace(self.spec, on_poweroff=OnPoweroff.HOLD)
-        self.options = options
-        self.listener = listener
         self.instance = Instance(spec.name)
         start = origin.start if origin is not None else "boot"
         self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode), start)
         self.keeper = Keeper(self.warn, progress=lambda phase: self.listener(PhaseBegan(phase)))
-        self.start_set: StartSet | None = None
-        self.placer: Placer | None = None
 
     def warn(self, text: str) -> None:
         """Note a problem that does not stop the machine."""
         self.report.warnings.append(text)
         self.listener(Warned(text))
 
-    def run(self, engine: Engine | None = None) -> BootReport:
+    def run(self) -> BootReport:
         """See :func:`boot`."""
-        from sysqcache.spec.engines import find_engine
-
-        engine = engine or find_engine(str(self.spec.arch))
-        self.firmware = engine.firmware_dir
-        with self.instance.locked() as lock:
+        spec = _concrete_ports(self.original)
+        if self.options.until is Until.EXIT:
+            # QEMU waits after the guest's end, so that the counters are complete
+            spec = dataclasses.replace(spec, on_poweroff=OnPoweroff.HOLD)
+        with self.instance.locked() as lock, contextlib.ExitStack() as afterwards:
             try:
-                self._prepare(engine)
-                self._run_qemu(engine, lock)
+                if self.engine.plain and spec.cache.mode is not CacheMode.OFF:
+                    spec = self._cache_off(spec, "this engine was built without the cache")
+                disks = self._prepare(spec)
+                self._run_qemu(spec, disks, lock, afterwards)
             except BaseException as error:
                 self._note_failure(error)
                 raise
-            finally:
-                self._keep()
         return self.report
 
-    def _prepare(self, engine: Engine) -> None:
-        if engine.plain and self.spec.cache.mode is not CacheMode.OFF:
-            self._cache_off("this engine was built without the cache")
+    def _prepare(self, spec: MachineSpec) -> tuple[Disk, ...]:
+        """Write down what starts, and make its disks."""
         state = InstanceState(
-            self.spec.name,
-            arch=str(self.spec.arch),
-            source=str(self.spec.source),
-            image_id=self.spec.image_id,
+            spec.name,
+            arch=str(spec.arch),
+            source=str(spec.source),
+            image_id=spec.image_id,
             controller=os.getpid(),
             started=time.time(),
             start=self.report.start,
@@ -170,41 +175,69 @@ class _Start:
         )
         self.instance.write(state)
         write_spec(self.instance.file(paths.INSTANCE_SPEC), self.original)
-        if self.spec.cache.mode is not CacheMode.OFF:
+        if spec.cache.mode is not CacheMode.OFF:
             self.keeper.sweep()
         self.listener(PhaseBegan("preparing"))
-        require_firmware(self.spec, engine.firmware_dir)
+        require_firmware(spec, self.engine.firmware_dir)
         overlays = self.instance.file(paths.INSTANCE_OVERLAYS)
         if self.origin is not None:
-            self.disks = self.origin.prepare_disks(overlays, engine.qemu_img)
-        else:
-            self.disks = prepare_disks(self.spec.disks, overlays, engine.qemu_img)
+            return self.origin.prepare_disks(overlays, self.engine.qemu_img)
+        return prepare_disks(spec.disks, overlays, self.engine.qemu_img)
 
-    def _cache_off(self, why: str) -> None:
+    def _cache_off(self, spec: MachineSpec, why: str) -> MachineSpec:
         self.warn(f"running with the cache off: {why}")
-        self.spec = self.spec.with_cache(CacheMode.OFF)
         self.report.cache_mode = str(CacheMode.OFF)
+        return spec.with_cache(CacheMode.OFF)
 
-    def _run_qemu(self, engine: Engine, lock: int) -> None:
+    def _run_qemu(
+        self,
+        spec: MachineSpec,
+        disks: tuple[Disk, ...],
+        lock: int,
+        afterwards: contextlib.ExitStack,
+    ) -> None:
         """Start QEMU, without the cache if the engine turns out not to know it."""
         try:
-            with self._start_qemu(engine, lock) as process:
-                self._connect(process)
+            self._attempt(spec, disks, lock, afterwards)
         except LaunchError as error:
-            if self.spec.cache.mode is CacheMode.OFF or _UNKNOWN_OBJECT not in error.detail:
+            if spec.cache.mode is CacheMode.OFF or _UNKNOWN_OBJECT not in error.detail:
                 raise
-            self._cache_off("this engine does not know it")
-            with self._start_qemu(engine, lock) as process:
-                self._connect(process)
+            spec = self._cache_off(spec, "this engine does not know it")
+            self._attempt(spec, disks, lock, afterwards)
 
-    def _start_qemu(self, engine: Engine, lock: int) -> QemuProcess:
+    def _attempt(
+        self,
+        spec: MachineSpec,
+        disks: tuple[Disk, ...],
+        lock: int,
+        afterwards: contextlib.ExitStack,
+    ) -> None:
+        """Run QEMU on what the store has for it, which gets ``afterwards`` what was recorded."""
+        if spec.cache.mode is CacheMode.OFF:
+            start_set, placer = None, None
+        else:
+            start_set = self.keeper.prepare(spec, self.report.start)
+            placer = self._placer(start_set)
+            afterwards.callback(self._keep, spec, start_set, placer)
+        with self._start_qemu(spec, disks, start_set, lock) as process:
+            self._connect(process, spec, start_set, placer)
+
+    def _placer(self, start_set: StartSet) -> Placer | None:
+        """Who finds out whose the recorded blocks are; nobody when nothing is recorded."""
+        if start_set.files is None:
+            return None
+        return Placer(start_set.files, self.report.attribution, self.warn)
+
+    def _start_qemu(
+        self, spec: MachineSpec, disks: tuple[Disk, ...], start_set: StartSet | None, lock: int
+    ) -> QemuProcess:
         launch = Launch(
-            self.spec,
-            engine.binary,
-            engine.firmware_dir,
+            spec,
+            self.engine.binary,
+            self.engine.firmware_dir,
             self.instance.directory,
-            self.disks,
-            self._tb_cache(engine),
+            disks,
+            None if start_set is None else self._tb_cache(spec, start_set),
             None if self.origin is None else self.origin.incoming,
         )
         for name in (
@@ -215,33 +248,35 @@ class _Start:
             paths.INSTANCE_SERIAL_LOG,
         ):
             self.instance.file(name).unlink(missing_ok=True)
-        fds = [lock] if self.start_set is None else [lock, *self.start_set.fds]
-        self.argv = qemu_argv.build(launch)
         return QemuProcess(
-            self.argv, self.instance.directory, keep_fds=fds, detached=self.options.detach
+            qemu_argv.build(launch),
+            self.instance.directory,
+            keep_fds=[lock] if start_set is None else [lock, *start_set.fds],
+            detached=self.options.detach,
         )
 
-    def _tb_cache(self, engine: Engine) -> TbCache | None:
-        mode = self.spec.cache.mode
-        if mode is CacheMode.OFF:
-            return None
-        if self.start_set is None:
-            self.start_set = self.keeper.prepare(self.spec, self.report.start)
+    def _tb_cache(self, spec: MachineSpec, start_set: StartSet) -> TbCache:
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
-        lines = "".join(f"{pack}\n" for pack in self.start_set.packs)
+        lines = "".join(f"{pack}\n" for pack in start_set.packs)
         boot_set.write_text(lines, encoding="utf-8")
         # a saved machine's engine may be one that does not know these yet
-        origin = self.origin if engine.current else None
+        origin = self.origin if self.engine.current else None
         return TbCache(
-            mode,
+            spec.cache.mode,
             boot_set,
-            self.start_set.journal,
-            self.spec.cache.journal_max,
+            start_set.journal,
+            spec.cache.journal_max,
             touched=origin.touched if origin is not None else None,
             small_pages=origin is not None and origin.many,
         )
 
-    def _connect(self, process: QemuProcess) -> None:
+    def _connect(
+        self,
+        process: QemuProcess,
+        spec: MachineSpec,
+        start_set: StartSet | None,
+        placer: Placer | None,
+    ) -> None:
         """Connect to a started QEMU and go through the rest of its life."""
         try:
             qmp = QmpClient.connect(
@@ -252,16 +287,15 @@ class _Start:
         with qmp:
             self.report.times.launch_s = time.monotonic() - process.started_at
             self.listener(Launched(process.pid, process.command))
-            state = self._write_running(process)
+            state = self._write_running(process, spec, start_set)
             machine = Machine(self.instance, state, process, qmp)
             if self.origin is not None:
                 self.listener(PhaseBegan("resuming"))
                 # connected as it was when it was saved, so that the guest sees no hang-up
                 machine.agent.keep()
                 self.origin.load(machine)
-            placer = self._placer()
             Life(
-                self.spec,
+                spec,
                 self.options,
                 machine,
                 process,
@@ -271,33 +305,28 @@ class _Start:
                 self.origin,
             ).live()
             if placer is not None and self.report.detached:
-                placer.place(self.spec, self.firmware)
+                placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
             ended = MachineState.SAVED if self.instance.is_saved() else MachineState.STOPPED
             self.instance.update(state=ended)
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
-    def _placer(self) -> Placer | None:
-        """Who finds out whose the recorded blocks are; nobody when nothing is recorded."""
-        if self.start_set is None or self.start_set.journal is None:
-            return None
-        self.placer = Placer(self.start_set.journal, self.report.attribution, self.warn)
-        return self.placer
-
-    def _write_running(self, process: QemuProcess) -> InstanceState:
+    def _write_running(
+        self, process: QemuProcess, spec: MachineSpec, start_set: StartSet | None
+    ) -> InstanceState:
         identity = process.identity
         return self.instance.update(
             state=MachineState.STARTING,
             pid=identity.pid,
             pid_start=identity.start,
-            cache_mode=str(self.spec.cache.mode),
-            run_id="" if self.start_set is None else self.start_set.run.run_id,
-            journal=str(self.start_set.journal or "") if self.start_set is not None else "",
-            agent=str(self.spec.agent),
-            serial_log=str(self.spec.serial_log or ""),
-            poweroff_timeout=self.spec.poweroff_timeout,
-            forwards=tuple(dataclasses.asdict(f) for f in self.spec.network.forwards),
-            argv=tuple(self.argv),
+            cache_mode=str(spec.cache.mode),
+            run_id="" if start_set is None else start_set.run.run_id,
+            journal="" if start_set is None else str(start_set.journal or ""),
+            agent=str(spec.agent),
+            serial_log=str(spec.serial_log or ""),
+            poweroff_timeout=spec.poweroff_timeout,
+            forwards=tuple(dataclasses.asdict(f) for f in spec.network.forwards),
+            argv=tuple(process.argv),
         )
 
     def _note_failure(self, error: BaseException) -> None:
@@ -305,21 +334,19 @@ class _Start:
         with contextlib.suppress(MachineError, OSError):
             self.instance.update(state=MachineState.STOPPED, error=text)
 
-    def _keep(self) -> None:
+    def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
         """Give the journal to the store, unless QEMU goes on."""
-        if self.start_set is None:
-            return
         if self.report.detached:
-            self.start_set.close()
+            start_set.close()
             return
-        if self.start_set.journal is not None and self.start_set.journal.exists():
+        if start_set.journal is not None and start_set.journal.exists():
             self.listener(PhaseBegan("keeping blocks"))
-            if self.placer is not None:
-                self.placer.place(self.spec, self.firmware)
+            if placer is not None:
+                placer.place(spec, self.engine.firmware_dir)
         rejected = self.report.stats.rejected
         damaged = any(rejected[reason] for reason in DAMAGE)
         self.report.ingest = self.keeper.keep(
-            self.start_set, counters=counters(self.report.stats), damaged=damaged
+            start_set, counters=counters(self.report.stats), damaged=damaged
         )
 
 

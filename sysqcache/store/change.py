@@ -17,7 +17,7 @@ from sysqcache.store import deadareas, dedupe, registry, why
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.groups import GroupWriter
+from sysqcache.store.groups import GroupWriter, Translator
 from sysqcache.store.key import Identities
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack, load_live
@@ -51,10 +51,11 @@ class Change:
         for row in lost:
             self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
             self.batch.put_pack(row)
+        header = recording.journal.header
         self.writer = GroupWriter(
             layout,
             self.batch,
-            recording,
+            Translator(header.fingerprint, header.text, recording.run.arch),
             self.warnings,
             reached,
             run=self.run_number,

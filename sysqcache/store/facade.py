@@ -19,12 +19,13 @@ from sysqcache.base.mapfile import read_private
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import HEADER_SIZE
 from sysqcache.formats.modules import Module
+from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.store import inspect, journals, pins, summary
 from sysqcache.store.bundle.merge import ImportResult, Merge
 from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
-from sysqcache.store.ingest import finish, ingest_recording
+from sysqcache.store.ingest import ingest_recording
 from sysqcache.store.layout import (
     LOCK_TIMEOUT,
     StoreLayout,
@@ -138,12 +139,12 @@ class Store:
         """
         path = journals.journal_path(self.layout, run.run_id)
         with _as_store_errors(self.layout):
-            journals.write_note(path, journals.Note(image_id, run))
+            RunFiles(path).write_note(Note(image_id, run))
         return path
 
     def ingest(
         self,
-        journal: Path,
+        journal: RunFiles | Path,
         *,
         image_id: str,
         run: RunInfo,
@@ -151,6 +152,8 @@ class Store:
         reached: Callable[[str], None] = nothing,
     ) -> IngestResult:
         """Keep a finished run's new blocks, then remove the journal.
+
+        ``journal`` is its path, or its files as somebody has read them already.
 
         Where they belong is read from the file beside the journal, if there is one;
         ``counters`` are what the engine counted, kept for ``cache why``.
@@ -160,29 +163,31 @@ class Store:
         journal is kept then. ``reached`` is told the crash points of docs/formats.md.
         """
         started = time.monotonic()
+        files = RunFiles(journal) if isinstance(journal, Path) else journal
         with _as_store_errors(self.layout):
-            if journal.exists() and journal.stat().st_size == 0:
-                journals.remove_journal(journal)
+            if files.path.exists() and files.path.stat().st_size == 0:
+                files.remove()
                 return IngestResult(0, 0, 0, (), time.monotonic() - started)
-            recording = self._read(journal, image_id, run, counters)
+            recording = self._read(files, image_id, run, counters)
             reached("journal-read")
             result, warnings = self._writing(
                 lambda meta: ingest_recording(self.layout, meta, recording, reached=reached)
             )
-            finish(journal, reached=reached)
+            files.remove()
+            reached("journal-removed")
         seconds = time.monotonic() - started
         everything = (*warnings, *result.warnings)
         return dataclasses.replace(result, seconds=seconds, warnings=everything)
 
     def _read(
-        self, journal: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None
+        self, files: RunFiles, image_id: str, run: RunInfo, counters: Mapping[str, int] | None
     ) -> Recording:
         try:
-            return Recording.read(journal, image_id, run, counters)
+            return Recording.read(files, image_id, run, counters)
         except FormatError as error:
-            if journal.exists():
-                moved = move_aside(self.layout, journal)
-                journals.note_path(journal).unlink(missing_ok=True)
+            if files.path.exists():
+                moved = move_aside(self.layout, files.path)
+                files.note.unlink(missing_ok=True)
                 error.hint = f"moved to {moved}; nothing else is affected"
             raise
 
@@ -197,7 +202,7 @@ class Store:
             waiting = journals.leftovers(self.layout)
         for path in waiting:
             try:
-                note = journals.read_note(path)
+                note = RunFiles(path).read_note()
             except FormatError:
                 continue  # not started by us, or the note is still to come
             try:

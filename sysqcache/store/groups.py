@@ -22,7 +22,6 @@ from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack
-from sysqcache.store.recording import Recording
 from sysqcache.store.records import PackRow, PackStatus
 from sysqcache.store.writer import WrittenPack, write_pack
 
@@ -34,6 +33,15 @@ GIVE_UP_AFTER: Final = 2
 """So many runs later, a block of generated code that none of them used is left behind."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Translator:
+    """Who made the blocks: an engine (raw fingerprint, its text), for guests of ``arch``."""
+
+    fingerprint: bytes
+    text: str
+    arch: str
+
+
 class GroupWriter:
     """Writes packs of one run and notes their rows in ``batch``."""
 
@@ -41,7 +49,7 @@ class GroupWriter:
         self,
         layout: StoreLayout,
         batch: Batch,
-        recording: Recording,
+        translator: Translator,
         warnings: list[str],
         reached: Callable[[str], None],
         *,
@@ -49,7 +57,7 @@ class GroupWriter:
         generated: Sequence[int],
     ) -> None:
         """:param run: number of this run; ``generated``: modules of code made at run time."""
-        self._layout, self._batch, self._recording = layout, batch, recording
+        self._layout, self._batch, self._translator = layout, batch, translator
         self._run, self._generated = run, list(generated)
         self._warnings, self._reached = warnings, reached
 
@@ -80,9 +88,9 @@ class GroupWriter:
             tables.insert(len(superseded), table.select(alive))
             parts.insert(len(superseded), kept.select(alive))
             superseded.append(pack)
-        header = self._recording.journal.header
+        by = self._translator
         written = write_pack(
-            self._layout.packs, header.fingerprint, header.text, tables, reached=self._reached
+            self._layout.packs, by.fingerprint, by.text, tables, reached=self._reached
         )
         self._put(group, written, Columns.concatenate(parts))
         for pack in superseded:
@@ -107,8 +115,8 @@ class GroupWriter:
         self._batch.put_pack(
             PackRow(
                 sha256=written.sha256,
-                fingerprint=self._recording.fingerprint,
-                arch=self._recording.run.arch,
+                fingerprint=self._translator.fingerprint.hex(),
+                arch=self._translator.arch,
                 blocks=len(columns),
                 bytes=written.size,
                 created=now,

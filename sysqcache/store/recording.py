@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sysqcache.base.errors import FormatError
 from sysqcache.base.types import RunInfo
-from sysqcache.formats.journal import Journal, read_journal
-from sysqcache.formats.places import Places, read_places_file
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store import key
-from sysqcache.store.journals import places_path
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,14 @@ class Recording:
 
     @classmethod
     def read(
-        cls, path: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
+        cls, files: RunFiles, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
     ) -> Recording:
         """Read a journal and what lies beside it, outside of any lock. Raises FormatError."""
-        journal = read_journal(path)
+        journal = files.read_journal()
         keys = key.identities(journal.blocks)
-        return cls(journal, keys, image_id, run, read_places(path), counters or {})
+        return cls(journal, keys, image_id, run, files.read_places(), counters or {})
 
     @property
     def fingerprint(self) -> str:
         """Hexadecimal."""
         return self.journal.header.fingerprint.hex()
-
-
-def read_places(journal: Path) -> Places:
-    """What was found out about a journal's blocks; nothing when that can't be read."""
-    path = places_path(journal)
-    try:
-        return read_places_file(path) if path.exists() else Places.nothing()
-    except FormatError:
-        return Places.nothing()

@@ -15,6 +15,7 @@ from sysqcache.attribution import blocks, evidence
 from sysqcache.attribution.blocks import RecordedBlocks, same_bytes
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.base.errors import MachineDied
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.instances import Instance
 
 ROWS = st.lists(
@@ -133,6 +134,6 @@ def test_a_machine_that_can_not_be_looked_into(tmp_path: Path) -> None:
         def died(self) -> MachineDied:
             return MachineDied("QEMU ended")
 
-    found = checkpoint(Instance("nobody"), Gone(), tmp_path / "no.journal")
+    found = checkpoint(Instance("nobody"), Gone(), RunFiles(tmp_path / "no.journal"))
     assert found.seen is None
     assert found.note == "QEMU ended"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.spec import resolve
-from sysqcache.store.journals import read_note
 
 
 def prepared(tmp_path: Path, *start: str) -> StartSet:
@@ -27,10 +27,10 @@ def prepared(tmp_path: Path, *start: str) -> StartSet:
 def test_a_resumed_run_is_kept_as_what_it_is(tmp_path: Path, start: str) -> None:
     with contextlib.closing(prepared(tmp_path, start)) as found:
         assert found.journal is not None
-        assert read_note(found.journal).run.start == start
+        assert RunFiles(found.journal).read_note().run.start == start
 
 
 def test_a_boot_is_kept_as_a_boot(tmp_path: Path) -> None:
     with contextlib.closing(prepared(tmp_path)) as found:
         assert found.journal is not None
-        assert read_note(found.journal).run.start == "boot"
+        assert RunFiles(found.journal).read_note().run.start == "boot"

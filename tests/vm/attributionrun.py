@@ -34,6 +34,7 @@ from sysqcache.formats.access import RandomAccess as FileBytes
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
 from sysqcache.guestmap.session import GuestSession
@@ -141,7 +142,7 @@ def settled_look(
     with QmpClient.connect(instance.file(paths.INSTANCE_QMP), process=process, timeout=10) as qmp:
         qmp.execute("tb-cache-checkpoint")
     shutil.copy(journal, copy)
-    return checkpoint(instance, process, copy)
+    return checkpoint(instance, process, RunFiles(copy))
 
 
 def check_files(run: Run) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.attribution.images import truths_of
 from sysqcache.formats.places import NO_MODULE
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.spec.engines import Engine
 
@@ -113,6 +114,6 @@ def test_a_machine_that_was_killed(run: Run) -> None:
     """Comes last: the machine is gone afterwards."""
     run.process.signal(signal.SIGKILL)
     run.process.wait(30)
-    found = checkpoint(run.instance, run.process, run.firmware)
+    found = checkpoint(run.instance, run.process, RunFiles(run.firmware))
     assert found.seen is None
     assert found.note

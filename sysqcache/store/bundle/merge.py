@@ -18,24 +18,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.base.types import RunInfo
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.formats.journal import parse_journal
-from sysqcache.formats.journalwriter import journal_header
 from sysqcache.formats.modules import ModuleKind
-from sysqcache.formats.places import Places
 from sysqcache.store import dedupe, key
 from sysqcache.store.batch import Batch
 from sysqcache.store.bundle.read import Bundle, BundlePack, Progress, stage
 from sysqcache.store.bundle.renumber import Renumbering
 from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.groups import GroupWriter
+from sysqcache.store.groups import GroupWriter, Translator
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import load_live
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
-from sysqcache.store.recording import Recording
 from sysqcache.store.records import FingerprintRow, GlobalRow, RunRow
 
 IMPORT: Final = "import"
@@ -161,17 +156,13 @@ class Merge:
         return groups
 
     def _writer(self, pack: BundlePack) -> GroupWriter:
-        """The writer that ingests use; an import is a run that recorded nothing itself."""
+        """The writer that ingests use."""
         head = pack.header
-        journal = parse_journal(memoryview(journal_header(head.fingerprint, head.text)))
-        none = key.identities(journal.blocks)
-        run = RunInfo(self._run_id, "", pack.entry.arch, IMPORT, self._now, IMPORT)
-        recording = Recording(journal, none, "", run, Places.nothing(), {})
         generated = [n for n, row in self._names.rows.items() if row.kind == ModuleKind.JIT]
         return GroupWriter(
             self._layout,
             self._batch,
-            recording,
+            Translator(head.fingerprint, head.text, pack.entry.arch),
             self._warnings,
             self._reached,
             run=self._run,
