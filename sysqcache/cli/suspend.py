@@ -31,7 +31,7 @@ def suspend(
     and many copies can run. auto takes template where it can, else file, and says why.
     """
     from sysqcache.base.errors import UsageError
-    from sysqcache.cli.phases import Phases
+    from sysqcache.cli.liveline import Phases
     from sysqcache.cli.sweeping import sweep
     from sysqcache.saved import suspend as suspending
 

@@ -34,7 +34,7 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, run_directory
 from sysqcache.libvirt.follow import peer
 from sysqcache.libvirt.publish import emulator, engines_dir
-from sysqcache.machine.guest.agent import GuestAgent
+from sysqcache.machine.guest.agent import AgentCommands
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec.engines import load
@@ -176,7 +176,7 @@ def _copy(folder: DomainFolder, state: DomainState, xml: str) -> Iterator[Domain
         shutil.rmtree(directory, ignore_errors=True)
 
 
-class _Agent(GuestAgent):
+class _Agent(AgentCommands):
     """The guest agent, asked through libvirt, which holds its channel."""
 
     def __init__(self, domain: libvirt.virDomain) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import itertools
@@ -28,7 +29,42 @@ _SYNC_REPEAT: Final = 5.0
 _DELIMITER: Final = b"\xff"
 
 
-class GuestAgent:
+class AgentCommands(abc.ABC):
+    """Commands in the guest through its agent, whoever holds the channel."""
+
+    @abc.abstractmethod
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        timeout: float = _ANSWER_TIMEOUT,
+    ) -> Any:
+        """The answer of one agent command."""
+
+    def run(self, command: str, timeout: float) -> TaskResult:
+        """Run a shell command in the guest; its output is kept in the guest's memory.
+
+        Raises :class:`GuestCommandError` when it takes longer than ``timeout`` seconds;
+        it goes on in the guest then.
+        """
+        begin = time.monotonic()
+        arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
+        pid = self.execute("guest-exec", arguments)["pid"]
+        while True:
+            status = self.execute("guest-exec-status", {"pid": pid})
+            now = time.monotonic()
+            if status["exited"]:
+                return _result(command, now - begin, status)
+            if now - begin > timeout:
+                raise GuestCommandError(
+                    f"the command took longer than {timeout:g} s and goes on: {command}"
+                )
+            # each question costs the guest a few milliseconds (the agent tells the system log of
+            # it as well), which its one vCPU has for the command
+            time.sleep(min(max(_POLL_INTERVAL, (now - begin) * _POLL_SHARE), _SLOWEST_POLL))
+
+
+class GuestAgent(AgentCommands):
     """A connection to the agent; QEMU serves one client at a time.
 
     ``synced``: the agent has answered, and nothing of an earlier client's is on its way.
@@ -124,28 +160,6 @@ class GuestAgent:
         if "error" in answer:
             raise GuestCommandError(f"guest agent, {command}: {answer['error'].get('desc')}")
         return answer["return"]
-
-    def run(self, command: str, timeout: float) -> TaskResult:
-        """Run a shell command in the guest; its output is kept in the guest's memory.
-
-        Raises :class:`GuestCommandError` when it takes longer than ``timeout`` seconds;
-        it goes on in the guest then.
-        """
-        begin = time.monotonic()
-        arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
-        pid = self.execute("guest-exec", arguments)["pid"]
-        while True:
-            status = self.execute("guest-exec-status", {"pid": pid})
-            now = time.monotonic()
-            if status["exited"]:
-                return _result(command, now - begin, status)
-            if now - begin > timeout:
-                raise GuestCommandError(
-                    f"the command took longer than {timeout:g} s and goes on: {command}"
-                )
-            # each question costs the guest a few milliseconds (the agent tells the system log of
-            # it as well), which its one vCPU has for the command
-            time.sleep(min(max(_POLL_INTERVAL, (now - begin) * _POLL_SHARE), _SLOWEST_POLL))
 
     def power_off(self) -> None:
         """Ask for a power-off; the agent does not answer a successful one."""
