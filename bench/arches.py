@@ -107,7 +107,7 @@ def cell(figure: Figure) -> str:
     """Median, spread, and what was asked if it was not reached."""
     text = number(figure.median, figure.unit)
     if len(set(figure.values)) > 1:
-        ends = (number(value, figure.unit) for value in (min(figure.values), max(figure.values)))
+        ends = (number(one, figure.unit) for one in (figure.spread.min, figure.spread.max))
         text += f" ({' to '.join(ends)})"
     if figure.limit is not None and not figure.passed:
         sign = "at most" if figure.limit.at_most else "at least"

@@ -37,7 +37,7 @@ def cells(figure: Figure) -> tuple[str, str, str, str, str]:
     unit = figure.unit
     spread = ""
     if len(figure.values) > 1:
-        spread = f"{number(min(figure.values), unit)} to {number(max(figure.values), unit)}"
+        spread = f"{number(figure.spread.min, unit)} to {number(figure.spread.max, unit)}"
     asked = verdict = ""
     if figure.limit is not None:
         sign = "at most" if figure.limit.at_most else "at least"

@@ -71,19 +71,20 @@ def compare(
     if html is not None:
         _check_writable(html)
     if domain or file is None:
-        from sysqcache.cli.comparedomain import compare_domain
-        from sysqcache.compare.domainresult import DomainWay
-        from sysqcache.compare.domains import DomainRequest
+        from sysqcache.compare.domains import DomainRequest, compare_domain
 
-        wanted = known.named(ways, tuple(DomainWay))
+        wanted = known.named(ways, tuple(known.DomainWay))
         handle_signals()
-        request = DomainRequest(domain, connect, task, runs, wanted, timeout)
-        compare_domain(request, html, as_json=as_json)
-        return
-    asked = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)
-    handle_signals()
-    with CompareView() as view:
-        result = runner.compare(asked, view)
+        with CompareView() as view:
+            result = compare_domain(
+                DomainRequest(domain, connect, task, runs, wanted, timeout), view
+            )
+    else:
+        spec = resolve.load(file, sets or [])
+        asked = runner.Request(spec, known.parse(ways), task, runs, timeout)
+        handle_signals()
+        with CompareView() as view:
+            result = runner.compare(asked, view)
     if html is not None:
         from sysqcache.compare.page import page
 

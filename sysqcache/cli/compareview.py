@@ -14,7 +14,7 @@ from rich.text import Text
 from sysqcache.cli.liveline import LiveLine
 from sysqcache.compare.events import Event, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
-from sysqcache.compare.result import Result, Summary
+from sysqcache.compare.result import DOMAINS, Result, Summary
 from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
 from sysqcache.machine.progress import PhaseBegan
 
@@ -50,16 +50,21 @@ def print_result(result: Result) -> None:
     summaries = result.summaries()
     if summaries:
         title = f"{result.machine}: {rounds(result.asked)}, task: {result.task}"
-        console.print(_table(title, ("ready", "first task", "second task"), summaries, _times))
-        heads = ("host CPU", "suspend", "on disk", "memory", "hits")
-        console.print(_table("what it costs", heads, summaries, _costs))
+        if result.subject is DOMAINS:
+            heads: tuple[str, ...] = ("start", "ready", "first task", "second task", "hits")
+            console.print(_table(title, heads, summaries, _of_domain))
+        else:
+            heads = ("ready", "first task", "second task")
+            console.print(_table(title, heads, summaries, _times))
+            heads = ("host CPU", "suspend", "on disk", "memory", "hits")
+            console.print(_table("what it costs", heads, summaries, _costs))
     ratios = result.ratios()
     if ratios:
         console.print(_ratios(ratios))
     for way, reason in result.left_out.items():
         console.print(Text(f"{way} is left out: {reason}"))
-    for way, reason in result.failed.items():
-        console.print(Text(f"{way} failed: {reason}", style="bold red"))
+    for failed, reason in result.failed.items():
+        console.print(Text(f"{failed} failed: {reason}", style="bold red"))
     for line in advice(result):
         console.print(Text(f"* {line}"))
 
@@ -84,6 +89,10 @@ def _table(
 
 def _times(one: Summary) -> Sequence[Text | str]:
     return [_cell(one[name]) for name in (READY, FIRST, SECOND)]
+
+
+def _of_domain(one: Summary) -> Sequence[Text | str]:
+    return _cell(one["start_s"]), *_times(one), percent(one.hit_rate)
 
 
 def _costs(one: Summary) -> Sequence[Text | str]:
