@@ -62,6 +62,7 @@ check: .stamps/venv
 	@$(STEP) "ruff format" $(BIN)/ruff format --quiet --check .
 	@$(STEP) "mypy" $(BIN)/mypy
 	@$(STEP) --quiet .stamps/layers.log "layers" $(BIN)/lint-imports
+	@$(STEP) "dead code" $(BIN)/python scripts/dead.py
 
 bench: setup plain-engine
 	@$(BIN)/python -m bench.run

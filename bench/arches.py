@@ -107,7 +107,7 @@ def cell(figure: Figure) -> str:
     """Median, spread, and what was asked if it was not reached."""
     text = number(figure.median, figure.unit)
     if len(set(figure.values)) > 1:
-        ends = (number(value, figure.unit) for value in (min(figure.values), max(figure.values)))
+        ends = (number(one, figure.unit) for one in (figure.spread.min, figure.spread.max))
         text += f" ({' to '.join(ends)})"
     if figure.limit is not None and not figure.passed:
         sign = "at most" if figure.limit.at_most else "at least"
@@ -136,8 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for config in configs:
         found[config.stem] = measure(config.absolute(), options.rounds)
         sys.stderr.write(f"{config.stem}: {time.time() - started:.0f} s\n")
-    keep("arches", started, {"found": found})
-    sys.stdout.write(matrix({name: figures(name, values) for name, values in found.items()}))
+    rows = {name: figures(name, values) for name, values in found.items()}
+    keep("arches", started, {"found": found}, [figure for row in rows.values() for figure in row])
+    sys.stdout.write(matrix(rows))
     return 0
 
 

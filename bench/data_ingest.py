@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sysqcache.journal import read_journal
-from sysqcache.journalwriter import BlockData, journal_header
+from sysqcache.base.types import RunInfo
+from sysqcache.formats.journal import read_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.pack import Pack
-from sysqcache.types import RunInfo
 
 FINGERPRINT = b"\x5a" * 32
 

@@ -24,9 +24,10 @@ from typing import Any, Final
 from bench.figures import RATIO, SECOND_HIT_RATE, SHARE, Figure, Limit
 from bench.modules import PROGRAM, ROOT, WORK
 from bench.output import finish
-from sysqcache import paths
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.images import catalog
+from sysqcache.base import paths
+from sysqcache.compare.figures import Spread
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import find_engine
 
 sys.path.insert(0, str(ROOT / "tests" / "domains"))
 
@@ -89,9 +90,9 @@ def figures(found: dict[str, Any]) -> list[Figure]:
         for key, name in (("ready_s", "ready"), ("first_task_s", "first task"))
     ]
     for name in found["ratios"]:
-        one = found["ratio_spreads"][name]
-        spread = (one["min"], one["median"], one["max"])
-        rows.append(Figure("", name, RATIO, spread, _LIMITS.get(name)))
+        spread = Spread(**found["ratio_spreads"][name])
+        values_of = (spread.min, spread.median, spread.max)
+        rows.append(Figure("", name, RATIO, values_of, _LIMITS.get(name)))
     hits = values("warm", "ready_hit_rate")
     rows.append(Figure("", "hit rate, second boot", SHARE, hits, SECOND_HIT_RATE[True]))
     delay = (found["start_delay_s"],)

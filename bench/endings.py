@@ -27,8 +27,8 @@ from typing import Final
 from bench.figures import Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
-from sysqcache import paths
-from sysqcache.enginebuild import info
+from sysqcache.base import paths
+from sysqcache.spec import engines as info
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from bench.plan import Kind, Section
+from sysqcache.compare.figures import Spread
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Figure:
     limit: Limit | None = None
 
     @property
-    def median(self) -> float:
+    def spread(self) -> Spread:
         """Of the values; there is at least one."""
-        return statistics.median(self.values)
+        return Spread.of(self.values)
+
+    @property
+    def median(self) -> float:
+        """Of the values."""
+        return self.spread.median
 
     @property
     def passed(self) -> bool | None:
@@ -72,9 +78,7 @@ class Figure:
             "config": self.config,
             "name": self.name,
             "unit": self.unit,
-            "median": self.median,
-            "min": min(self.values),
-            "max": max(self.values),
+            **dataclasses.asdict(self.spread),
             "values": list(self.values),
             "limit": limit,
             "passed": self.passed,

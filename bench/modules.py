@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from bench.figures import SHARE, Figure, Limit
 from bench.output import finish
-from sysqcache import paths
+from sysqcache.base import paths
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")

@@ -25,7 +25,7 @@ from bench.moving_programs.judge import Verdict, judge
 from bench.moving_programs.machine import ProgramHung, assemble
 from bench.moving_programs.pairs import KINDS
 from bench.output import keep
-from sysqcache.errors import MachineDied
+from sysqcache.base.errors import MachineDied
 
 PROGRAM_SNIPPETS: Final = 2000
 """Of one program: a start of the machine is worth some hundred snippets."""

@@ -12,27 +12,53 @@ from typing import Any, Final
 
 from bench.figures import Figure
 from bench.table import HEADER, cells
+from sysqcache.base.errors import EngineMissing
 from sysqcache.compare import host
+from sysqcache.spec.engines import find_engine
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
-def keep(kind: str, started: float, results: Mapping[str, Any]) -> None:
-    """Write ``results`` with facts about the host to bench/results.
+def command() -> str:
+    """What is running, such as ``bench.saved compare --rounds 7``."""
+    return " ".join([f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
-    :param started: Unix time, for the file's name.
+
+def engine() -> dict[str, Any]:
+    """Which engine is measured, as far as there is one."""
+    try:
+        found = find_engine("x86_64")
+    except EngineMissing:
+        return {}
+    return {"key": found.key, "build_id": found.build_id, "current": found.current}
+
+
+def keep(
+    kind: str, started: float, results: Mapping[str, Any], figures: Sequence[Figure] = ()
+) -> None:
+    """Write ``results`` to bench/results, with command, host and engine.
+
+    :param started: Unix time, also for the file's name.
     """
     RESULTS.mkdir(exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
-    text = json.dumps({"version": 1, "host": host.facts(), **results}, indent=1)
-    (RESULTS / f"{kind}-{stamp}.json").write_text(text)
+    when = time.gmtime(started)
+    about = {
+        "version": 1,
+        "command": command(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
+        "host": host.facts(),
+        "engine": engine(),
+        "figures": [figure.to_json() for figure in figures],
+    }
+    path = RESULTS / f"{kind}-{time.strftime('%Y%m%dT%H%M%S', when)}.json"
+    path.write_text(json.dumps(about | dict(results), indent=1), encoding="utf-8")
 
 
 def finish(
     kind: str, started: float, results: Mapping[str, Any], figures: Sequence[Figure]
 ) -> None:
     """:func:`keep` the results, and print ``figures`` one below the other."""
-    keep(kind, started, results)
+    keep(kind, started, results, figures)
     sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
     for figure in figures:
         sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")

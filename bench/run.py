@@ -15,23 +15,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.figures import Figure, Run, figures
+from bench.output import command
 from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
 from bench.table import HEADER, cells, grouped
-from sysqcache import resolve
+from sysqcache.base.errors import SysqcacheError, UsageError
+from sysqcache.cli.liveline import Phases
 from sysqcache.compare import host
-from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import SysqcacheError, UsageError
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import Engine, find_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -64,6 +63,7 @@ class Session:
         """The results file."""
         return {
             "version": 1,
+            "command": command(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "took_s": round(time.time() - self.started, 1),
             "host": self.host,
@@ -157,20 +157,6 @@ class Prepared:
     plain: Engine | None
 
 
-@contextmanager
-def spinner(console: Console, text: str) -> Iterator[None]:
-    """The elapsed time of one run, on a terminal."""
-    if not console.is_terminal:
-        yield
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(text, total=None)
-        yield
-
-
 def outcome(run: Run) -> str:
     """A finished run in a few words."""
     values = run.values
@@ -193,7 +179,7 @@ def execute(steps: Sequence[Step], session: Session, runner: Runner, console: Co
     for number, step in enumerate(steps, 1):
         text = f"{number}/{len(steps)} {step.title}"
         try:
-            with spinner(console, text):
+            with Phases(text, after=0.0):
                 run = runner.run(step)
         except StepFailed as error:
             session.failures.append(f"{step.title}: {error}")

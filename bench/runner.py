@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from bench.figures import Run
 from bench.plan import Kind, Step
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.types import CacheMode
 from sysqcache.compare.host import Noise
-from sysqcache.enginebuild.info import ENV_ENGINE
-from sysqcache.types import CacheMode
+from sysqcache.spec.engines import ENV_ENGINE
 
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
 _TIMEOUT: Final = 900.0

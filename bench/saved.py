@@ -25,9 +25,9 @@ from typing import Any, Final
 from bench.figures import RATIO, Figure, Limit
 from bench.modules import WORK, Session
 from bench.output import finish
-from sysqcache import resolve
-from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.launch.process import ProcessId
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import any_qemu_img
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"

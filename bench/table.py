@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Markdown table of a results file: ``python -m bench.table FILE``."""
+"""The Markdown tables of a results file: ``python -m bench.table FILE``.
+
+``python -m bench.table --figures FILE...`` puts them into docs/figures.md, in place of what the
+same commands gave before.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.figures import RATIO, SHARE, Figure
 
+FIGURES: Final = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
+REMARKS: Final = "## Remarks"
 HEADER = ("", "median", "min to max", "asked", "")
 
 
@@ -30,7 +37,7 @@ def cells(figure: Figure) -> tuple[str, str, str, str, str]:
     unit = figure.unit
     spread = ""
     if len(figure.values) > 1:
-        spread = f"{number(min(figure.values), unit)} to {number(max(figure.values), unit)}"
+        spread = f"{number(figure.spread.min, unit)} to {number(figure.spread.max, unit)}"
     asked = verdict = ""
     if figure.limit is not None:
         sign = "at most" if figure.limit.at_most else "at least"
@@ -52,8 +59,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     host = results["host"]
     lines = [
         f"{host['cpu']}, {host['cores']} cores, Linux {host['kernel']}; "
-        f"{results['options']['pairs']} pairs, {results['started'][:10]}"
-        + ("; interrupted" if results["interrupted"] else ""),
+        + (f"{results['options']['pairs']} pairs, " if "options" in results else "")
+        + results["started"][:10]
+        + ("; interrupted" if results.get("interrupted") else ""),
     ]
     figures = [Figure.from_json(value) for value in results["figures"]]
     for config, group in grouped(figures).items():
@@ -67,12 +75,55 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def title(command: str) -> str:
+    """A command without what does not change what is measured: names a section of FIGURES."""
+    return re.sub(r" --(rounds|pairs|results|work-dir)[ =]\S+", "", command)
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """What docs/figures.md says of a results file: which engine gave which figures where."""
+    host, engine = results["host"], results.get("engine", {}).get("key") or "not noted"
+    figures = [Figure.from_json(value) for value in results["figures"]]
+    count = max((len(figure.values) for figure in figures), default=0)
+    lines = [
+        f"## {title(results['command'])}",
+        "",
+        f"{host['cores']} cores of {host['cpu']}, Linux {host['kernel']}; "
+        f"{results['started'][:10]}; up to {count} values a figure; engine {engine}"
+        + ("; interrupted." if results.get("interrupted") else "."),
+    ]
+    for config, group in grouped(figures).items():
+        lines += ["", f"| {config} | median | min to max |", "|---|---|---|"]
+        lines += [f"| {' | '.join(cells(figure)[:3])} |" for figure in group]
+    return "\n".join(lines) + "\n"
+
+
+def updated(text: str, sections: Sequence[str]) -> str:
+    """docs/figures.md with these sections in place of those with the same headings.
+
+    New ones come before the remarks, which are nobody's output.
+    """
+    head, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    parts = {part.partition("\n")[0]: part.rstrip("\n") + "\n" for part in old}
+    remarks = {key: parts.pop(key) for key in [REMARKS] if key in parts}
+    parts |= {part.partition("\n")[0]: part for part in sections}
+    return "\n".join([head.rstrip("\n") + "\n", *parts.values(), *remarks.values()])
+
+
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path, help="a file in bench/results")
+    """Print the tables, or write them down."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="files in bench/results")
+    parser.add_argument("--figures", action="store_true", help="write them into docs/figures.md")
     options = parser.parse_args()
-    print(markdown(json.loads(options.file.read_text(encoding="utf-8"))), end="")
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in options.files]
+    if options.figures:
+        text = FIGURES.read_text(encoding="utf-8")
+        FIGURES.write_text(updated(text, [section(one) for one in results]), encoding="utf-8")
+    else:
+        print("\n".join(map(markdown, results)), end="")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from typing import Any, Final
 from bench.figures import RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
-from sysqcache.enginebuild import info
-from sysqcache.images import catalog
-from sysqcache.images.cpio import CpioWriter
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec import catalog
+from sysqcache.spec import engines as info
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"

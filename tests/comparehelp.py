@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sysqcache.base.types import ArchName, DiskFormat, DiskMode, GuestAccess
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.result import Result, Saving
 from sysqcache.compare.ways import Way
 from sysqcache.saved.record import Method
-from sysqcache.spec import Disk, MachineSpec
-from sysqcache.types import ArchName, DiskFormat, DiskMode, GuestAccess
+from sysqcache.spec.spec import Disk, MachineSpec
 
 HOST = {"cpu": "a <fast> CPU", "cores": 2, "memory_bytes": 1 << 30, "kernel": "6.1", "load": 0.1}
 ENGINE = {"key": "10.0-abc", "build_id": "ff", "version": "10.0.13"}

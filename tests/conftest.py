@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import workers
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
-from sysqcache.images import catalog
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageMissing
+from sysqcache.spec import catalog
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine, find_engine
 
 
 def pytest_report_header() -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
+from sysqcache.formats import block as bf
 
 Mutation = Callable[[random.Random, bytes], bytes]
 

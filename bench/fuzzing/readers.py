@@ -22,12 +22,13 @@ from typing import Any, Final
 import numpy as np
 
 from bench.fuzzing import mutations
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
-from sysqcache.counters import REJECTS
-from sysqcache.errors import FormatError
-from sysqcache.journal import outdated_blocks, parse_journal
-from sysqcache.journalwriter import (
+from sysqcache.base.counters import REJECTS
+from sysqcache.base.errors import FormatError
+from sysqcache.base.types import RunInfo
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import outdated_blocks, parse_journal
+from sysqcache.formats.journalwriter import (
     BlockData,
     adopted_record,
     journal_header,
@@ -35,19 +36,20 @@ from sysqcache.journalwriter import (
     ram_map_record,
     record_header,
 )
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import Placements
-from sysqcache.store import bundle, dedupe, journals, key, records
-from sysqcache.store.bundleread import read_bundle
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
+from sysqcache.store import dedupe, key, records
+from sysqcache.store.bundle import form as bundle
+from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.crowding import crowded
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.manifest import Manifest
 from sysqcache.store.pack import Pack, Query, outdated_header
 from sysqcache.store.pins import pinned
 from sysqcache.store.summary import iso_time
 from sysqcache.store.verify import unfindable
 from sysqcache.store.writer import PackPieces
-from sysqcache.types import RunInfo
 
 _FINGERPRINT: Final = b"\x33" * 32
 _TEXT: Final = "arch=x86_64\n"
@@ -432,7 +434,7 @@ def check_row(content: bytes, scratch: Path) -> bool:
         if hasattr(row, name):
             iso_time(getattr(row, name))
     if isinstance(row, records.PackRow):
-        assert Layout(scratch).pack(row.sha256).parent == Layout(scratch).packs
+        assert StoreLayout(scratch).pack(row.sha256).parent == StoreLayout(scratch).packs
     if isinstance(row, records.ModuleRow):
         assert row.module.kind in KINDS
     return True
@@ -453,7 +455,7 @@ def check_boot_sets(content: bytes, scratch: Path) -> bool:
         found = Manifest.decode(content)
     except FormatError as error:
         return refused(error)
-    layout = Layout(scratch)
+    layout = StoreLayout(scratch)
     asked = [None, [Module(ModuleKind.KERNEL, "aa" * 20)], []]
     for image in ("i", "new", *(row.image_id for row in found.images[:2])):
         for modules in asked:
@@ -471,10 +473,10 @@ def _notes() -> list[bytes]:
 
 def check_note(content: bytes, scratch: Path) -> bool:
     """A note beside a journal tells a run in words and a time."""
-    journal = scratch / "run.journal"
-    _write(journals.note_path(journal), content)
+    files = RunFiles(scratch / "run.journal")
+    _write(files.note, content)
     try:
-        note = journals.read_note(journal)
+        note = files.read_note()
     except FormatError as error:
         return refused(error)
     assert isinstance(note.image_id, str)
@@ -485,7 +487,7 @@ def check_note(content: bytes, scratch: Path) -> bool:
 
 def check_pins(content: bytes, scratch: Path) -> bool:
     """Names of packs, and nothing else, whatever is in the file."""
-    layout = Layout(scratch)
+    layout = StoreLayout(scratch)
     layout.pins.mkdir(exist_ok=True)
     _write(layout.pins / "m.json", content)
     found = pinned(layout)
@@ -494,7 +496,7 @@ def check_pins(content: bytes, scratch: Path) -> bool:
 
 
 def _places() -> list[bytes]:
-    found = Placements(
+    found = Places(
         modules=(Module(ModuleKind.FILE, "aa" * 20, "/bin/x"),),
         record=np.array([4096, 4240], np.int64),
         module=np.array([0, -1], np.int32),
@@ -505,18 +507,18 @@ def _places() -> list[bytes]:
         dead_module=np.array([0], np.int32),
         dead_offset=np.array([32], np.uint32),
     )
-    return [found.encode(), Placements.nothing().encode()]
+    return [found.encode(), Places.nothing().encode()]
 
 
 def check_places(content: bytes, scratch: Path) -> bool:
     """Arrays fit together and name modules that are listed."""
     del scratch
     try:
-        found = Placements.decode(content)
+        found = Places.decode(content)
     except FormatError as error:
         return refused(error)
     assert sum(found.counts().values()) == len(found.record)
-    both = found.merged(Placements.decode(_places()[0]))
+    both = found.merged(Places.decode(_places()[0]))
     assert len(both.record) >= len(found.record)
     assert all(0 <= n < len(found.modules) for n in found.module.tolist() if n != -1)
     return True

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from bench.moving_programs.image import Program
 from bench.moving_programs.machine import Result, Run, make_pack, run
 from bench.moving_programs.pairs import Pair, Side
-from sysqcache.blocktable import Mask
-from sysqcache.journal import Journal, read_journal
+from sysqcache.base.types import CacheMode
+from sysqcache.formats.blocktable import Mask
+from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import CacheMode
 
 Numbers = NDArray[np.uint64]
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from bench.moving_programs.image import MEMORY_MIB, RESULT, Program, write
-from sysqcache import paths, resolve
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.launch import argv
-from sysqcache.launch.argv import Launch, TbCache
-from sysqcache.launch.process import QemuProcess
+from sysqcache.base import paths
+from sysqcache.base.types import CacheMode, RunInfo
+from sysqcache.machine.launch import argv
+from sysqcache.machine.launch.argv import Launch, TbCache
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import find_engine
 from sysqcache.store.facade import Store
-from sysqcache.types import CacheMode, RunInfo
 
 SOURCE: Final = Path(__file__).with_name("kernel.S")
 AMD, INTEL = "AuthenticAMD", "GenuineIntel"

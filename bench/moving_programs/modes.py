@@ -16,32 +16,25 @@ class Mode:
 
     :param bits: default size of the code: 64, 32 or 16.
     :param cs: the selector; its two low bits are the ring.
-    :param wide_stack: whether the stack's addresses have more than 16 bits.
     """
 
     name: str
     bits: int
     cs: int
     ss: int
-    wide_stack: bool = True
 
     @property
     def ring(self) -> int:
         """Privilege level."""
         return self.cs & 3
 
-    @property
-    def moves(self) -> bool:
-        """Whether the engine looks for moving immediates in such code at all."""
-        return self.bits == 64 and self.ring == 0
-
 
 KERNEL64: Final = Mode("64-bit, ring 0", 64, 0x08, _DATA)
 USER64: Final = Mode("64-bit, ring 3", 64, 0x33, _USER_DATA)
 KERNEL32: Final = Mode("32-bit, ring 0", 32, 0x18, _DATA)
 USER32: Final = Mode("32-bit, ring 3", 32, 0x3B, _USER_DATA)
-KERNEL16: Final = Mode("16-bit, ring 0", 16, 0x20, _STACK16, wide_stack=False)
-USER16: Final = Mode("16-bit, ring 3", 16, 0x43, _USER_STACK16, wide_stack=False)
+KERNEL16: Final = Mode("16-bit, ring 0", 16, 0x20, _STACK16)
+USER16: Final = Mode("16-bit, ring 3", 16, 0x43, _USER_STACK16)
 
 MODES: Final = (KERNEL64, USER64, KERNEL32, USER32, KERNEL16, USER16)
 WEIGHTS: Final = (12, 2, 2, 1, 2, 1)

@@ -34,7 +34,7 @@ from bench.verdicts import guests, tcg
 from bench.verdicts.guests import say
 from bench.verdicts.suites import ENTRIES, Entry, Place, prepare
 from bench.verdicts.verdict import Outcome, reached, table
-from sysqcache.work import Progress
+from sysqcache.setup.work import Progress
 
 ASKED: Final = 400
 

@@ -21,13 +21,13 @@ from typing import Final
 
 from bench.verdicts.guests import RUNS, VERIFY, WARM, say
 from bench.verdicts.verdict import COLD, Outcome, Verdict
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import SysqcacheError
+from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.types import RunInfo
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec.engines import find_engine
 from sysqcache.store.facade import Store
-from sysqcache.types import RunInfo
 
 SECONDS: Final = 120.0
 _POLL: Final = 0.005

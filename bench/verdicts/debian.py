@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.apt import sources
-from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import ImageBuildError
-from sysqcache.images.recipes import RELEASE
-from sysqcache.work import Listener, Work, alone, published, scratch
+from bench.verdicts import image
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.work import Listener, Work, alone, published, scratch
 
 _STRESS: Final = Path(__file__).with_name("stress-ng.txt")
 _PERL: Final = Path(__file__).with_name("perl.txt")
@@ -109,7 +109,7 @@ def perl_tree(listener: Listener) -> Path:
         if (target / "t").is_dir():
             return target
         work = Work(paths.logs_dir() / f"{_PERL_TREE}.log", ImageBuildError, listener)
-        archives = sources.for_suite(sources.read_sources(), RELEASE, "deb", "deb-src")
+        archives = sources.for_suite(sources.read_sources(), image.recipe().suite, "deb", "deb-src")
         with (
             work.step("fetch perl's source"),
             scratch(paths.downloads_dir(), "perl") as rough,

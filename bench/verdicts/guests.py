@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 from bench.modules import PROGRAM, Session
 from bench.verdicts import image
 from bench.verdicts.verdict import COLD, Outcome, parse
-from sysqcache import paths
-from sysqcache.images import catalog
-from sysqcache.images.cpio import CpioWriter
+from sysqcache.base import paths
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec import catalog
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 RUNNER: Final = Path(__file__).with_name("runner.sh")

@@ -7,19 +7,20 @@ no image that ``sysqcache image build`` offers.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache import hostpackages, paths
-from sysqcache.apt import sources
-from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.errors import ImageBuildError
-from sysqcache.images import catalog, debian
-from sysqcache.images.recipes import RECIPES, RELEASE, DebianRecipe
-from sysqcache.work import Listener, Work, alone, published, scratch
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
+from sysqcache.setup import hostpackages
+from sysqcache.setup.apt import sources
+from sysqcache.setup.images import debian
+from sysqcache.setup.work import Listener, Work, alone, published, scratch
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import any_qemu_img
+from sysqcache.spec.recipe import DebianRecipe, find
 
 PACKAGES: Final = ("stress-ng", "libpython3.11-testsuite", "tcl8.6")
 _BASE: Final = "debian12-x86_64"
@@ -29,10 +30,10 @@ _EXTRA_ROOM: Final = 1 << 30
 
 def recipe() -> DebianRecipe:
     """The project's own image, with more packages and a larger disk."""
-    base = RECIPES[_BASE]
+    base = find(_BASE).recipe
     assert isinstance(base, DebianRecipe)
-    layout = dataclasses.replace(base.layout, size=base.layout.size + _EXTRA_ROOM)
-    return dataclasses.replace(base, packages=(*base.packages, *PACKAGES), layout=layout)
+    disk = base.disk.model_copy(update={"size": base.disk.size + _EXTRA_ROOM})
+    return base.model_copy(update={"packages": (*base.packages, *PACKAGES), "disk": disk})
 
 
 def directory() -> Path:
@@ -51,7 +52,7 @@ def build(listener: Listener) -> Path:
     if (target / catalog.DISK).is_file():
         return target
     hostpackages.require("image")
-    archives = sources.for_release(sources.read_sources(), RELEASE)
+    archives = sources.for_release(sources.read_sources(), recipe().suite)
     if not archives:
         raise ImageBuildError("apt's configuration of this machine names no Debian mirror")
     work = Work(paths.logs_dir() / f"image-{_NAME}.log", ImageBuildError, listener)
@@ -61,7 +62,7 @@ def build(listener: Listener) -> Path:
         scratch(paths.downloads_dir(), "image") as rough,
     ):
         with work.step("install Debian's packages"):
-            root = debian.bootstrap(recipe(), archives, rough, work)
+            root = debian.bootstrap(find(_BASE), recipe(), archives, rough, work)
         with work.step("make the disk"):
             debian.make_files(recipe(), root, rough, output, any_qemu_img(), work)
     return target

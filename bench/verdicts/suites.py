@@ -11,8 +11,8 @@ from typing import Final
 from bench.modules import Session
 from bench.verdicts import bare, board, debian, guests, image, tcg
 from bench.verdicts.verdict import Outcome
-from sysqcache.images import build as images
-from sysqcache.work import Listener
+from sysqcache.setup.images import build as images
+from sysqcache.setup.work import Listener
 
 _SEMIHOSTING: Final = "asks for QEMU's semihosting of programs, which no guest's kernel has"
 EXCLUDED: Final[Mapping[str, Mapping[str, str]]] = {

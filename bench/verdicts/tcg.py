@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.enginebuild import source
-from sysqcache.errors import EngineBuildError
-from sysqcache.hostpackages import install_command
-from sysqcache.work import Listener, Work, alone, published
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.engine import source
+from sysqcache.setup.hostpackages import install_command
+from sysqcache.setup.work import Listener, Work, alone, published
 
 _TREE: Final = "bench-qemu-tests"
 _QEMU: Final = "@qemu@"

@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution import evidence
-from sysqcache.attribution.blocks import I64, U64, Blocks, Mask
+from sysqcache.attribution.blocks import I64, U64, Mask, RecordedBlocks
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation, Seen
+from sysqcache.formats.modules import Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE
 from sysqcache.guestmap.table import PAGE_BITS, Owner, OwnerKind
-from sysqcache.modules import Module, ModuleKind
-from sysqcache.placement import NO_MODULE
 
 _KINDS: Final = {
     OwnerKind.FILE: ModuleKind.FILE,
@@ -48,7 +48,7 @@ def kernel_module(seen: Observation) -> Module | None:
     return Module(ModuleKind.KERNEL, kernel.build_id, kernel.release)
 
 
-def common_rows(blocks: Blocks, seen: Observation) -> tuple[I64, I64]:
+def common_rows(blocks: RecordedBlocks, seen: Observation) -> tuple[I64, I64]:
     """Rows of the blocks that an observation knows, and their rows in it."""
     if not len(seen.record) or not len(blocks):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -72,7 +72,7 @@ def _module_number(board: Board, seen: Observation, owner: Owner) -> int:
     return board.number(Module(_KINDS[owner.kind], owner.build_id, name))
 
 
-def _is_kernel(blocks: Blocks, seen: Observation, rows: I64, at: I64) -> Mask:
+def _is_kernel(blocks: RecordedBlocks, seen: Observation, rows: I64, at: I64) -> Mask:
     """Which blocks ran where the kernel's image runs, or where it lies, as its first code does."""
     base = blocks.pc[rows] - seen.offset[at]
     kernel = seen.kernel
@@ -80,7 +80,7 @@ def _is_kernel(blocks: Blocks, seen: Observation, rows: I64, at: I64) -> Mask:
     return good
 
 
-def _is_module(blocks: Blocks, seen: Observation, rows: I64, at: I64) -> Mask:
+def _is_module(blocks: RecordedBlocks, seen: Observation, rows: I64, at: I64) -> Mask:
     """Which blocks ran inside the code of the module that has their page."""
     texts = {(one.name, one.build_id): one.text for one in seen.modules}
     start, end = np.array(
@@ -93,7 +93,7 @@ def _is_module(blocks: Blocks, seen: Observation, rows: I64, at: I64) -> Mask:
     return good
 
 
-def _is_file(blocks: Blocks, seen: Observation, rows: I64, at: I64, file: Mask) -> Mask:
+def _is_file(blocks: RecordedBlocks, seen: Observation, rows: I64, at: I64, file: Mask) -> Mask:
     """Which blocks are code of the file that has their page now, as far as bytes prove it.
 
     A page that holds other bytes than a block of it was filled after that block: what was
@@ -109,7 +109,7 @@ def _is_file(blocks: Blocks, seen: Observation, rows: I64, at: I64, file: Mask) 
     return good
 
 
-def _proven(blocks: Blocks, seen: Observation, rows: I64, at: I64, page: U64) -> Mask:
+def _proven(blocks: RecordedBlocks, seen: Observation, rows: I64, at: I64, page: U64) -> Mask:
     """Long blocks, blocks after others of their page, and blocks of one mapping together."""
     offset, size = seen.offset[at], blocks.size[rows]
     mapping = evidence.grouped(seen.owner[at], blocks.pc[rows] - offset)

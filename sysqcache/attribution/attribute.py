@@ -9,7 +9,7 @@ from typing import Final
 
 from sysqcache.attribution.address import place_by_address
 from sysqcache.attribution.blobs import place_in_blob
-from sysqcache.attribution.blocks import Blocks
+from sysqcache.attribution.blocks import RecordedBlocks
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.classify import classify
 from sysqcache.attribution.content import place_by_content
@@ -17,8 +17,8 @@ from sysqcache.attribution.kerneltext import place_in_kernel
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.parts import place_in_parts
 from sysqcache.attribution.truths import Truths
-from sysqcache.journal import Journal
-from sysqcache.placement import Placements
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.places import Places
 
 SECONDS: Final = 5.0
 """How long content is searched for; a Debian boot takes a tenth of it."""
@@ -30,7 +30,7 @@ def attribute(
     truths: Truths | None = None,
     *,
     seconds: float = SECONDS,
-) -> Placements:
+) -> Places:
     """Find the module and the offset of each block of a run.
 
     :param observations: looks into the guest in the order of time; what any of them
@@ -39,7 +39,7 @@ def attribute(
     """
     looks, truths = tuple(observations), truths or Truths()
     deadline = time.monotonic() + seconds
-    board = Board(Blocks.of(journal))
+    board = Board(RecordedBlocks.of(journal))
     for seen in looks:
         place_by_address(board, seen)
         for text in truths.kernels:
@@ -51,4 +51,4 @@ def attribute(
         place_by_content(board, pages, deadline)
     stubs = [board.first(blob.module) for blob in truths.blobs if blob.is_stub]
     classify(board, looks, min((row for row in stubs if row < len(board.blocks)), default=0))
-    return board.placements()
+    return board.places()

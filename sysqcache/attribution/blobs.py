@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution import evidence
-from sysqcache.attribution.blocks import I64, Blocks, same_bytes
+from sysqcache.attribution.blocks import I64, RecordedBlocks, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.truths import Blob
 from sysqcache.guestmap.table import PAGE_BITS
@@ -54,7 +54,7 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
             place_at(board, blob, low, base)
 
 
-def first_kernel_row(blocks: Blocks) -> int:
+def first_kernel_row(blocks: RecordedBlocks) -> int:
     """The first block at an address where no firmware runs, n when there is none."""
     high = np.flatnonzero(blocks.pc >= _HIGH)
     return int(high[0]) if len(high) else len(blocks)

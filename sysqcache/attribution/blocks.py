@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
-from sysqcache.journal import Journal
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import Journal
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -32,7 +32,7 @@ class Pieces:
 
     :param block: shape (k,), rows of the blocks; all first parts, then the second ones.
     :param ram: shape (k,), RAM address of each part.
-    :param start: shape (k,), where its bytes begin in ``Blocks.code``.
+    :param start: shape (k,), where its bytes begin in ``RecordedBlocks.code``.
     :param size: shape (k,), bytes, 1 or more.
     """
 
@@ -43,12 +43,12 @@ class Pieces:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class RecordedBlocks:
     """n recorded blocks in the order of recording.
 
     :param record: shape (n,), where each block's record begins in the journal, bytes.
     :param pc: shape (n,), guest virtual addresses; the rest of the fields in the same shape.
-    :param ram: RAM address of the first byte, ``blockformat.NO_RAM`` when that makes no
+    :param ram: RAM address of the first byte, ``block.NO_RAM`` when that makes no
         sense, and ``ram_second`` of the second page.
     :param size: guest bytes.
     :param start: where the block's bytes begin in ``code``, all guest bytes in a row.

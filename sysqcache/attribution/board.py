@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from sysqcache.attribution.blocks import I32, I64, U8, U64, Blocks, Mask
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.attribution.blocks import I32, I64, U8, U64, Mask, RecordedBlocks
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Places
 
 NUMBER_OF: Final = {kind: number for number, kind in enumerate(KINDS)}
 """Places of kinds in ``modules.KINDS``."""
@@ -20,7 +20,7 @@ _OFFSETS: Final = 1 << 32
 class Board:
     """Places of ``blocks``; the first place that a block gets stays."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: RecordedBlocks) -> None:
         self.blocks = blocks
         self.kernel: Module | None = None
         self._modules: list[Module] = []
@@ -80,10 +80,10 @@ class Board:
         if module != NO_MODULE and offset < _OFFSETS:
             self._dead.setdefault(ram, (module, offset))
 
-    def placements(self) -> Placements:
+    def places(self) -> Places:
         """What was found out."""
         dead = sorted(self._dead.items())
-        return Placements(
+        return Places(
             modules=tuple(self._modules),
             record=self.blocks.record,
             module=self._module,

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from sysqcache import paths
 from sysqcache.attribution.observation import Observation, observe
-from sysqcache.errors import SysqcacheError
+from sysqcache.base import paths
+from sysqcache.base.errors import SysqcacheError
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
-from sysqcache.guestmap.session import Session
-from sysqcache.journal import read_journal
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
@@ -26,7 +26,7 @@ class Files(Protocol):
     """Who knows where a machine's files are."""
 
     def file(self, name: str) -> Path:
-        """The file that :mod:`sysqcache.paths` gives this name in a machine's directory."""
+        """The file that :mod:`sysqcache.base.paths` gives this name in a machine's directory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Checkpoint:
 def checkpoint(
     instance: Files,
     process: Watched,
-    journal: Path,
+    files: RunFiles,
     *,
     seconds: float = SECONDS,
-    attach: Callable[[Path, Watched], Session] = Session.open,
+    attach: Callable[[Path, Watched], GuestSession] = GuestSession.open,
 ) -> Checkpoint:
     """Look into a machine over its spare QMP socket; ``attach`` is the way to do it.
 
@@ -54,9 +54,7 @@ def checkpoint(
     """
     start = time.perf_counter()
     try:
-        seen = _look(
-            instance.file(paths.INSTANCE_QMP_INTROSPECT), process, journal, seconds, attach
-        )
+        seen = _look(instance.file(paths.INSTANCE_QMP_INTROSPECT), process, files, seconds, attach)
     except SysqcacheError as error:
         return Checkpoint(None, time.perf_counter() - start, error.message)
     return Checkpoint(seen, time.perf_counter() - start, seen.note)
@@ -65,13 +63,13 @@ def checkpoint(
 def _look(
     socket: Path,
     process: Watched,
-    journal: Path,
+    files: RunFiles,
     seconds: float,
-    attach: Callable[[Path, Watched], Session],
+    attach: Callable[[Path, Watched], GuestSession],
 ) -> Observation:
     deadline = time.monotonic() + seconds
     with attach(socket, process) as session:
         found = mapper.map_guest(session, Budget(seconds=seconds))
-        recorded = read_journal(journal)
+        recorded = files.read_journal()
         left = max(0.0, deadline - time.monotonic())
         return observe(session, found, recorded, seconds=left)

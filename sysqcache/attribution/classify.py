@@ -12,8 +12,8 @@ from sysqcache.attribution.blobs import first_kernel_row
 from sysqcache.attribution.blocks import U64, Mask
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation, Seen
+from sysqcache.formats.modules import ModuleKind
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.modules import ModuleKind
 
 _CONFIRMED: Final = {
     OwnerKind.FILE: ModuleKind.FILE,

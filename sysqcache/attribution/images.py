@@ -14,14 +14,14 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution.address import kernel_module
+from sysqcache.attribution.imagescan.contents import INITRD, CodeFile
+from sysqcache.attribution.imagescan.efi import unpacked_sections
+from sysqcache.attribution.imagescan.kernelfile import KernelFile, KernelFileError
+from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import Blob, CodePages, KernelText, Truths
-from sysqcache.imagescan.contents import INITRD, CodeFile
-from sysqcache.imagescan.efi import unpacked_sections
-from sysqcache.imagescan.kernelfile import KernelFile, KernelFileError
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 
 _FIRMWARE: Final = ("*.bin", "*.rom", "*.fd")
 _FIRMWARE_BYTES: Final = 16 << 20

@@ -10,7 +10,7 @@ from sysqcache.attribution.blocks import U8, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.truths import KernelText
-from sysqcache.modules import Module
+from sysqcache.formats.modules import Module
 
 
 def place_in_kernel(board: Board, seen: Observation, text: KernelText) -> None:

@@ -12,11 +12,11 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache.attribution.blocks import I32, I64, U8, U64, Blocks, Mask, Pieces, same_bytes
+from sysqcache.attribution.blocks import I32, I64, U8, U64, Mask, Pieces, RecordedBlocks, same_bytes
+from sysqcache.formats.journal import Journal
 from sysqcache.guestmap.memory import PhysicalMemory, UnreadableError
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule
 from sysqcache.guestmap.table import NOWHERE, PAGE, PAGE_BITS, Owned, Owner, RamMap
-from sysqcache.journal import Journal
 
 SECONDS: Final = 5.0
 """How long a guest's memory is compared; blocks beyond that are not confirmed."""
@@ -78,7 +78,7 @@ def observe(
     what the guest holds.
     """
     deadline = time.monotonic() + seconds
-    blocks = Blocks.of(journal)
+    blocks = RecordedBlocks.of(journal)
     pieces = blocks.pieces()
     ram = RamMap.from_records(journal.ram_map)
     physical = ram.guest_physical(pieces.ram)
@@ -104,7 +104,7 @@ def observe(
 
 
 def _whole(
-    blocks: Blocks, pieces: Pieces, owned: Owned, owners: tuple[Owner, ...]
+    blocks: RecordedBlocks, pieces: Pieces, owned: Owned, owners: tuple[Owner, ...]
 ) -> tuple[I32, U64]:
     """Owners and offsets of blocks; those whose second page does not follow have none."""
     count = len(blocks)
@@ -119,7 +119,7 @@ def _whole(
 
 
 def _compare(
-    memory: PhysicalMemory, blocks: Blocks, pieces: Pieces, physical: U64, deadline: float
+    memory: PhysicalMemory, blocks: RecordedBlocks, pieces: Pieces, physical: U64, deadline: float
 ) -> U8:
     """What is at each block's address now, by :class:`Seen`; a block is as its worst piece."""
     seen = np.full(len(physical), Seen.UNREAD, np.uint8)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution.blobs import LOW, first_kernel_row, place_at
-from sysqcache.attribution.blocks import I64, U8, U64, Blocks
+from sysqcache.attribution.blocks import I64, U8, U64, RecordedBlocks
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.truths import Blob
 
@@ -69,7 +69,7 @@ def _u32(content: U8, start: int) -> U64:
     return padded[: len(padded) & -4].view("<u4").astype(np.uint64)
 
 
-def _first_words(blocks: Blocks, rows: I64) -> U64:
+def _first_words(blocks: RecordedBlocks, rows: I64) -> U64:
     """The same numbers for the first bytes of blocks."""
     index = blocks.start[rows][:, None] + np.arange(_SEARCHED)
     words = np.ascontiguousarray(blocks.code[index]).view("<u4").astype(np.uint64)

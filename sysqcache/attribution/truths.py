@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, U8, U32
-from sysqcache.modules import Module
+from sysqcache.formats.modules import Module
 
 PAGE: Final = 4096
 MOST_PAGES: Final = 1 << 16

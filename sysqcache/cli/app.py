@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from sysqcache import __version__
+from sysqcache.base.errors import SysqcacheError
 from sysqcache.cli.errors import report_error, set_debug, unexpected
-from sysqcache.errors import SysqcacheError
 
 COMMANDS: Final[dict[str, str]] = {
     "boot": "Start a machine from its vm.yaml.",

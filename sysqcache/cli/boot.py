@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sysqcache.base.errors import UsageError
+from sysqcache.base.types import CacheMode
 from sysqcache.cli.errors import debug_enabled
 from sysqcache.cli.options import Json, TaskTimeout, note, print_json
-from sysqcache.errors import UsageError
-from sysqcache.types import CacheMode
 
 if TYPE_CHECKING:
     from sysqcache.cli.bootview import BootView
-    from sysqcache.guest.result import TaskResult
-    from sysqcache.pipeline import Until
+    from sysqcache.machine.guest.result import TaskResult
+    from sysqcache.machine.start import Until
 
 app = typer.Typer()
 
@@ -57,13 +57,14 @@ def boot(
     on a terminal it stays on the serial console first (Ctrl-] leaves it). Ctrl-C asks the
     guest to power off, a second one kills it.
     """
-    from sysqcache import pipeline, resolve
     from sysqcache.cli.bootview import BootView, print_report
+    from sysqcache.machine import start
+    from sysqcache.spec import resolve
 
     overrides = [*(sets or []), *([f"cache.mode={cache}"] if cache else [])]
     spec = resolve.load(file, overrides)
     view = BootView(debug=debug_enabled())
-    options = pipeline.BootOptions(
+    options = start.BootOptions(
         tasks=tuple(task or ()),
         until=_until(until, detach=detach, interactive=not (task or as_json)),
         detach=detach,
@@ -72,7 +73,7 @@ def boot(
     )
     handle_signals()
     with view:
-        report = pipeline.boot(spec, options, view)
+        report = start.boot(spec, options, view)
     if as_json:
         print_json(report.to_json())
     else:
@@ -85,7 +86,7 @@ def boot(
 
 
 def _until(text: str, *, detach: bool, interactive: bool) -> Until:
-    from sysqcache.pipeline import Until as When
+    from sysqcache.machine.start import Until as When
 
     if text not in ("", "ready", "exit"):
         raise UsageError(f"--until takes ready or exit; found {text!r}")
@@ -98,7 +99,7 @@ def _until(text: str, *, detach: bool, interactive: bool) -> Until:
 
 
 def _console(view: BootView, serial: Path, log: Path) -> None:
-    from sysqcache.guest import console
+    from sysqcache.machine.guest import console
 
     view.pause(True)
     note("serial console; Ctrl-] leaves it and powers the machine off")

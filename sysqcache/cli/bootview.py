@@ -3,92 +3,57 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-from typing import Final, Self
-
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from sysqcache.progress import Event, Launched, PhaseBegan, StatsUpdated, TaskFinished, Warned
+from sysqcache.cli.liveline import LiveLine
+from sysqcache.machine.progress import (
+    Event,
+    Launched,
+    PhaseBegan,
+    StatsUpdated,
+    TaskFinished,
+    Warned,
+)
+from sysqcache.machine.report import (
+    BootReport,
+    adopt_cycles,
+    hit_rate,
+    translate_cycles,
+    translate_share,
+)
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import BootReport, adopt_cycles, hit_rate, translate_cycles, translate_share
-
-_REFRESH_PER_S: Final = 4
 
 
-class BootView:
-    """A listener that keeps a live line on a terminal and prints plain lines elsewhere.
-
-    Lines that stay (warnings, ended tasks) are printed above the live one.
-    """
+class BootView(LiveLine):
+    """A listener of a start: a live line on a terminal, plain lines elsewhere."""
 
     def __init__(self, *, debug: bool = False) -> None:
+        super().__init__(self._line)
         self._debug = debug
-        self._started = time.monotonic()
         self._phase = ""
         self._stats: TbCacheStats | None = None
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._line,
-            refresh_per_second=_REFRESH_PER_S,
-            transient=True,
-        )
-
-    def __enter__(self) -> Self:
-        self.pause(False)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.pause(True)
 
     def __call__(self, event: Event) -> None:
         """Show one event; may be called from any thread."""
         match event:
             case PhaseBegan(name):
                 self._phase = name
-                if not self._console.is_terminal:
-                    self._print(f"{self._elapsed():7.1f} s  {name}")
+                if not self.terminal:
+                    self.print(self.timed(name))
             case StatsUpdated(stats):
                 self._stats = stats
             case TaskFinished(result):
                 ended = "ok" if result.exit == 0 else f"exit {result.exit}"
-                self._print(
-                    f"{self._elapsed():7.1f} s  {result.cmd}: {ended}, {result.wall_s:.3f} s"
-                )
+                self.print(self.timed(f"{result.cmd}: {ended}, {result.wall_s:.3f} s"))
             case Warned(text):
-                self._print(f"warning: {text}")
+                self.print(f"warning: {text}")
             case Launched(pid, command) if self._debug:
-                self._print(f"QEMU is process {pid}: {command}")
+                self.print(f"QEMU is process {pid}: {command}")
 
-    def pause(self, paused: bool) -> None:
-        """Take the live line away, for a console, or bring it back."""
-        if not self._console.is_terminal:
-            return
-        if paused:
-            self._live.stop()
-        else:
-            self._live.start()
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def _line(self) -> Text:
-        text = f"{self._elapsed():7.1f} s  {self._phase}"
-        if self._stats is not None:
-            text += f"  {counters(self._stats)}"
-        return Text(text, no_wrap=True, overflow="ellipsis")
-
-    def _print(self, text: str) -> None:
-        self._console.print(Text(text))
+    def _line(self) -> str:
+        text = self.timed(self._phase)
+        return text if self._stats is None else f"{text}  {counters(self._stats)}"
 
 
 def counters(stats: TbCacheStats) -> str:

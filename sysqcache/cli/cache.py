@@ -37,7 +37,7 @@ def verify(as_json: view.Json = False) -> None:
     """Read every block and check it; exit code 24 when something is damaged."""
     from dataclasses import asdict
 
-    from sysqcache.errors import VerifyFailed
+    from sysqcache.base.errors import VerifyFailed
 
     store = view.open_store()
     with view.Bar("checking packs") as bar:

@@ -60,8 +60,8 @@ def list_(
 
 
 def _of_kind(modules: list[ModuleLine], kind: str) -> list[ModuleLine]:
-    from sysqcache.errors import UsageError
-    from sysqcache.modules import KINDS
+    from sysqcache.base.errors import UsageError
+    from sysqcache.formats.modules import KINDS
 
     if kind not in [str(known) for known in KINDS]:
         raise UsageError(f"there is no kind {kind!r} of modules", hint=f"one of {', '.join(KINDS)}")

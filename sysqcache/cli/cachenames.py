@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import SysqcacheError
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.base.errors import SysqcacheError
+from sysqcache.formats.modules import Module, ModuleKind
 
 if TYPE_CHECKING:
-    from sysqcache.imagescan.symbols import SymbolTable
-    from sysqcache.spec import MachineSpec
+    from sysqcache.attribution.imagescan.symbols import SymbolTable
+    from sysqcache.spec.spec import MachineSpec
 
 NO_PLACE = "code without a place in a module has no names"
 
@@ -23,8 +23,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
     :param images: ids of the images that have the module; the first that a machine of
         this host still has is read, unless the names were kept from an earlier time.
     """
-    from sysqcache.imagescan.scan import scan
-    from sysqcache.imagescan.symbols import symbols_of
+    from sysqcache.attribution.imagescan.scan import scan
+    from sysqcache.attribution.imagescan.symbols import symbols_of
 
     if module is None:
         return None, NO_PLACE
@@ -48,8 +48,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
 
 def _machines(images: tuple[str, ...]) -> Iterator[MachineSpec]:
     """Machines that start one of the images, as far as their files are still there."""
-    from sysqcache import resolve
-    from sysqcache.instances import list_instances
+    from sysqcache.machine.instances import list_instances
+    from sysqcache.spec import resolve
 
     for state in list_instances():
         if state.image_id not in images or not state.source:

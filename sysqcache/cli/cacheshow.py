@@ -10,7 +10,7 @@ import typer
 from sysqcache.cli import cacheview as view
 
 if TYPE_CHECKING:
-    from sysqcache.imagescan.symbols import SymbolTable
+    from sysqcache.attribution.imagescan.symbols import SymbolTable
     from sysqcache.store.inspect import ModuleDetail
 
 _FUNCTIONS: Final = 15

@@ -29,7 +29,7 @@ BAR_AFTER: Final = 2.0
 
 def open_store() -> Store:
     """The user's store. Raises StoreError."""
-    from sysqcache.paths import store_dir
+    from sysqcache.base.paths import store_dir
     from sysqcache.store.facade import Store
 
     return Store.open(store_dir())
@@ -51,7 +51,7 @@ def parse_size(text: str) -> int:
     """Bytes of "1048576" or "2GiB". Raises UsageError."""
     import re
 
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
 
     match = re.fullmatch(r"\s*(\d{1,18})\s*([KMGT]iB|B)?\s*", text)
     if match is None:
@@ -104,7 +104,7 @@ def label(name: str, identity: str, width: int) -> str:
 
 def short_id(identity: str) -> str:
     """The first characters of a module's id: enough for ``cache show``."""
-    from sysqcache.modules import UNPLACED
+    from sysqcache.formats.modules import UNPLACED
 
     return "" if identity.startswith(UNPLACED) else plain(identity.removeprefix("sha256:"))[:8]
 

@@ -96,7 +96,7 @@ def why(
 
 def _never_kept(name: str) -> str:
     """What to say of a machine without a kept run. Raises NoSuchMachine for an unknown one."""
-    from sysqcache.instances import Instance
+    from sysqcache.machine.instances import Instance
 
     state = Instance(name).current()
     if state.cache_reason:
@@ -110,8 +110,8 @@ def _never_kept(name: str) -> str:
 
 def _waiting(found: RunMisses) -> str:
     """A sentence about a later run of the machine that is not in the store."""
-    from sysqcache.errors import MachineError
-    from sysqcache.instances import Instance
+    from sysqcache.base.errors import MachineError
+    from sysqcache.machine.instances import Instance
 
     try:
         state = Instance(found.run.machine).current()

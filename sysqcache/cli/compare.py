@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from sysqcache.base.errors import UsageError
 from sysqcache.cli.options import DomainConnect, Json, TaskTimeout, note, print_json
-from sysqcache.errors import UsageError
 
 app = typer.Typer()
 
@@ -54,11 +54,11 @@ def compare(
 
     With --libvirt a domain that has the cache: cold, warm, managedsave, managedsave+warm.
     """
-    from sysqcache import resolve
     from sysqcache.cli.boot import handle_signals
     from sysqcache.cli.compareview import CompareView, print_result
     from sysqcache.compare import runner
     from sysqcache.compare import ways as known
+    from sysqcache.spec import resolve
 
     if not task.strip():
         raise UsageError("--task takes a command")
@@ -71,19 +71,20 @@ def compare(
     if html is not None:
         _check_writable(html)
     if domain or file is None:
-        from sysqcache.cli.comparedomain import compare_domain
-        from sysqcache.compare.domainresult import DomainWay
-        from sysqcache.compare.domains import DomainRequest
+        from sysqcache.compare.domains import DomainRequest, compare_domain
 
-        wanted = known.named(ways, tuple(DomainWay))
+        wanted = known.named(ways, tuple(known.DomainWay))
         handle_signals()
-        request = DomainRequest(domain, connect, task, runs, wanted, timeout)
-        compare_domain(request, html, as_json=as_json)
-        return
-    asked = runner.Request(resolve.load(file, sets or []), known.parse(ways), task, runs, timeout)
-    handle_signals()
-    with CompareView() as view:
-        result = runner.compare(asked, view)
+        with CompareView() as view:
+            result = compare_domain(
+                DomainRequest(domain, connect, task, runs, wanted, timeout), view
+            )
+    else:
+        spec = resolve.load(file, sets or [])
+        asked = runner.Request(spec, known.parse(ways), task, runs, timeout)
+        handle_signals()
+        with CompareView() as view:
+            result = runner.compare(asked, view)
     if html is not None:
         from sysqcache.compare.page import page
 

@@ -4,53 +4,29 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sysqcache.cli.liveline import LiveLine
 from sysqcache.compare.events import Event, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import FIRST, READY, SECOND, Spread
-from sysqcache.compare.result import Result, Summary
+from sysqcache.compare.result import DOMAINS, Result, Summary
 from sysqcache.compare.texts import advice, percent, rounds, seconds, size, span
-from sysqcache.progress import PhaseBegan
+from sysqcache.machine.progress import PhaseBegan
 
-_REFRESH_PER_S: Final = 4
 _PLAIN_WIDTH: Final = 100
 
 
-class CompareView:
-    """A listener of a comparison; the live line is for terminals alone."""
+class CompareView(LiveLine):
+    """A listener of a comparison; ended runs and notes are lines that stay."""
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        super().__init__(self._line)
         self._step, self._phase = "", ""
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._line,
-            refresh_per_second=_REFRESH_PER_S,
-            transient=True,
-        )
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -58,22 +34,14 @@ class CompareView:
             case StepBegan(number, total, title):
                 self._step, self._phase = f"{number}/{total} {title}", ""
             case StepEnded(_, outcome):
-                self._print(f"{self._elapsed():7.1f} s  {self._step}: {outcome}")
+                self.print(self.timed(f"{self._step}: {outcome}"))
             case Noted(text):
-                self._print(f"note: {text}")
+                self.print(f"note: {text}")
             case PhaseBegan(name):
                 self._phase = name
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def _line(self) -> Text:
-        phase = f": {self._phase}" if self._phase else ""
-        text = f"{self._elapsed():7.1f} s  {self._step}{phase}"
-        return Text(text, no_wrap=True, overflow="ellipsis")
-
-    def _print(self, text: str) -> None:
-        self._console.print(Text(text))
+    def _line(self) -> str:
+        return self.timed(self._step + (f": {self._phase}" if self._phase else ""))
 
 
 def print_result(result: Result) -> None:
@@ -82,16 +50,21 @@ def print_result(result: Result) -> None:
     summaries = result.summaries()
     if summaries:
         title = f"{result.machine}: {rounds(result.asked)}, task: {result.task}"
-        console.print(_table(title, ("ready", "first task", "second task"), summaries, _times))
-        heads = ("host CPU", "suspend", "on disk", "memory", "hits")
-        console.print(_table("what it costs", heads, summaries, _costs))
+        if result.subject is DOMAINS:
+            heads: tuple[str, ...] = ("start", "ready", "first task", "second task", "hits")
+            console.print(_table(title, heads, summaries, _of_domain))
+        else:
+            heads = ("ready", "first task", "second task")
+            console.print(_table(title, heads, summaries, _times))
+            heads = ("host CPU", "suspend", "on disk", "memory", "hits")
+            console.print(_table("what it costs", heads, summaries, _costs))
     ratios = result.ratios()
     if ratios:
         console.print(_ratios(ratios))
     for way, reason in result.left_out.items():
         console.print(Text(f"{way} is left out: {reason}"))
-    for way, reason in result.failed.items():
-        console.print(Text(f"{way} failed: {reason}", style="bold red"))
+    for failed, reason in result.failed.items():
+        console.print(Text(f"{failed} failed: {reason}", style="bold red"))
     for line in advice(result):
         console.print(Text(f"* {line}"))
 
@@ -116,6 +89,10 @@ def _table(
 
 def _times(one: Summary) -> Sequence[Text | str]:
     return [_cell(one[name]) for name in (READY, FIRST, SECOND)]
+
+
+def _of_domain(one: Summary) -> Sequence[Text | str]:
+    return _cell(one["start_s"]), *_times(one), percent(one.hit_rate)
 
 
 def _costs(one: Summary) -> Sequence[Text | str]:

@@ -13,10 +13,10 @@ app = typer.Typer()
 @app.command()
 def console(name: MachineName) -> None:
     """Attach this terminal to the serial console; Ctrl-] leaves, the machine goes on."""
-    from sysqcache import paths
-    from sysqcache.guest.console import attach
-    from sysqcache.instances import Instance
-    from sysqcache.machine import serial_log
+    from sysqcache.base import paths
+    from sysqcache.machine.guest.console import attach
+    from sysqcache.machine.instances import Instance
+    from sysqcache.machine.running import serial_log
 
     instance = Instance(name)
     state = instance.require_running()

@@ -20,8 +20,8 @@ def doctor(
     """Check this host; ends with an error only when something that is needed is missing."""
     from dataclasses import asdict
 
-    from sysqcache.doctor import run_checks
-    from sysqcache.errors import SetupError
+    from sysqcache.base.errors import SetupError
+    from sysqcache.setup.doctor import run_checks
 
     checks = run_checks()
     ready = all(check.state != "missing" for check in checks)

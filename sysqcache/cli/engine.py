@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sysqcache.enginebuild.info import Engine
+    from sysqcache.spec.engines import Engine
 
 app = typer.Typer(
     help="Build the engine (QEMU with our patches), and tell what is built.",
@@ -44,8 +44,8 @@ def build(
 ) -> None:
     """Fetch QEMU's source, apply our patches, build it into the cache directory."""
     from sysqcache.cli.setupview import SetupView
-    from sysqcache.enginebuild.build import BuildOptions
-    from sysqcache.enginebuild.build import build as build_engine
+    from sysqcache.setup.engine.build import BuildOptions
+    from sysqcache.setup.engine.build import build as build_engine
 
     options = BuildOptions(
         targets=_targets(target),
@@ -63,8 +63,8 @@ def build(
 
 
 def _targets(names: list[str] | None) -> tuple[str, ...]:
-    from sysqcache.enginebuild.configure import TARGETS
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
+    from sysqcache.setup.engine.configure import TARGETS
 
     targets = tuple(dict.fromkeys(names or TARGETS))
     for name in targets:
@@ -89,7 +89,7 @@ def _report(engine: Engine) -> dict[str, Any]:
 @app.command()
 def info(target: _Target = None, plain: _Plain = False, as_json: _Json = False) -> None:
     """Tell which engine machines run on, and what it was built from."""
-    from sysqcache.enginebuild.info import find_engine
+    from sysqcache.spec.engines import find_engine
 
     report = _report(find_engine(_targets(target)[0], plain=plain))
     if as_json:
@@ -108,8 +108,8 @@ def check(target: _Target = None, plain: _Plain = False, as_json: _Json = False)
     """Start the engine without a machine, and ask it what it is."""
     from dataclasses import asdict
 
-    from sysqcache.enginebuild.check import check as check_engine
-    from sysqcache.enginebuild.info import find_engine
+    from sysqcache.setup.engine.check import check as check_engine
+    from sysqcache.spec.engines import find_engine
 
     engine = find_engine(_targets(target)[0], plain=plain)
     result = check_engine(engine)

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Final
 
-from sysqcache.errors import SysqcacheError
+from sysqcache.base.errors import SysqcacheError
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
 

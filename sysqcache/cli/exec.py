@@ -24,9 +24,9 @@ def exec_(
     as_json: Json = False,
 ) -> None:
     """Run a command in the guest; ends with the command's own exit status."""
-    from sysqcache import paths
-    from sysqcache.guestshell import run_in_guest
-    from sysqcache.instances import ForeignProcess, Instance
+    from sysqcache.base import paths
+    from sysqcache.machine.instances import ForeignProcess, Instance
+    from sysqcache.machine.shell import run_in_guest
 
     instance = Instance(name)
     state = instance.require_running()

@@ -13,15 +13,18 @@ app = typer.Typer(help="Build guest images, and list them.", no_args_is_help=Tru
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
+_NAMES = "See `image list`; or the folder of an image of your own, see images/README.md."
+
+
 @app.command()
 def build(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="See `image list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME|DIR...", help=_NAMES)],
     force: Annotated[bool, typer.Option("--force", help="Build even when it is there.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Build guest images from the machine's own Debian mirror."""
     from sysqcache.cli.setupview import SetupView
-    from sysqcache.images.build import build as build_image
+    from sysqcache.setup.images.build import build as build_image
 
     built = [build_image(name, force=force, listener=SetupView()) for name in names]
     rows = [
@@ -39,7 +42,7 @@ def build(
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
     """List the images that can be built, and those that are."""
-    from sysqcache.images.catalog import list_images
+    from sysqcache.spec.catalog import list_images
 
     images = list_images()
     if as_json:

@@ -46,7 +46,7 @@ def enable(
     Changes the domain's definition: its emulator, the cache object and two QMP channels of
     its own, and a note in its metadata of what was there before. Nothing that a guest sees.
     """
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
     from sysqcache.libvirt import manage
 
     if share and not share.replace("-", "").replace("_", "").isalnum():
@@ -148,7 +148,7 @@ def follow(
     ] = False,
 ) -> None:
     """Follow one running domain until it ends: what the hook starts instead of the watcher."""
-    from sysqcache.errors import DomainRefused, UsageError
+    from sysqcache.base.errors import DomainRefused, UsageError
     from sysqcache.libvirt import connect as connecting
     from sysqcache.libvirt.facts import DomainFacts
     from sysqcache.libvirt.folder import DomainFolder
@@ -203,7 +203,7 @@ def apparmor(
     Those of qemu belong into abstractions/libvirt-qemu there, those of libvirtd into
     usr.sbin.libvirtd; what these files hold already should stay.
     """
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
     from sysqcache.libvirt import service
 
     if profile not in service.PROFILES:

@@ -11,7 +11,7 @@ import typer
 from sysqcache.cli.options import Json, print_json, say
 
 if TYPE_CHECKING:
-    from sysqcache.instances import InstanceState
+    from sysqcache.machine.instances import InstanceState
 
 app = typer.Typer()
 
@@ -20,7 +20,7 @@ app = typer.Typer()
 def list_machines(as_json: Json = False) -> None:
     """List running and ended machines; a broken one with its error."""
     from sysqcache.cli.sweeping import sweep
-    from sysqcache.instances import list_instances
+    from sysqcache.machine.instances import list_instances
 
     sweep()
     states = list_instances()

@@ -25,9 +25,9 @@ def logs(
     ] = None,
 ) -> None:
     """Print the serial output of a machine's last run."""
-    from sysqcache import paths
-    from sysqcache.instances import Instance
-    from sysqcache.machine import serial_log
+    from sysqcache.base import paths
+    from sysqcache.machine.instances import Instance
+    from sysqcache.machine.running import serial_log
 
     instance = Instance(name)
     state = instance.read()

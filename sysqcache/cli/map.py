@@ -30,7 +30,7 @@ def map_machine(
 
     The guest is not asked for anything and needs no agent; it runs on meanwhile.
     """
-    from sysqcache.errors import UsageError
+    from sysqcache.base.errors import UsageError
 
     if bool(name) == bool(domain):
         raise UsageError("map takes the name of a machine, or --libvirt DOMAIN")
@@ -52,9 +52,9 @@ def _of_domain(name: str, uri: str) -> GuestMap:
 
 
 def _of_machine(name: str) -> GuestMap:
-    from sysqcache import paths
+    from sysqcache.base import paths
     from sysqcache.guestmap import mapper
-    from sysqcache.instances import ForeignProcess, Instance
+    from sysqcache.machine.instances import ForeignProcess, Instance
 
     instance = Instance(name)
     state = instance.require_running()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sysqcache.base.types import CacheMode
 from sysqcache.cli.options import Json, MachineName, TaskTimeout, note, print_json
-from sysqcache.types import CacheMode
 
 if TYPE_CHECKING:
-    from sysqcache.report import BootReport
+    from sysqcache.machine.report import BootReport
 
 app = typer.Typer()
 
@@ -42,9 +42,9 @@ def resume(
     unless --detach is given. --copies starts several machines from one template, each with
     its own overlays, host ports, MAC address and host name.
     """
-    from sysqcache import resuming
     from sysqcache.cli.boot import handle_signals
     from sysqcache.cli.bootview import BootView
+    from sysqcache.saved import resume as resuming
 
     tasks = tuple(task or ())
     options = resuming.ResumeOptions(tasks, detach or not tasks, cache, timeout)

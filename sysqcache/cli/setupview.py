@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Final, TextIO
 
-from sysqcache.work import Progress
+from sysqcache.cli.liveline import LiveLine
+from sysqcache.setup.work import Progress
 
 _LIVE_EVERY: Final = 0.2
 _PLAIN_EVERY: Final = 15.0
@@ -21,26 +21,25 @@ class SetupView:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr
-        self._live = self._stream.isatty()
+        self._line = LiveLine(lambda: self._text, stream=stream)
+        self._text = ""
         self._last = 0.0
 
     def __call__(self, event: Progress) -> None:
         """Print what ``event`` says, if it is time to."""
-        if event.state in ("done", "failed"):
-            self._line(event, end="\n")
-        elif event.state == "started":
-            self._last = time.monotonic()
-            if self._live:
-                self._line(event, end="")
-        elif time.monotonic() - self._last >= (_LIVE_EVERY if self._live else _PLAIN_EVERY):
-            self._last = time.monotonic()
-            self._line(event, end="" if self._live else "\n")
-
-    def _line(self, event: Progress, end: str) -> None:
         count = f" [{event.done}/{event.total}]" if event.total else ""
         state = " failed" if event.state == "failed" else ""
-        start = "\r\x1b[K" if self._live else ""
-        text = f"{start}{event.elapsed:7.1f} s  {event.step}{count}{state}{end}"
-        self._stream.write(text)
-        self._stream.flush()
+        self._text = f"{event.elapsed:7.1f} s  {event.step}{count}{state}"
+        if event.state in ("done", "failed"):
+            self._line.print(self._text)
+        elif event.state == "started":
+            self._last = time.monotonic()
+            self._line.draw()
+        elif time.monotonic() - self._last >= (
+            _LIVE_EVERY if self._line.terminal else _PLAIN_EVERY
+        ):
+            self._last = time.monotonic()
+            if self._line.terminal:
+                self._line.draw()
+            else:
+                self._line.print(self._text)

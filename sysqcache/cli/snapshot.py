@@ -20,7 +20,7 @@ _Tag = Annotated[str, typer.Argument(metavar="TAG", help="Name of the snapshot."
 @app.command()
 def save(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> None:
     """Save the running machine as it is now; it runs on."""
-    from sysqcache import snapshots
+    from sysqcache.saved import snapshots
 
     seconds = snapshots.save(name, tag)
     if as_json:
@@ -32,7 +32,7 @@ def save(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> No
 @app.command()
 def load(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> None:
     """Take the running machine back to a snapshot."""
-    from sysqcache import snapshots
+    from sysqcache.saved import snapshots
 
     seconds = snapshots.load(name, tag)
     if as_json:
@@ -44,7 +44,7 @@ def load(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> No
 @app.command("list")
 def list_(name: MachineName, as_json: Json = False) -> None:
     """List the snapshots of a machine, and the saved machine if there is one."""
-    from sysqcache import snapshots
+    from sysqcache.saved import snapshots
 
     found = snapshots.list_all(name)
     if as_json:
@@ -68,7 +68,7 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete a snapshot, or without TAG what suspend saved."""
-    from sysqcache import snapshots
+    from sysqcache.saved import snapshots
 
     snapshots.delete(name, tag)
     if as_json:

@@ -16,7 +16,7 @@ app = typer.Typer()
 def status(name: MachineName, as_json: Json = False) -> None:
     """Show one machine: its state, forwarded ports and cache counters."""
     from sysqcache.cli.list import row
-    from sysqcache.instances import Instance
+    from sysqcache.machine.instances import Instance
 
     state = Instance(name).current()
     answer = row(state) | {
@@ -41,10 +41,10 @@ def status(name: MachineName, as_json: Json = False) -> None:
 
 
 def _live(name: str) -> dict[str, Any]:
-    from sysqcache.errors import MachineError
-    from sysqcache.machine import Machine
+    from sysqcache.base.errors import MachineError
+    from sysqcache.machine.report import blocks_json
+    from sysqcache.machine.running import Machine
     from sysqcache.qmp.commands import query_status
-    from sysqcache.report import blocks_json
 
     try:
         with Machine.attach(name) as machine:

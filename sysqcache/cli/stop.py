@@ -11,7 +11,7 @@ import typer
 from sysqcache.cli.options import Json, MachineName, note, print_json, say
 
 if TYPE_CHECKING:
-    from sysqcache.machine import Machine
+    from sysqcache.machine.running import Machine
 
 app = typer.Typer()
 
@@ -29,10 +29,10 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Ask the guest to power off, end QEMU if it does not, and keep its blocks."""
+    from sysqcache.base.types import MachineState
     from sysqcache.cli.sweeping import sweep
-    from sysqcache.instances import Instance
-    from sysqcache.machine import settle
-    from sysqcache.types import MachineState
+    from sysqcache.machine.instances import Instance
+    from sysqcache.machine.running import settle
 
     instance = Instance(name)
     state = instance.current()
@@ -59,8 +59,8 @@ def _stop(name: str, timeout: float | None) -> dict[str, Any]:
     :param timeout: seconds for the guest; 0: the guest is not asked, and a QEMU that can't
         be reached is ended by signals.
     """
-    from sysqcache.errors import MachineDied, QmpError
-    from sysqcache.machine import Machine, end_by_signals
+    from sysqcache.base.errors import MachineDied, QmpError
+    from sysqcache.machine.running import Machine, end_by_signals
 
     try:
         machine = Machine.attach(name, quick=timeout == 0.0)
@@ -76,9 +76,9 @@ def _stop(name: str, timeout: float | None) -> dict[str, Any]:
 
 
 def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
-    from sysqcache.errors import MachineError
-    from sysqcache.placing import place_before_end
-    from sysqcache.report import blocks_json
+    from sysqcache.base.errors import MachineError
+    from sysqcache.machine.life import place_before_end
+    from sysqcache.machine.report import blocks_json
 
     blocks = None
     with contextlib.suppress(MachineError):

@@ -30,10 +30,10 @@ def suspend(
     and gets fresh overlays, so that resuming takes the same time whatever the memory's size
     and many copies can run. auto takes template where it can, else file, and says why.
     """
-    from sysqcache import suspending
-    from sysqcache.cli.phases import Phases
+    from sysqcache.base.errors import UsageError
+    from sysqcache.cli.liveline import Phases
     from sysqcache.cli.sweeping import sweep
-    from sysqcache.errors import UsageError
+    from sysqcache.saved import suspend as suspending
 
     if method not in _METHODS:
         raise UsageError(f"--method takes {', '.join(_METHODS)}; found {method!r}")

@@ -8,7 +8,7 @@ from sysqcache.cli.options import note
 
 def sweep() -> None:
     """Take journals that were left behind into the store; never fails."""
-    from sysqcache.keeping import Keeper
+    from sysqcache.machine.cache import Keeper
 
     runs = Keeper(lambda text: note(f"warning: {text}")).sweep()
     if runs:

@@ -13,15 +13,16 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.compare import host
-from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
-from sysqcache.compare.ways import turns
-from sysqcache.enginebuild.info import load
-from sysqcache.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
-from sysqcache.guest.agent import GuestAgent
+from sysqcache.base.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
+from sysqcache.compare import events, host
+from sysqcache.compare.events import Listener
+from sysqcache.compare.figures import Sample
+from sysqcache.compare.result import DOMAINS, Result
+from sysqcache.compare.rounds import Measured, Rounds, Step
+from sysqcache.compare.ways import DomainWay, Way
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import (
     connect,
@@ -36,13 +37,13 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, run_directory
 from sysqcache.libvirt.follow import peer
 from sysqcache.libvirt.publish import emulator, engines_dir
+from sysqcache.machine.guest.agent import AgentCommands
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
+from sysqcache.spec.engines import load
 
 if TYPE_CHECKING:
     import libvirt
-
-Tell = Callable[[str], None]
 
 _AGENT: Final = "org.qemu.guest_agent.0"
 _READY_SECONDS: Final = 300.0
@@ -62,11 +63,12 @@ class DomainRequest:
     timeout: float = 3600.0
 
 
-def compare_domain(request: DomainRequest, tell: Tell) -> DomainResult:
+def compare_domain(request: DomainRequest, listener: Listener = events.ignore) -> Result:
     """Measure every way as often as it is asked for.
 
-    Raises :class:`DomainRefused` for a domain that runs, is saved, is not enabled, has no
-    guest agent or has not learnt anything yet; other errors when a start fails.
+    ``KeyboardInterrupt`` gives what was measured so far. Raises :class:`DomainRefused` for a
+    domain that runs, is saved, is not enabled, has no guest agent or has not learnt anything
+    yet; other errors when a start fails.
     """
     if request.runs < 1:
         raise UsageError(f"--runs takes 1 or more; found {request.runs}")
@@ -77,33 +79,22 @@ def compare_domain(request: DomainRequest, tell: Tell) -> DomainResult:
     folder = DomainFolder(domain.UUIDString())
     _require_comparable(domain, xml, folder)
     _end_earlier(connection, _copy_name(domain.name()))
-    started, state = time.time(), folder.read()
-    with _copy(folder, state, xml) as copy:
-        samples = _rounds(_Comparison(connection, copy, request), request, tell)
-    return DomainResult(
+    state = folder.read()
+    result = Result(
         domain.name(),
         request.task,
         request.runs,
-        samples,
         host.facts(),
-        request.ways,
         _engine(state),
-        started,
-        time.time() - started,
+        tuple(request.ways),
+        subject=DOMAINS,
     )
-
-
-def _rounds(comparison: _Comparison, request: DomainRequest, tell: Tell) -> list[DomainSample]:
-    """All starts, by rounds."""
-    if any(way.saved for way in request.ways):
-        tell("saving it")
-        comparison.save()
-    samples: list[DomainSample] = []
-    for number, way in turns(request.ways, request.runs):
-        sample = comparison.start(way, number)
-        tell(f"{way}: ready {sample.ready_s:.2f} s, first task {sample.first_task_s:.2f} s")
-        samples.append(sample)
-    return samples
+    with _copy(folder, state, xml) as copy:
+        comparison = _Comparison(connection, copy, request)
+        saved = any(way.saved for way in request.ways)
+        steps = [Step("saving it", comparison.save)] if saved else []
+        Rounds(result, listener, steps).run(comparison.measured)
+    return result
 
 
 def _engine(state: DomainState) -> dict[str, str]:
@@ -176,7 +167,7 @@ def _copy(folder: DomainFolder, state: DomainState, xml: str) -> Iterator[Domain
         shutil.rmtree(directory, ignore_errors=True)
 
 
-class _Agent(GuestAgent):
+class _Agent(AgentCommands):
     """The guest agent, asked through libvirt, which holds its channel."""
 
     def __init__(self, domain: libvirt.virDomain) -> None:
@@ -220,16 +211,23 @@ class _Comparison:
         self._aside = copy.directory / "saved-disks"
         self._prepared = 0.0
 
-    def save(self) -> None:
+    def measured(self, way: Way | DomainWay, number: int, _quiet: object) -> Measured:
+        """One start, as rounds want it."""
+        assert isinstance(way, DomainWay)
+        return self.start(way, number), ()
+
+    def save(self, _quiet: object) -> str:
         """Boot, wait until the guest is idle, and save it: for both ways to go on."""
+        began = time.monotonic()
         with self._running(DomainWay.WARM) as domain:
             _Agent(domain).wait()
             time.sleep(_SETTLE)
             with explained(f"{domain.name()} can't be saved"):
                 domain.save(str(self._file))
             self._copy.put_aside(self._aside)
+        return f"{time.monotonic() - began:.1f} s"
 
-    def start(self, way: DomainWay, number: int) -> DomainSample:
+    def start(self, way: DomainWay, number: int) -> Sample:
         """One start with two runs of the task."""
         with self._running(way) as domain:
             prepared = self._prepared
@@ -244,7 +242,7 @@ class _Comparison:
             if first.exit or second.exit:
                 raise GuestCommandError(f"{task!r} failed in the guest", detail=first.stderr)
             process = peer(self._copy.paths.introspection)
-            return DomainSample(
+            return Sample(
                 way=way,
                 round=number,
                 start_s=started - prepared,

@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from sysqcache import progress
-from sysqcache.progress import PhaseBegan
+from sysqcache.machine import progress
+from sysqcache.machine.progress import PhaseBegan
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

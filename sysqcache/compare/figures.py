@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sysqcache.compare.ways import Way
+from sysqcache.compare.ways import DomainWay, Way
 
 READY: Final = "ready_s"
 FIRST: Final = "first_task_s"
@@ -17,13 +17,16 @@ SECOND: Final = "second_task_s"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """One run.
+    """One run; None is what is not measured of this kind of machine.
 
     :param round: from 0.
-    :param ready_s: from the start of the QEMU process to the guest's answer to ``true``.
-    :param command_s: the same from the call that starts the machine, which also looks at
-        the saved state and prepares disks.
+    :param ready_s: from the start of the QEMU process, of a domain from the call to libvirt, to
+        the guest's answer to ``true``.
     :param first_task_s: the task's first run in this guest, ``second_task_s`` its second.
+    :param command_s: as ``ready_s``, from the call that starts the machine, which also looks at
+        the saved state and prepares disks.
+    :param start_s: from the call to libvirt to its return.
+    :param ready_hit_rate: the hit rate when the guest answered.
     :param host_cpu_s: CPU time of QEMU up to the end of the second run.
     :param peak_rss_bytes: most memory that QEMU had mapped and touched, pages that it
         shares with files and other processes included.
@@ -34,22 +37,24 @@ class Sample:
     :param noise: what others did on the host meanwhile.
     """
 
-    way: Way
+    way: Way | DomainWay
     round: int
     ready_s: float
-    command_s: float
     first_task_s: float
     second_task_s: float
     host_cpu_s: float
-    peak_rss_bytes: int
     hit_rate: float
-    launch_s: float = 0.0
-    probe_s: float = 0.0
+    command_s: float | None = None
+    peak_rss_bytes: int | None = None
+    launch_s: float | None = None
+    probe_s: float | None = None
+    start_s: float | None = None
+    ready_hit_rate: float | None = None
     noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """An entry of ``samples``."""
-        value = dataclasses.asdict(self)
+        value = {key: v for key, v in dataclasses.asdict(self).items() if v is not None}
         return {key: round(v, 4) if isinstance(v, float) else v for key, v in value.items()}
 
 
@@ -71,7 +76,7 @@ class Spread:
         return {key: round(value, 4) for key, value in dataclasses.asdict(self).items()}
 
 
-def of_way(samples: Iterable[Sample], way: Way) -> list[Sample]:
+def of_way(samples: Iterable[Sample], way: Way | DomainWay) -> list[Sample]:
     """The runs of one way, by rounds."""
     return sorted((s for s in samples if s.way is way), key=lambda sample: sample.round)
 
@@ -86,8 +91,8 @@ class Ratio:
     """A ratio that is reported: one value of a way, over one value of a way."""
 
     name: str
-    part: tuple[Way, str]
-    whole: tuple[Way, str]
+    part: tuple[Way | DomainWay, str]
+    whole: tuple[Way | DomainWay, str]
 
 
 def _named() -> tuple[Ratio, ...]:
@@ -111,7 +116,18 @@ def _named() -> tuple[Ratio, ...]:
 
 
 RATIOS: Final = _named()
-"""All ratios, in the order of the report."""
+"""All ratios of machines of vm.yaml, in the order of the report."""
+
+_BOTH: Final = ((DomainWay.WARM, DomainWay.COLD), (DomainWay.SAVED_WARM, DomainWay.SAVED))
+DOMAIN_RATIOS: Final = (
+    *(
+        Ratio(f"{warm}/{cold} {name}", (warm, value), (cold, value))
+        for warm, cold in _BOTH
+        for name, value in (("ready", READY), ("first task", FIRST))
+    ),
+    Ratio("managedsave+warm/cold ready", (DomainWay.SAVED_WARM, READY), (DomainWay.COLD, READY)),
+)
+"""Those of domains."""
 
 
 def ratio(samples: Sequence[Sample], wanted: Ratio) -> Spread | None:
@@ -126,7 +142,7 @@ def ratio(samples: Sequence[Sample], wanted: Ratio) -> Spread | None:
     return Spread.of(values) if values else None
 
 
-def ratios(samples: Sequence[Sample]) -> dict[str, Spread]:
+def ratios(samples: Sequence[Sample], wanted: Sequence[Ratio] = RATIOS) -> dict[str, Spread]:
     """All ratios that the runs allow."""
-    found = {wanted.name: ratio(samples, wanted) for wanted in RATIOS}
+    found = {one.name: ratio(samples, one) for one in wanted}
     return {name: value for name, value in found.items() if value is not None}

@@ -6,24 +6,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from sysqcache import pipeline, progress, resuming, suspending
+from sysqcache.base.errors import MachineError
+from sysqcache.base.paths import INSTANCE_OVERLAYS
+from sysqcache.base.types import CacheMode, DiskMode
 from sysqcache.compare import nonce
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.observe import Observer
 from sysqcache.compare.ways import Way
-from sysqcache.errors import MachineError
-from sysqcache.instances import Instance
-from sysqcache.launch.overlay import remove_overlays
-from sysqcache.life import BootOptions
-from sysqcache.machine import end_by_signals
-from sysqcache.paths import INSTANCE_OVERLAYS
-from sysqcache.progress import Listener
-from sysqcache.report import BootReport, hit_rate
-from sysqcache.resuming import ResumeOptions
+from sysqcache.machine import progress
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.launch.overlay import remove_overlays
+from sysqcache.machine.life import BootOptions
+from sysqcache.machine.progress import Listener
+from sysqcache.machine.report import BootReport, hit_rate
+from sysqcache.machine.running import end_by_signals
+from sysqcache.machine.start import boot
+from sysqcache.saved import resume as resuming
+from sysqcache.saved import suspend as suspending
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
-from sysqcache.suspending import Suspended
-from sysqcache.types import CacheMode, DiskMode
+from sysqcache.saved.resume import ResumeOptions
+from sysqcache.saved.suspend import Suspended
+from sysqcache.spec.spec import MachineSpec
 
 ANSWER: Final = "true"
 """The command that a guest has to answer to count as started."""
@@ -53,7 +56,7 @@ class Machines:
         """Boot once with an empty store and keep all blocks. Raises :class:`MachineError`."""
         observer = Observer(MEASURED, listener)
         options = BootOptions(tasks=self.tasks, task_timeout=self.timeout)
-        report = pipeline.boot(self.spec.with_cache(CacheMode.ON), options, observer)
+        report = boot(self.spec.with_cache(CacheMode.ON), options, observer)
         _finish(report, observer)
         return report
 
@@ -71,7 +74,7 @@ class Machines:
             tasks=(nonce.store_command(value),), detach=True, task_timeout=self.timeout
         )
         try:
-            report = pipeline.boot(spec, options, observer)
+            report = boot(spec, options, observer)
             _finish(report, observer)
             saved = suspending.suspend(
                 spec.name,
@@ -131,7 +134,7 @@ class Machines:
     def _start(self, way: Way, mode: CacheMode, observer: Observer) -> BootReport:
         if way.method is None:
             options = BootOptions(tasks=self.tasks, task_timeout=self.timeout)
-            return pipeline.boot(self.spec.with_cache(mode), options, observer)
+            return boot(self.spec.with_cache(mode), options, observer)
         resume = ResumeOptions(tasks=self.tasks, cache=mode, task_timeout=self.timeout)
         return resuming.resume(self.name(way.method), resume, observer)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
+from sysqcache.base.errors import SavedStateError
 from sysqcache.compare.ways import Way
-from sysqcache.errors import SavedStateError
 
 _FILE: Final = "sysqcache-nonce"
 _FOLDERS: Final = ("/dev/shm", "/run", "/tmp", "/")  # noqa: S108 (the guest's, not ours)

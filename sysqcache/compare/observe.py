@@ -6,11 +6,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sysqcache import progress
-from sysqcache.errors import GuestCommandError
-from sysqcache.guest.result import TaskResult
-from sysqcache.launch.process import ProcessId
-from sysqcache.progress import Event, Launched, Listener, TaskFinished
+from sysqcache.base.errors import GuestCommandError
+from sysqcache.machine import progress
+from sysqcache.machine.guest.result import TaskResult
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.machine.progress import Event, Launched, Listener, TaskFinished
 
 
 class Observer:

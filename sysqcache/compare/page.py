@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The HTML page about a comparison of a machine of vm.yaml."""
+"""The HTML page about a comparison, of a machine of vm.yaml or of a domain of libvirt."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Final
 
 from sysqcache.compare import htmlparts as parts
 from sysqcache.compare.figures import FIRST, READY, SECOND
-from sysqcache.compare.result import Result, Summary
+from sysqcache.compare.result import DOMAINS, MACHINES, Result, Summary
 from sysqcache.compare.svg import Group
 from sysqcache.compare.texts import advice, percent, seconds, size
 
-_GROUPS: Final[tuple[str, ...]] = ("boot", "internal", "file", "template")
 _DWARFED: Final = 5.0
 """Boots this many times longer than resumes get a drawing without them beside."""
 
@@ -27,6 +26,16 @@ same guest. Peak memory counts pages of mapped files too, which copies of a temp
 are taken within rounds; the table has their
 medians."""
 
+_HOW_DOMAINS: Final = """\
+What was started is a copy of the domain with its disks behind overlays, by the same libvirt and the
+same engine; the domain itself was neither started nor changed. Every way runs once in each round,
+and rounds begin with different ways. Bars are medians, whiskers the smallest and the largest run.
+"Without the cache" has the cache off; "with the cache" maps what the domain's next start would map,
+and records nothing. A managed save is what <code>virsh save</code> writes. Ready: from the call to
+libvirt until the guest agent has answered the command <code>true</code>. The first and the second
+run of the task follow in the same guest. Ratios are taken within rounds; the table has their
+medians."""
+
 _NONCE: Final = """\
 Every resumed guest gave back a random value that had been put into its memory before it was saved;
 no booted one knew any."""
@@ -35,14 +44,20 @@ no booted one knew any."""
 def page(result: Result) -> str:
     """The whole page."""
     summaries = result.summaries()
+    domain = result.subject is DOMAINS
+    title = f"Starting {result.machine}: {len(summaries)} ways compared"
+    if domain:
+        title = f"Starting {result.machine}, a domain of libvirt: {', '.join(result.ways)}"
+    how = [_HOW_DOMAINS] if domain else [_HOW, _nonce(result)]
+    head = "What came out" if domain else "What to use"
     return parts.document(
-        f"Starting {result.machine}: {len(summaries)} ways compared",
+        title,
         _about(result),
         [
-            *parts.section("What to use", parts.bullets(advice(result))),
-            *parts.section("How long it takes", [parts.legend(), *_charts(summaries)]),
+            *parts.section(head, parts.bullets(advice(result))),
+            *parts.section("How long it takes", [parts.legend(), *_charts(result, summaries)]),
             *parts.section("All figures", [_figures(summaries), *parts.ratios(result.ratios())]),
-            *parts.section("How it was measured", [f"<p>{_HOW}</p>", f"<p>{_nonce(result)}</p>"]),
+            *parts.section("How it was measured", [f"<p>{text}</p>" for text in how]),
             *parts.section("Notes", parts.bullets(_remarks(result))),
         ],
     )
@@ -54,7 +69,7 @@ def _about(result: Result) -> str:
 
 
 def _nonce(result: Result) -> str:
-    resumed = any(sample.way.method is not None for sample in result.samples)
+    resumed = any(sample.way.saved for sample in result.samples)
     return _NONCE if resumed else "No way of this comparison resumes a saved machine."
 
 
@@ -70,13 +85,17 @@ def groups(summaries: Sequence[Summary], name: str, wanted: Sequence[str]) -> li
     return parts.grouped(((one.way.group, one.way.cached, one[name]) for one in summaries), wanted)
 
 
-def _charts(summaries: Sequence[Summary]) -> list[str]:
-    drawings = [("ready", "Until the guest answers", READY, _GROUPS)]
-    if _dwarfed(summaries):
+def _charts(result: Result, summaries: Sequence[Summary]) -> list[str]:
+    every = result.subject.groups
+    drawings = [("ready", "Until the guest answers", READY, every)]
+    if result.subject is MACHINES and _dwarfed(summaries):
         title = "Until the guest answers, resumes alone"
-        drawings.append(("resumed", title, READY, _GROUPS[1:]))
-    drawings.append(("first", "The task's first run in this guest", FIRST, _GROUPS))
-    drawings.append(("second", "The task's second run", SECOND, _GROUPS))
+        drawings.append(("resumed", title, READY, every[1:]))
+    drawings.append(("first", "The task's first run in this guest", FIRST, every))
+    drawings.append(("second", "The task's second run", SECOND, every))
+    if result.subject is DOMAINS:
+        title = "libvirt's own part: the call that starts the domain"
+        drawings.append(("start", title, "start_s", every))
     return [
         parts.figure(key, title, groups(summaries, name, wanted))
         for key, title, name, wanted in drawings
@@ -85,24 +104,20 @@ def _charts(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _dwarfed(summaries: Sequence[Summary]) -> bool:
-    boots = [one[READY].median for one in summaries if one.way.method is None]
-    resumes = [one[READY].max for one in summaries if one.way.method is not None]
+    boots = [one[READY].median for one in summaries if not one.way.saved]
+    resumes = [one[READY].max for one in summaries if one.way.saved]
     return bool(boots and resumes) and max(boots) > _DWARFED * max(resumes)
 
 
 def _figures(summaries: Sequence[Summary]) -> str:
-    heads: tuple[str, ...] = ("way", "ready", "first task", "second task", "host CPU")
-    heads += ("suspend", "on disk", "peak memory", "hits", "runs")
-    rows = [
-        (
-            str(one.way),
-            *(parts.timed(one[name]) for name in (READY, FIRST, SECOND, "host_cpu_s")),
-            "-" if one.suspend_s is None else seconds(one.suspend_s),
-            size(one.disk_bytes),
-            size(one.peak_rss_bytes),
-            percent(one.hit_rate),
-            str(one.runs),
-        )
-        for one in summaries
-    ]
+    names = {"start_s": "libvirt"} if summaries and "start_s" in summaries[0].spreads else {}
+    names |= {READY: "ready", FIRST: "first task", SECOND: "second task", "host_cpu_s": "host CPU"}
+    saved = () if "start_s" in names else ("suspend", "on disk", "peak memory")
+    rows = []
+    for one in summaries:
+        suspend = "-" if one.suspend_s is None else seconds(one.suspend_s)
+        kept = (suspend, size(one.disk_bytes), size(one.peak_rss_bytes)) if saved else ()
+        times = (parts.timed(one[name]) for name in names)
+        rows.append((str(one.way), *times, *kept, percent(one.hit_rate), str(one.runs)))
+    heads = ("way", *names.values(), *saved, "hits", "runs")
     return parts.table("Medians, and below them the spread", heads, rows)

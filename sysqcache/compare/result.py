@@ -9,12 +9,44 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sysqcache.compare.figures import FIRST, READY, SECOND, Sample, Spread, of_way, ratios, spread
-from sysqcache.compare.ways import Way
+from sysqcache.compare.figures import (
+    DOMAIN_RATIOS,
+    FIRST,
+    RATIOS,
+    READY,
+    SECOND,
+    Ratio,
+    Sample,
+    Spread,
+    of_way,
+    ratios,
+    spread,
+)
+from sysqcache.compare.ways import DomainWay, Way
 from sysqcache.saved.record import Method
 
-SPREADS: Final = (READY, FIRST, SECOND, "host_cpu_s", "command_s")
-"""Values of a way that are reported with their spread."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """What is compared: machines of vm.yaml, or domains of libvirt.
+
+    :param values: those of a way that are reported with their spread.
+    :param groups: of ways, in the order of drawings.
+    """
+
+    values: tuple[str, ...]
+    ratios: tuple[Ratio, ...]
+    groups: tuple[str, ...]
+
+
+MACHINES: Final = Subject(
+    (READY, FIRST, SECOND, "host_cpu_s", "command_s"),
+    RATIOS,
+    ("boot", "internal", "file", "template"),
+)
+DOMAINS: Final = Subject(
+    ("start_s", READY, FIRST, SECOND, "host_cpu_s"), DOMAIN_RATIOS, ("boot", "managedsave")
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,29 +68,34 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """All runs of one way; ``suspend_s`` None for a boot. There is at least one run."""
+    """All runs of one way, at least one; ``suspend_s`` None for a boot."""
 
-    way: Way
+    way: Way | DomainWay
     runs: int
     spreads: Mapping[str, Spread]
+    hit_rate: float
     disk_bytes: int
     peak_rss_bytes: int
-    hit_rate: float
     suspend_s: float | None
+    ready_hit_rate: float | None
 
     def __getitem__(self, name: str) -> Spread:
         return self.spreads[name]
 
     def to_json(self) -> dict[str, Any]:
         """An entry of ``ways``."""
-        return {
+        value: dict[str, Any] = {
             "way": str(self.way),
             **{name: value.to_json() for name, value in self.spreads.items()},
+            "hit_rate": round(self.hit_rate, 6),
+            "runs": self.runs,
+        }
+        if self.ready_hit_rate is not None:
+            return value | {"ready_hit_rate": round(self.ready_hit_rate, 6)}
+        return value | {
             "disk_bytes": self.disk_bytes,
             "peak_rss_bytes": self.peak_rss_bytes,
-            "hit_rate": round(self.hit_rate, 6),
             "suspend_s": None if self.suspend_s is None else round(self.suspend_s, 4),
-            "runs": self.runs,
         }
 
 
@@ -81,9 +118,9 @@ class Result:
     asked: int
     host: Mapping[str, Any]
     engine: Mapping[str, Any]
-    ways: tuple[Way, ...]
+    ways: tuple[Way | DomainWay, ...]
     left_out: dict[Way, str] = dataclasses.field(default_factory=dict)
-    failed: dict[Way, str] = dataclasses.field(default_factory=dict)
+    failed: dict[Way | DomainWay, str] = dataclasses.field(default_factory=dict)
     savings: dict[Method, Saving] = dataclasses.field(default_factory=dict)
     samples: list[Sample] = dataclasses.field(default_factory=list)
     store_bytes: int = 0
@@ -91,6 +128,7 @@ class Result:
     started: float = dataclasses.field(default_factory=time.time)
     took_s: float = 0.0
     interrupted: bool = False
+    subject: Subject = MACHINES
 
     def note(self, text: str) -> bool:
         """Keep a note, once; whether it is new."""
@@ -104,28 +142,42 @@ class Result:
         found = [self._summary(way, of_way(self.samples, way)) for way in self.ways]
         return [summary for summary in found if summary is not None]
 
-    def _summary(self, way: Way, runs: list[Sample]) -> Summary | None:
+    def _summary(self, way: Way | DomainWay, runs: list[Sample]) -> Summary | None:
         if not runs:
             return None
-        saving = self.savings.get(way.method) if way.method is not None else None
+        method = way.method if isinstance(way, Way) else None
+        saving = self.savings.get(method) if method is not None else None
+        ready_rates = [run.ready_hit_rate for run in runs if run.ready_hit_rate is not None]
         return Summary(
             way=way,
             runs=len(runs),
-            spreads={name: spread(runs, name) for name in SPREADS},
+            spreads={name: spread(runs, name) for name in self.subject.values},
             disk_bytes=saving.disk_bytes if saving else 0,
-            peak_rss_bytes=int(statistics.median(run.peak_rss_bytes for run in runs)),
+            peak_rss_bytes=int(statistics.median(run.peak_rss_bytes or 0 for run in runs)),
             hit_rate=statistics.median(run.hit_rate for run in runs),
             suspend_s=saving.suspend_s if saving else None,
+            ready_hit_rate=statistics.median(ready_rates) if ready_rates else None,
         )
+
+    def start_delay(self) -> float | None:
+        """Seconds by which the cache makes libvirt's start of a domain longer.
+
+        None unless both boots of a domain were measured.
+        """
+        found = {one.way: one for one in self.summaries()}
+        if self.subject is not DOMAINS or not {DomainWay.COLD, DomainWay.WARM} <= found.keys():
+            return None
+        cold, warm = (found[way]["start_s"] for way in (DomainWay.COLD, DomainWay.WARM))
+        return warm.median - cold.median
 
     def ratios(self) -> dict[str, Spread]:
         """By name, taken within rounds."""
-        return ratios(self.samples)
+        return ratios(self.samples, self.subject.ratios)
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         found = self.ratios()
-        return {
+        value = {
             "machine": self.machine,
             "runs": self.asked,
             "host": dict(self.host),
@@ -133,8 +185,6 @@ class Result:
             "ways": [summary.to_json() for summary in self.summaries()],
             "ratios": {name: round(value.median, 4) for name, value in found.items()},
             "ratio_spreads": {name: value.to_json() for name, value in found.items()},
-            "suspends": {str(m): s.to_json() for m, s in self.savings.items()},
-            "store_bytes": self.store_bytes,
             "left_out": {str(way): reason for way, reason in self.left_out.items()},
             "failed": {str(way): reason for way, reason in self.failed.items()},
             "notes": list(self.notes),
@@ -144,3 +194,8 @@ class Result:
             "interrupted": self.interrupted,
             "samples": [sample.to_json() for sample in self.samples],
         }
+        if self.subject is DOMAINS:
+            delay = self.start_delay()
+            return value | {"start_delay_s": None if delay is None else round(delay, 4)}
+        suspends = {str(m): s.to_json() for m, s in self.savings.items()}
+        return value | {"suspends": suspends, "store_bytes": self.store_bytes}

@@ -8,25 +8,23 @@ blocks are neither used nor changed.
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
-from typing import Final
+import functools
+from collections.abc import Iterator, Sequence
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import UsageError
+from sysqcache.base.types import CacheMode, DiskMode, GuestAccess
 from sysqcache.compare import events, host, nonce
-from sysqcache.compare.events import Listener, Noted, StepBegan, StepEnded
-from sysqcache.compare.figures import Sample
+from sysqcache.compare.events import Listener
 from sysqcache.compare.machines import Machines, private
 from sysqcache.compare.result import Result, Saving
-from sysqcache.compare.ways import Way, supported, turns
+from sysqcache.compare.rounds import Measured, Rounds, Step
+from sysqcache.compare.ways import DomainWay, Way, supported
 from sysqcache.compare.workshop import disk_bytes, workshop
-from sysqcache.enginebuild.info import Engine, find_engine
-from sysqcache.errors import MachineError, UsageError
+from sysqcache.machine import progress
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
-from sysqcache.types import CacheMode, DiskMode, GuestAccess
-
-_BUSY_SHARE: Final = 0.1
+from sysqcache.spec.engines import Engine, find_engine
+from sysqcache.spec.spec import MachineSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,13 +48,8 @@ def compare(request: Request, listener: Listener = events.ignore) -> Result:
     """
     engine = find_engine(str(request.spec.arch))
     result = _new_result(request, engine)
-    started = time.monotonic()
     with workshop(engine.dir):
-        try:
-            _Comparison(request, result, listener).run()
-        except KeyboardInterrupt:
-            result.interrupted = True
-    result.took_s = time.monotonic() - started
+        _Comparison(request, result, listener).run()
     return result
 
 
@@ -86,118 +79,66 @@ def _new_result(request: Request, engine: Engine) -> Result:
 
 
 class _Comparison:
-    """One comparison that runs in its own state directory."""
+    """What a comparison of a machine of vm.yaml does in its own state directory."""
 
     def __init__(self, request: Request, result: Result, listener: Listener) -> None:
-        self.request, self.result, self.listener = request, result, listener
+        self.result = result
         self.machines = Machines(private(request.spec), request.task, request.timeout)
-        ways = result.ways
-        self.methods = [m for m in Method if any(way.method is m for way in ways)]
-        self.needs_store = any(way.cached for way in ways)
+        self.needs_store = any(way.cached for way in result.ways)
         self.nonces: dict[Method, str] = {}
-        self.learning = [m for m in self.methods if any(w.method is m and w.cached for w in ways)]
-        before = self.needs_store + len(self.methods) + len(self.learning)
-        self.steps = before + request.runs * len(ways)
-        self.step = 0
-        self.title = ""
+        self.memory = ""
+        self.rounds = Rounds(result, listener, list(self._steps()))
 
     def run(self) -> None:
-        for note in self.result.notes:
-            self.listener(Noted(note))
+        self.rounds.run(self._start, self._check)
+
+    def _steps(self) -> Iterator[Step]:
+        ways = [way for way in self.result.ways if isinstance(way, Way)]
+        of = {method: tuple(way for way in ways if way.method is method) for method in Method}
+        cached = {m: tuple(way for way in found if way.cached) for m, found in of.items()}
         if self.needs_store:
-            self._fill()
-        for method in self.methods:
-            self._save(method)
-        for method in self.learning:
-            self._learn(method)
-        for number, way in turns(self.result.ways, self.request.runs):
-            self._turn(number, way)
+            yield Step("first boot, to have blocks", self._fill)
+        for method, wanted in of.items():
+            if wanted:
+                yield Step(f"suspend, {method}", functools.partial(self._save, method), wanted)
+        for method, wanted in cached.items():
+            if wanted:
+                title = f"resume, {method}, to have its blocks"
+                yield Step(title, functools.partial(self._learn, method), wanted)
 
-    def _begin(self, title: str) -> None:
-        self.step, self.title = self.step + 1, title
-        self.listener(StepBegan(self.step, self.steps, title))
+    def _note(self, whose: str, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self.rounds.note(f"{whose}: {warning}")
 
-    def _end(self, outcome: str) -> None:
-        self.listener(StepEnded(self.title, outcome))
-
-    def _note(self, text: str) -> None:
-        if self.result.note(text):
-            self.listener(Noted(text))
-
-    def _fail(self, ways: list[Way], error: MachineError) -> None:
-        for way in ways:
-            self.result.failed[way] = error.message
-        self._end(f"failed: {error.message}")
-
-    def _fill(self) -> None:
-        self._begin("first boot, to have blocks")
-        report = self.machines.fill(events.phases_only(self.listener))
-        for warning in report.warnings:
-            self._note(f"first boot: {warning}")
+    def _fill(self, quiet: progress.Listener) -> str:
+        report = self.machines.fill(quiet)
+        self._note("first boot", report.warnings)
         self.result.store_bytes = disk_bytes(paths.store_dir() / paths.STORE_PACKS)
-        self._end(f"{report.ingest.blocks_new:,} blocks in {self.result.store_bytes >> 20} MiB")
+        return f"{report.ingest.blocks_new:,} blocks in {self.result.store_bytes >> 20} MiB"
 
-    def _save(self, method: Method) -> None:
-        self._begin(f"suspend, {method}")
+    def _save(self, method: Method, quiet: progress.Listener) -> str:
         value = nonce.fresh()
         mode = CacheMode.READ_ONLY if self.needs_store else CacheMode.OFF
-        quiet = events.phases_only(self.listener)
-        try:
-            saved, warnings = self.machines.suspend(method, value, mode, quiet)
-        except MachineError as error:
-            self._fail([way for way in self.result.ways if way.method is method], error)
-            return
-        for warning in warnings:
-            self._note(f"{method}: {warning}")
+        saved, warnings = self.machines.suspend(method, value, mode, quiet)
+        self._note(str(method), warnings)
         self.nonces[method] = value
         size = saved.record.disk_bytes
         self.result.savings[method] = Saving(saved.suspend_s, saved.wall_s, size)
-        self._end(f"{saved.suspend_s:.2f} s, {size >> 20} MiB")
+        return f"{saved.suspend_s:.2f} s, {size >> 20} MiB"
 
-    def _learn(self, method: Method) -> None:
+    def _learn(self, method: Method, quiet: progress.Listener) -> str:
         """Resume once and keep the blocks: each later resume finds the guest at the same place."""
-        ways = [way for way in self.result.ways if way.method is method and way.cached]
-        if ways[0] in self.result.failed:
-            self.step += 1
-            return
-        self._begin(f"resume, {method}, to have its blocks")
-        try:
-            report = self.machines.learn(method, events.phases_only(self.listener))
-        except MachineError as error:
-            self._fail(ways, error)
-            return
-        for warning in report.warnings:
-            self._note(f"{method}: {warning}")
-        self._end(f"{report.ingest.blocks_new:,} blocks")
+        report = self.machines.learn(method, quiet)
+        self._note(str(method), report.warnings)
+        return f"{report.ingest.blocks_new:,} blocks"
 
-    def _turn(self, number: int, way: Way) -> None:
-        if way in self.result.failed:
-            self.step += 1
-            return
-        self._begin(f"{way}, round {number + 1} of {self.request.runs}")
-        # what earlier runs wrote is not to be written during this one
-        os.sync()
-        noise = host.Noise()
-        quiet = events.phases_only(self.listener)
-        try:
-            sample, memory, warnings = self.machines.start(way, number, CacheMode.READ_ONLY, quiet)
-        except MachineError as error:
-            self._fail([way], error)
-            return
-        nonce.check(way, memory, self.nonces[way.method] if way.method is not None else "")
-        sample = dataclasses.replace(sample, noise=noise.measure())
-        self.result.samples.append(sample)
-        for warning in warnings:
-            self._note(f"{way}: {warning}")
-        self._end(_outcome(sample))
+    def _start(self, way: Way | DomainWay, number: int, quiet: progress.Listener) -> Measured:
+        assert isinstance(way, Way)
+        found = self.machines.start(way, number, CacheMode.READ_ONLY, quiet)
+        sample, self.memory, warnings = found
+        return sample, warnings
 
-
-def _outcome(sample: Sample) -> str:
-    text = (
-        f"ready {sample.ready_s:.3f} s, first task {sample.first_task_s:.3f} s, "
-        f"second {sample.second_task_s:.3f} s"
-    )
-    if sample.hit_rate:
-        text += f", hits {sample.hit_rate:.1%}"
-    others, took = sample.noise.get("others_cpu_s", 0.0), sample.noise.get("took_s", 0.0)
-    return text + (f"  (others used {others:.1f} s CPU)" if others > _BUSY_SHARE * took else "")
+    def _check(self, way: Way | DomainWay) -> None:
+        """The guest is the one that was saved."""
+        assert isinstance(way, Way)
+        nonce.check(way, self.memory, self.nonces[way.method] if way.method is not None else "")

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from sysqcache.compare.figures import FIRST, READY, Sample, Spread, of_way
-from sysqcache.compare.result import Result, Summary
-from sysqcache.compare.ways import Way
+from sysqcache.compare.result import DOMAINS, Result, Summary
+from sysqcache.compare.ways import DomainWay, Way
 
 _FEW_RUNS: Final = 3
 
@@ -44,7 +44,7 @@ def rounds(count: int) -> str:
     return f"{count} round" + ("" if count == 1 else "s")
 
 
-def first_result(samples: Iterable[Sample], way: Way) -> Spread | None:
+def first_result(samples: Iterable[Sample], way: Way | DomainWay) -> Spread | None:
     """Seconds from the start of QEMU to the end of the task's first run."""
     totals = [sample.ready_s + sample.first_task_s for sample in of_way(samples, way)]
     return Spread.of(totals) if totals else None
@@ -52,6 +52,8 @@ def first_result(samples: Iterable[Sample], way: Way) -> Spread | None:
 
 def advice(result: Result) -> list[str]:
     """What to use, as sentences that follow from the figures alone."""
+    if result.subject is DOMAINS:
+        return list(_of_domain(result))
     summaries = {summary.way: summary for summary in result.summaries()}
     parts = (
         _fastest(result),
@@ -62,6 +64,24 @@ def advice(result: Result) -> list[str]:
         _doubts(result),
     )
     return [text for text in parts if text]
+
+
+def _of_domain(result: Result) -> Iterator[str]:
+    found = {one.way: one for one in result.summaries()}
+    for start, cold, warm in (
+        ("A boot", DomainWay.COLD, DomainWay.WARM),
+        ("A start from a managed save", DomainWay.SAVED, DomainWay.SAVED_WARM),
+    ):
+        if {cold, warm} <= found.keys():
+            changes = [
+                f"{what} {seconds(found[warm][value].median)} "
+                f"instead of {seconds(found[cold][value].median)}"
+                for what, value in (("ready after", READY), ("the first task takes", FIRST))
+            ]
+            yield f"{start} with the cache: {', '.join(changes)}."
+    delay = result.start_delay()
+    if delay is not None:
+        yield f"libvirt's call that boots the domain takes {1000 * delay:+.0f} ms with the cache."
 
 
 def _fastest(result: Result) -> str:
@@ -80,7 +100,7 @@ def _fastest(result: Result) -> str:
     return text + "."
 
 
-def _boots(result: Result, summaries: dict[Way, Summary]) -> str:
+def _boots(result: Result, summaries: Mapping[Way | DomainWay, Summary]) -> str:
     found = result.ratios().get("warm/cold ready")
     if found is None:
         return ""
@@ -94,7 +114,7 @@ def _boots(result: Result, summaries: dict[Way, Summary]) -> str:
     )
 
 
-def _cached(result: Result, summaries: dict[Way, Summary]) -> str:
+def _cached(result: Result, summaries: Mapping[Way | DomainWay, Summary]) -> str:
     """What the cache is worth after a resume."""
     found = result.ratios()
     parts = []
@@ -121,7 +141,7 @@ def _cost(summaries: Sequence[Summary]) -> str:
     )
 
 
-def _copies(summaries: dict[Way, Summary]) -> str:
+def _copies(summaries: Mapping[Way | DomainWay, Summary]) -> str:
     if Way.TEMPLATE not in summaries and Way.TEMPLATE_WARM not in summaries:
         return ""
     return (

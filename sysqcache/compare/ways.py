@@ -7,13 +7,10 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
-from sysqcache.errors import SavedStateError, UsageError
+from sysqcache.base.errors import SavedStateError, UsageError
 from sysqcache.saved.record import Method
-from sysqcache.spec import MachineSpec
-from sysqcache.suspending import choose
-
-AnyWay = TypeVar("AnyWay", bound=enum.StrEnum)
-"""A way to start a machine of vm.yaml, or one of libvirt."""
+from sysqcache.saved.suspend import choose
+from sysqcache.spec.spec import MachineSpec
 
 _CACHED: Final = "+warm"
 
@@ -43,6 +40,11 @@ class Way(enum.StrEnum):
         return Method(self.value.removesuffix(_CACHED))
 
     @property
+    def saved(self) -> bool:
+        """Whether it goes on where it was saved."""
+        return self.method is not None
+
+    @property
     def cached(self) -> bool:
         """Whether blocks of an earlier run are used."""
         return self is Way.WARM or self.value.endswith(_CACHED)
@@ -51,6 +53,34 @@ class Way(enum.StrEnum):
     def group(self) -> str:
         """The same for a way with and without the cache."""
         return "boot" if self.method is None else str(self.method)
+
+
+class DomainWay(enum.StrEnum):
+    """A way to start a domain of libvirt; the cold ones have the same engine, the cache off."""
+
+    COLD = "cold"
+    WARM = "warm"
+    SAVED = "managedsave"
+    SAVED_WARM = "managedsave+warm"
+
+    @property
+    def cached(self) -> bool:
+        """Whether kept blocks are used."""
+        return self in (DomainWay.WARM, DomainWay.SAVED_WARM)
+
+    @property
+    def saved(self) -> bool:
+        """Whether it goes on where it was saved."""
+        return self in (DomainWay.SAVED, DomainWay.SAVED_WARM)
+
+    @property
+    def group(self) -> str:
+        """The same for a way with and without the cache."""
+        return "managedsave" if self.saved else "boot"
+
+
+AnyWay = TypeVar("AnyWay", bound=Way | DomainWay)
+"""A way to start a machine of vm.yaml, or one of libvirt."""
 
 
 def parse(text: str) -> tuple[Way, ...]:

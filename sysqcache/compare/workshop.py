@@ -9,7 +9,6 @@ ends what still runs in it and removes it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -17,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import ENV_ENGINE
-from sysqcache.errors import MachineError
-from sysqcache.instances import Instance, list_instances
-from sysqcache.machine import end_by_signals
+from sysqcache.base import files, paths
+from sysqcache.base.errors import MachineError
+from sysqcache.machine.instances import Instance, list_instances
+from sysqcache.machine.running import end_by_signals
+from sysqcache.spec.engines import ENV_ENGINE
 
 _PREFIX: Final = "compare-"
 _LOCK: Final = "lock"
@@ -68,12 +67,10 @@ def sweep(parent: Path) -> list[Path]:
 @contextlib.contextmanager
 def _locked(file: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock that a kill frees. Raises BlockingIOError when another process has it."""
-    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    with files.locked(file, None if wait else 0.0) as fd:
+        if fd is None:
+            raise BlockingIOError(f"{file} is held")
         yield
-    finally:
-        os.close(fd)
 
 
 def _inside(root: Path, more: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:

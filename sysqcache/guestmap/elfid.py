@@ -12,14 +12,13 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap import limits
-from sysqcache.imagescan.elf import notes_build_id
 
 Reader = Callable[[int, int], bytes | None]
 """``read(offset, size)``: file bytes, or None when they are not in memory."""
 
 _PT_NOTE: Final = 4
-_IDENT: Final = 16
 _HEADER: Final = 64
 
 

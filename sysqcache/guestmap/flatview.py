@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sysqcache.errors import QmpError
+from sysqcache.base.errors import QmpError
 
 _VIEW: Final = re.compile(r"FlatView #\d+\r?\n(.*?)(?=FlatView #|\Z)", re.DOTALL)
 _RANGE: Final = re.compile(

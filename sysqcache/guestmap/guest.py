@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from sysqcache.guestmap.btf import Btf, BtfError
 from sysqcache.guestmap.kallsyms import SymbolTable
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.study import Study, read_btf, slide
 from sysqcache.guestmap.symbols import Symbols
@@ -30,7 +30,7 @@ class Guest:
     translation: AddressSpace
     info: VmcoreInfo
     symbols: Symbols
-    layout: Layout
+    layout: KernelLayout
 
     def pointer(self, address: int, member: str) -> int:
         """The pointer or 64-bit number in ``struct.member`` of the struct at ``address``."""
@@ -64,7 +64,9 @@ class Guest:
         raise ExhaustedError(f"a list with more than {limit} entries")
 
 
-def open_guest(session: Session, budget: Budget | None = None, symbol_types: str = "") -> Guest:
+def open_guest(
+    session: GuestSession, budget: Budget | None = None, symbol_types: str = ""
+) -> Guest:
     """Read symbols and types, or recall them.
 
     ``symbol_types`` are those that are looked at of the kernel's symbol table, all when
@@ -82,7 +84,7 @@ def open_guest(session: Session, budget: Budget | None = None, symbol_types: str
     return Guest(memory, translation, info, symbols, known.layout)
 
 
-def drgn_program(session: Session, guest: Guest) -> drgn.Program:
+def drgn_program(session: GuestSession, guest: Guest) -> drgn.Program:
     """The session's drgn program with the kernel's types and symbols made known to it.
 
     For drgn's own helpers, which set no limits: for guests that are trusted. May be called

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.guest import Guest
 from sysqcache.guestmap.memory import ExhaustedError, UnreadableError
 from sysqcache.guestmap.result import KernelInfo, KernelModule
-from sysqcache.imagescan.elf import notes_build_id
 
 
 def kernel_info(guest: Guest) -> KernelInfo:

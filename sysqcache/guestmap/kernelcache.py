@@ -11,18 +11,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import xxhash
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.files import replace_file
 from sysqcache.guestmap.kallsyms import SymbolTable
-from sysqcache.guestmap.layout import ENUMS, STRUCTS, Layout
+from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
 from sysqcache.guestmap.targets import VARIABLES
 
@@ -40,7 +39,7 @@ class KnownKernel:
     """
 
     symbols: Mapping[str, int]
-    layout: Layout
+    layout: KernelLayout
     hash: str
     roots: Mapping[str, int] = dataclasses.field(default_factory=dict)
     searched: bool = False
@@ -78,7 +77,7 @@ def load(build_id: str) -> KnownKernel | None:
         value = json.loads(file.read_bytes())
         if value["wanted"] != _wanted():
             return None
-        layout = Layout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
+        layout = KernelLayout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
         symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
         searched = value["searched"] is True
         return KnownKernel(symbols, layout, str(value["hash"]), roots, searched)
@@ -107,7 +106,4 @@ def save(build_id: str, kernel: KnownKernel) -> None:
     }
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w") as stream:
-            json.dump(value, stream)
-        Path(name).replace(file)
+        replace_file(file, json.dumps(value).encode())

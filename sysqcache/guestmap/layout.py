@@ -55,7 +55,7 @@ ENUMS: Final[Mapping[str, str]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Layout:
+class KernelLayout:
     """Offsets as ``struct.member``, sizes of structures and members, enumerators."""
 
     offsets: Mapping[str, int]
@@ -63,7 +63,7 @@ class Layout:
     enums: Mapping[str, int]
 
     @classmethod
-    def from_btf(cls, btf: Btf) -> Layout:
+    def from_btf(cls, btf: Btf) -> KernelLayout:
         """Look all members up; those that this kernel lacks are left out.
 
         Raises :class:`.btf.BtfError` when the types are damaged.
@@ -110,4 +110,4 @@ def _enumerators(btf: Btf) -> list[tuple[str, int]]:
     return found
 
 
-__all__ = ["ENUMS", "STRUCTS", "BtfError", "Layout"]
+__all__ = ["ENUMS", "STRUCTS", "BtfError", "KernelLayout"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sysqcache.guestmap import limits
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import ExhaustedError, GuestMemory, UnreadableError
 
 _NODE: Final = 256
@@ -22,7 +22,7 @@ _RESERVED: Final = 4096
 class MapleTree:
     """Reader of maple trees of one kernel, 64-bit."""
 
-    def __init__(self, memory: GuestMemory, layout: Layout) -> None:
+    def __init__(self, memory: GuestMemory, layout: KernelLayout) -> None:
         self._memory = memory
         leaf, ranges, ranges_with_gaps = (
             layout.enums.get(name, number)

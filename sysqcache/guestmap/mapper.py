@@ -21,7 +21,7 @@ from sysqcache.guestmap.process import ProcessWalk
 from sysqcache.guestmap.quiet import QuietSession
 from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 _NONSENSE: Final = (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
@@ -36,13 +36,15 @@ def map_machine(socket: Path, process: Watched | None = None, *, quiet: bool = F
     socket is not answered; nothing in the guest raises.
     """
     start = time.perf_counter()
-    attach = QuietSession.open if quiet else Session.open
+    attach = QuietSession.open if quiet else GuestSession.open
     with attach(socket, process) as session:
         found = map_guest(session)
     return dataclasses.replace(found, took_s=time.perf_counter() - start)
 
 
-def map_guest(session: Session, budget: Budget | None = None, symbol_types: str = "") -> GuestMap:
+def map_guest(
+    session: GuestSession, budget: Budget | None = None, symbol_types: str = ""
+) -> GuestMap:
     """Map the guest of an attached session; only the end of QEMU raises.
 
     ``symbol_types`` as in :func:`.guest.open_guest`.
@@ -62,7 +64,7 @@ def map_guest(session: Session, budget: Budget | None = None, symbol_types: str 
 class _Mapping:
     """A map in the making; each part may fail without the others."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: GuestSession) -> None:
         self.notes: list[str] = []
         self._table = owners.TableBuilder(session.ranges)
         self._kernel = KernelInfo()

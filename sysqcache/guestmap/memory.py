@@ -172,10 +172,6 @@ class GuestMemory:
         """An unsigned 32-bit number."""
         return int.from_bytes(self.read(address, 4), "little")
 
-    def u16(self, address: int) -> int:
-        """An unsigned 16-bit number."""
-        return int.from_bytes(self.read(address, 2), "little")
-
     def string(self, address: int, limit: int = limits.NAME_BYTES) -> str:
         """A string that ends with a zero byte, at most ``limit`` bytes of it."""
         take = min(limit, PAGE - (address & (PAGE - 1)))

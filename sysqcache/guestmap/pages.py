@@ -27,7 +27,6 @@ _ANONYMOUS: Final = 1
 _MAPPING_BITS: Final = 3
 _SECTION_BITS: Final = 27
 _MOST_SECTION_BITS: Final = 30
-_NO_PAGE_TYPE: Final = 0xFFFFFFFF
 
 
 class Use(enum.IntEnum):

@@ -18,7 +18,6 @@ _READ: Final = 0x1
 _WRITE: Final = 0x2
 _EXEC: Final = 0x4
 _MAY_SHARE: Final = 0x80
-_RETRIES: Final = 3
 
 
 class ProcessWalk:

@@ -18,17 +18,17 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import MachineError
+from sysqcache.base.errors import MachineError
 from sysqcache.guestmap.flatview import MemoryRange, QmpDialog
 from sysqcache.guestmap.memory import UnreadableError
-from sysqcache.guestmap.session import Session, SessionState, connect
+from sysqcache.guestmap.session import GuestSession, SessionState, connect
 from sysqcache.qmp.client import Watched
 
 _ADDRESS: Final = re.compile(r"is 0x([0-9a-fA-F]{1,16})\s*$")
 _PLATFORMS: Final = {"x86_64": "X86_64", "aarch64": "AARCH64", "riscv64": "RISCV64"}
 
 
-class QuietSession(Session):
+class QuietSession(GuestSession):
     """A session that reads guest memory out of the QEMU process.
 
     That takes the right to trace the process: root, or its own user where the system

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.exports import Export, find_exports, is_export
 from sysqcache.guestmap.image import KernelImage
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import EXPORTS, Symbols
 
@@ -72,7 +72,7 @@ class Roots:
     memory: GuestMemory
     translation: AddressSpace
     info: VmcoreInfo
-    layout: Layout
+    layout: KernelLayout
     symbols: Symbols
 
     def find(self, image: KernelImage) -> tuple[dict[str, int], dict[str, int]]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from sysqcache.errors import MachineError, QmpError
+from sysqcache.base.errors import MachineError, QmpError
+from sysqcache.base.sockets import connect_unix
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.flatview import QmpDialog, memory_ranges
 from sysqcache.guestmap.memory import GuestMemory, PhysicalMemory, UnreadableError
 from sysqcache.guestmap.targets import address_space
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
-from sysqcache.launch.sockets import connect_unix
 from sysqcache.qmp.client import Watched
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SessionState(enum.Enum):
     CLOSED = "closed"
 
 
-class Session:
+class GuestSession:
     """Guest memory of one QEMU through drgn; a context manager.
 
     The guest runs on. Only while attaching, QEMU holds it for the millisecond in which

@@ -11,7 +11,7 @@ from sysqcache.guestmap.btf import Btf, BtfError
 from sysqcache.guestmap.image import KernelImage
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernelcache import KnownKernel
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
 from sysqcache.guestmap.roots import Roots, btf_candidates
 from sysqcache.guestmap.space import AddressSpace
@@ -80,7 +80,7 @@ class Study:
 
     def _types(
         self, addresses: Mapping[str, int], image: KernelImage | None
-    ) -> tuple[tuple[int, int], bytes, Layout]:
+    ) -> tuple[tuple[int, int], bytes, KernelLayout]:
         """(start, end), data and layout of the kernel's BTF."""
         places = [(addresses.get("__start_BTF", 0), addresses.get("__stop_BTF", 0))]
         if not places[0][0] and image is not None:
@@ -90,7 +90,7 @@ class Study:
             data = read_btf(self.memory, Symbols({"__start_BTF": place[0], "__stop_BTF": place[1]}))
             self.memory.budget.check()
             try:
-                layout = Layout.from_btf(Btf(data))
+                layout = KernelLayout.from_btf(Btf(data))
             except BtfError as error:
                 problem = f"the kernel's type information is damaged: {error}"
                 continue
@@ -113,7 +113,7 @@ class Study:
     def _image(self, symbols: Symbols) -> KernelImage:
         return KernelImage.read(self.memory, self.translation, symbols["_etext"] & -PAGE)
 
-    def _roots(self, layout: Layout, symbols: Symbols) -> Roots:
+    def _roots(self, layout: KernelLayout, symbols: Symbols) -> Roots:
         return Roots(self.memory, self.translation, self.info, layout, symbols)
 
     def _linked(self, addresses: Mapping[str, int]) -> dict[str, int]:

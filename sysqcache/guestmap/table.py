@@ -158,7 +158,7 @@ class RamMap:
 
     @classmethod
     def from_records(cls, records: np.ndarray[tuple[int], np.dtype[np.void]]) -> RamMap:
-        """From a journal's ``ram_map``: records of ``blockformat.RAM_RANGE``."""
+        """From a journal's ``ram_map``: records of ``block.RAM_RANGE``."""
         names = ("ram_addr", "guest_physical", "size")
         return cls(*(records[name].astype(np.uint64) for name in names))
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.errors import DomainRefused, LibvirtError
-from sysqcache.launch.argv import escape
+from sysqcache.base.errors import DomainRefused, LibvirtError
 from sysqcache.libvirt.connect import explained
+from sysqcache.machine.launch.argv import escape
 
 if TYPE_CHECKING:
     import libvirt

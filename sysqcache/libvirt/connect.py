@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.errors import LibvirtError, SetupError
+from sysqcache.base.errors import LibvirtError, SetupError
 
 if TYPE_CHECKING:
     import libvirt

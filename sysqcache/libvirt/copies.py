@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from sysqcache.errors import DiskError, DomainRefused
+from sysqcache.base.errors import DiskError, DomainRefused
 from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments

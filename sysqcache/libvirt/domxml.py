@@ -16,7 +16,7 @@ from typing import Final
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from sysqcache.errors import LibvirtError
+from sysqcache.base.errors import LibvirtError
 
 _MAX_DEPTH: Final = 64
 

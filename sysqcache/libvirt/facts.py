@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sysqcache.errors import DomainRefused
+from sysqcache.base.errors import DomainRefused
+from sysqcache.base.types import ArchName, DiskFormat, DiskMode
 from sysqcache.libvirt.domxml import Document, Element
-from sysqcache.spec import Disk, MachineSpec
-from sysqcache.types import ArchName, DiskFormat, DiskMode
+from sysqcache.spec.spec import Disk, MachineSpec
 
 _KVM_HINT: Final = "its code runs on the processor itself: there is nothing to warm"
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -32,11 +31,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 from uuid import NAMESPACE_URL, uuid5
 
-from sysqcache import paths, statefile
-from sysqcache.errors import LibvirtError
+from sysqcache.base import files, paths, statefile
+from sysqcache.base.errors import LibvirtError
 from sysqcache.libvirt.facts import Owner, image_id
 from sysqcache.libvirt.rewrite import NAMESPACE, CachePaths
-from sysqcache.store.layout import replace_file
 
 _SOCKET_PATH: Final = 107
 
@@ -200,7 +198,7 @@ class DomainFolder:
     def write(self, state: DomainState) -> None:
         """Replace the state, atomically. Raises OSError."""
         content = json.dumps(statefile.to_json(state), indent=1).encode()
-        replace_file(self.directory / paths.DOMAIN_STATE, content)
+        files.replace_file(self.directory / paths.DOMAIN_STATE, content, synced=True)
 
     def update(self, **changes: Any) -> DomainState:
         """Change fields of the state. Raises :class:`LibvirtError`, OSError."""
@@ -211,17 +209,8 @@ class DomainFolder:
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
         """Be the one who follows the domain and takes its journals; False if another is."""
-        path = self.directory / paths.DOMAIN_LOCK
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(fd)
+        with files.locked(self.directory / paths.DOMAIN_LOCK) as fd:
+            yield fd is not None
 
 
 def run_directory(uuid: str) -> Path:

@@ -19,21 +19,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import FIRMWARE
-from sysqcache.errors import MachineError, SysqcacheError
-from sysqcache.instances import ForeignProcess
-from sysqcache.launch.process import ProcessId
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.attribution.placer import AttributionSummary, Placer
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineError, SysqcacheError
+from sysqcache.base.sockets import connect_unix
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.folder import DomainFolder, DomainState, LastRun
 from sysqcache.libvirt.intake import Intake
 from sysqcache.libvirt.publish import engines_dir
-from sysqcache.placing import Placer
+from sysqcache.machine.instances import ForeignProcess
+from sysqcache.machine.launch.process import ProcessId
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import AttributionSummary
+from sysqcache.spec.engines import FIRMWARE
 
 Tell = Callable[[str], None]
 
@@ -60,7 +60,7 @@ _STATS_SECONDS: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Looked:
+class Followed:
     """A running QEMU as :class:`Placer` sees it."""
 
     instance: DomainFolder
@@ -118,13 +118,13 @@ class Follower:
         try:
             with QmpClient.connect(self.folder.monitor, process=foreign, timeout=_CONNECT) as qmp:
                 self._tell(f"following {state.name}")
-                self._watch(Looked(self.folder, foreign, qmp), intake)
+                self._watch(Followed(self.folder, foreign, qmp), intake)
         except MachineError as error:
             self._tell(f"{state.name}: {error.message}")
         while foreign.poll() is None and not self._stop.is_set():
             foreign.wait(_STEP)
 
-    def _watch(self, machine: Looked, intake: Intake) -> None:
+    def _watch(self, machine: Followed, intake: Intake) -> None:
         events = machine.qmp.events
         looker = Looker(machine, intake, self._summary, self._tell)
         self._copied = looker.copied
@@ -164,14 +164,14 @@ class Looker:
     """Decides when to look into a guest, and does it."""
 
     def __init__(
-        self, machine: Looked, intake: Intake, summary: AttributionSummary, warn: Tell
+        self, machine: Followed, intake: Intake, summary: AttributionSummary, warn: Tell
     ) -> None:
         self.stats: TbCacheStats | None = None
         self._machine, self._intake = machine, intake
         self._journal = waiting.being_written(machine.instance)
         self.copied = intake.copy_path(self._journal) if self._journal is not None else None
         self._placer = (
-            Placer(self.copied, summary, warn, quiet=True, patience=_PATIENCE)
+            Placer(RunFiles(self.copied), summary, warn, quiet=True, patience=_PATIENCE)
             if self.copied is not None
             else None
         )

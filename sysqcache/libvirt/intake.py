@@ -11,18 +11,19 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sysqcache import paths
-from sysqcache.counters import DAMAGE
-from sysqcache.errors import FormatError, StoreError, SysqcacheError
-from sysqcache.keeping import Keeper, StartSet
+from sysqcache.base import paths
+from sysqcache.base.counters import DAMAGE
+from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
+from sysqcache.base.types import CacheMode, RunInfo
+from sysqcache.formats.modules import Module
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
-from sysqcache.modules import Module
+from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.report import IngestSummary, counters
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import IngestSummary, counters
-from sysqcache.types import CacheMode, RunInfo
 
 Warn = Callable[[str], None]
 
@@ -81,10 +82,10 @@ class Intake:
         return None
 
     def _drop(self, journal: Path) -> None:
-        copied = self.copy_path(journal)
-        for path in (journal, copied, copied.with_name(copied.name + paths.JOURNAL_PLACES_SUFFIX)):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            journal.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            RunFiles(self.copy_path(journal)).remove()
 
     def _remove_set_aside(self, journal: Path) -> None:
         """What is no journal, or an outdated one, is worth nothing, and may be huge."""
@@ -107,7 +108,7 @@ class Intake:
         )
         damaged = stats is not None and any(stats.rejected[reason] for reason in DAMAGE)
         summary = keeper.keep(
-            StartSet(run, self.folder.image_id, journal=copied),
+            StartSet(run, self.folder.image_id, files=RunFiles(copied)),
             counters=counters(stats) if stats is not None else None,
             damaged=damaged,
         )
@@ -144,7 +145,7 @@ class Intake:
 
     def _contents(self) -> list[Module] | None:
         """What the domain's image holds, read from its files."""
-        from sysqcache.imagescan.scan import scan
+        from sysqcache.attribution.imagescan.scan import scan
 
         facts = self.facts()
         if facts is None:

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from sysqcache import paths
-from sysqcache.errors import DomainRefused
+from sysqcache.base import paths
+from sysqcache.base.errors import DomainRefused
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap
-from sysqcache.instances import ForeignProcess
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import connect, explained, lookup, require_local
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.libvirt.follow import peer
+from sysqcache.machine.instances import ForeignProcess
 
 
 def map_domain(name: str, uri: str) -> GuestMap:

@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sysqcache.enginebuild import firmware
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import DomainRefused, LibvirtError
+from sysqcache.base.errors import DomainRefused, LibvirtError
 from sysqcache.libvirt import ask, publish, rewrite
 from sysqcache.libvirt.connect import (
     connect,
@@ -31,6 +29,8 @@ from sysqcache.libvirt.facts import DomainFacts, Owner, owner_of
 from sysqcache.libvirt.folder import DomainFolder, DomainState, list_folders, store_root
 from sysqcache.libvirt.intake import Intake
 from sysqcache.libvirt.publish import emulator, publish_engine, require_reachable
+from sysqcache.setup.engine import firmware
+from sysqcache.spec.engines import find_engine
 
 if TYPE_CHECKING:
     import libvirt

@@ -18,13 +18,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import FIRMWARE, Engine
-from sysqcache.errors import LibvirtError
+from sysqcache.base import paths
+from sysqcache.base.errors import LibvirtError
+from sysqcache.base.files import TEMPORARY, replace_file, replacing
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
-from sysqcache.store.layout import replace_file
-from sysqcache.store.writer import TEMPORARY
+from sysqcache.spec.engines import FIRMWARE, Engine
 
 _NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 _READABLE: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -116,7 +115,7 @@ def publish_packs(folder: DomainFolder, packs: Sequence[Path], owner: Owner) -> 
         if not target.exists():
             _publish_pack(pack, target)
     lines = "".join(f"{folder.packs / pack.name}\n" for pack in packs)
-    replace_file(folder.boot_set, lines.encode())
+    replace_file(folder.boot_set, lines.encode(), synced=True)
     fd = os.open(folder.boot_set, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.geteuid() == 0:
@@ -138,13 +137,9 @@ def _publish_pack(pack: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        temporary = target.with_name(f"{TEMPORARY}{target.name}")
-        try:
-            shutil.copyfile(pack, temporary)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with pack.open("rb") as source, replacing(target) as copy:
+            shutil.copyfileobj(source, copy)
+            os.fchmod(copy.fileno(), 0o644)
 
 
 def require_reachable(path: Path, owner: Owner) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache.launch.argv import escape
 from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
+from sysqcache.machine.launch.argv import escape
 
 NAMESPACE: Final = "urn:sysqcache:libvirt:1"
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.libvirt.rewrite import NAMESPACE
 
 SYSTEM: Final = "system.service"

@@ -7,15 +7,15 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from sysqcache import paths
-from sysqcache.errors import LibvirtError, SysqcacheError
+from sysqcache.base import paths
+from sysqcache.base.errors import LibvirtError, SysqcacheError
 from sysqcache.libvirt import rewrite, waiting
 from sysqcache.libvirt.connect import connect, explained, lookup
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
+from sysqcache.machine.report import blocks_json
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import blocks_json
 
 _ANSWER_SECONDS = 2.0
 

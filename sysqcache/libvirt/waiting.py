@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError
-from sysqcache.keeping import new_run_id
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
 from sysqcache.libvirt.folder import DomainFolder
+from sysqcache.machine.cache import new_run_id
 from sysqcache.store.journals import is_being_written
 
 MAX_BYTES: Final = (1 << 30) + (64 << 20)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.errors import LibvirtError, SysqcacheError
+from sysqcache.base.errors import LibvirtError, SysqcacheError
 from sysqcache.libvirt.connect import connect, explained, module, require_local
 from sysqcache.libvirt.folder import DomainFolder, list_folders
 from sysqcache.libvirt.follow import Follower

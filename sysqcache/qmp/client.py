@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
-from sysqcache.errors import MachineDied, QmpError
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.base.errors import MachineDied, QmpError
+from sysqcache.base.sockets import connect_unix
 from sysqcache.qmp.events import EventLog
 
 T = TypeVar("T")

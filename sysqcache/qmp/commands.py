@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sysqcache.counters import MISSES, REJECTS, UNRECORDED, WRITES
+from sysqcache.base.counters import MISSES, REJECTS, UNRECORDED, WRITES
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, CommandRefusedError
 
 _FSYNC_TIMEOUT: Final = 60.0
@@ -48,7 +48,7 @@ class TbCacheStats:
 
     Cycles are totals in host TSC cycles, ``vcpu_ns`` is the CPU time of all vCPU threads,
     ``tsc_hz`` the measured TSC frequency. The four dictionaries have every name of
-    :mod:`sysqcache.counters`.
+    :mod:`sysqcache.base.counters`.
     """
 
     mode: str = "off"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sysqcache.errors import QmpError
+from sysqcache.base.errors import QmpError
 from sysqcache.qmp.client import QmpClient
 
 _POLL: Final = 0.5

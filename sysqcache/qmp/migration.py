@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sysqcache.errors import MachineError, QmpError
+from sysqcache.base.errors import MachineError, QmpError
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import cont, query_status
 from sysqcache.qmp.jobs import run_job

@@ -17,12 +17,12 @@ import shlex
 from pathlib import Path
 from typing import Final, Self
 
-from sysqcache.errors import MachineError
-from sysqcache.machine import Machine
+from sysqcache.base.errors import MachineError
+from sysqcache.base.types import GuestAccess
+from sysqcache.machine.running import Machine
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import SavedMachine
-from sysqcache.spec import MachineSpec
-from sysqcache.types import GuestAccess
+from sysqcache.spec.spec import MachineSpec
 
 _TIMEOUT: Final = 20.0
 

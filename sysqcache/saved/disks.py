@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sysqcache.errors import DiskError, SavedStateError
-from sysqcache.launch.overlay import create_overlay, remove_overlays
+from sysqcache.base.errors import DiskError, SavedStateError
+from sysqcache.base.types import DiskFormat, DiskMode
+from sysqcache.machine.launch.overlay import create_overlay, remove_overlays
 from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
-from sysqcache.spec import Disk
-from sysqcache.types import DiskFormat, DiskMode
+from sysqcache.spec.spec import Disk
 
 _ONLY_LEAKS: Final = 3
 """Exit code of `qemu-img check`: clusters that nothing refers to, as a kill leaves them."""

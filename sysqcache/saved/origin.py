@@ -8,20 +8,21 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from sysqcache.errors import QmpError, SavedStateError
-from sysqcache.launch.argv import Incoming
-from sysqcache.machine import Machine
+from sysqcache.base.errors import QmpError, SavedStateError
+from sysqcache.base.files import replace_file
+from sysqcache.base.types import DiskMode
+from sysqcache.machine.launch.argv import Incoming
+from sysqcache.machine.running import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, touched
 from sysqcache.saved.record import Method, SavedDisk, SavedMachine
 from sysqcache.saved.slots import STATE, TOUCHED
-from sysqcache.spec import Disk
-from sysqcache.types import DiskMode
+from sysqcache.spec.spec import Disk
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedOrigin:
-    """Implements :class:`sysqcache.pipeline.Origin` for a checked saved machine."""
+    """Implements :class:`sysqcache.machine.start.Origin` for a checked saved machine."""
 
     record: SavedMachine
     directory: Path
@@ -88,7 +89,7 @@ class SavedOrigin:
         _, size, offset = self.record.ram
         with contextlib.suppress(OSError):
             content = touched.observe(machine.state.pid, self.directory / STATE, offset, size)
-            touched.write(self.directory / TOUCHED, content)
+            replace_file(self.directory / TOUCHED, content)
 
 
 def snapshot_nodes(saved: Sequence[SavedDisk | Disk]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 import xxhash
 
-from sysqcache.errors import SavedStateError
+from sysqcache.base.errors import SavedStateError
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 """Magic, version, backing file (place, length), cluster bits, disk size, encryption, L1

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 import xxhash
 
-from sysqcache.errors import SavedStateError
+from sysqcache.base.errors import SavedStateError
 
 _MAGIC: Final = 0x5145564D
 _HEAD_BYTES: Final = 64 << 10

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysqcache import specjson
-from sysqcache.errors import SavedStateError
+from sysqcache.base.errors import SavedStateError
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
-from sysqcache.spec import MachineSpec
+from sysqcache.spec import specjson
+from sysqcache.spec.spec import MachineSpec
 
 VERSION: Final = 1
 

@@ -18,72 +18,52 @@ more are removed by the next command that saves or deletes.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import time
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import NoSuchMachine, SavedStateError
-from sysqcache.instances import Instance, list_instances
+from sysqcache.base import paths
+from sysqcache.base.errors import NoSuchMachine, SavedStateError
+from sysqcache.base.files import TEMPORARY, replace_file, sync_directory
+from sysqcache.machine.instances import Instance, list_instances
 from sysqcache.saved.record import SavedMachine
 
 RECORD: Final = "saved.json"
 STATE: Final = "state"
 TOUCHED: Final = "touched"
-CURRENT: Final = "current"
-UNFINISHED: Final = ".new-"
+CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
 
 
 def new_slot(instance: Instance) -> tuple[str, Path]:
     """The id of a machine that is about to be saved, and its empty directory."""
     directory = instance.file(paths.INSTANCE_SAVED)
     directory.mkdir(mode=0o700, exist_ok=True)
-    for path in directory.glob(f"{UNFINISHED}*"):
+    for path in directory.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
     one = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    slot = directory / f"{UNFINISHED}{one}"
+    slot = directory / f"{TEMPORARY}{one}"
     slot.mkdir(mode=0o700)
     return one, slot
 
 
 def publish(instance: Instance, slot: Path, record: SavedMachine) -> Path:
     """Make a filled directory the saved machine; its directory. Raises OSError."""
-    _write_synced(slot / RECORD, record.encode())
+    replace_file(slot / RECORD, record.encode(), synced=True)
     final = slot.with_name(record.id)
     slot.rename(final)
-    link = final.with_name(f"{UNFINISHED}{CURRENT}")
+    link = final.with_name(f"{TEMPORARY}{CURRENT}")
     link.unlink(missing_ok=True)
     link.symlink_to(record.id, target_is_directory=True)
     link.replace(final.with_name(CURRENT))
-    _sync(final.parent)
+    sync_directory(final.parent)
     return final
 
 
 def rewrite(directory: Path, record: SavedMachine) -> None:
     """Replace the record of a saved machine atomically. Raises OSError."""
-    temporary = directory / f"{UNFINISHED}{RECORD}"
-    _write_synced(temporary, record.encode())
-    temporary.replace(directory / RECORD)
-    _sync(directory)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    replace_file(directory / RECORD, record.encode(), synced=True)
 
 
 def current(name: str) -> tuple[SavedMachine, Path]:
@@ -109,11 +89,6 @@ def current(name: str) -> tuple[SavedMachine, Path]:
     except SavedStateError as error:
         error.message = f"the saved machine {name} can't be used: {error.message}"
         raise
-
-
-def is_saved(instance: Instance) -> bool:
-    """Whether a machine is saved, in whatever condition."""
-    return (instance.file(paths.INSTANCE_SAVED) / CURRENT).is_symlink()
 
 
 def users(directory: Path) -> list[str]:

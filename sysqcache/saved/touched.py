@@ -10,8 +10,6 @@ list to the engine, which touches the same pages ahead of the guest; the format 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,16 +93,3 @@ def _flags(pagemap: Any, mapping: Mapping) -> npt.NDArray[np.uint64]:
     pages = (mapping.end - mapping.start) >> _PAGE_BITS
     pagemap.seek((mapping.start >> _PAGE_BITS) * 8)
     return np.frombuffer(pagemap.read(pages * 8), dtype="<u8")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a list atomically; it is no loss if it is gone. Raises OSError."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.chmod(0o600)
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

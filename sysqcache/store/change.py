@@ -11,16 +11,16 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache.blocktable import BlockTable, Mask, Offsets
-from sysqcache.modules import ModuleKind
+from sysqcache.formats.blocktable import BlockTable, Mask, Offsets
+from sysqcache.formats.modules import ModuleKind
 from sysqcache.store import deadareas, dedupe, outdated, registry, why
 from sysqcache.store.batch import Batch
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.crowding import crowding_words
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.groups import GroupWriter
+from sysqcache.store.groups import GroupWriter, Translator
 from sysqcache.store.key import Identities
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack, load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
@@ -38,7 +38,7 @@ class Change:
     """One ingest: collects what is to be written, writes the packs, commits."""
 
     def __init__(
-        self, layout: Layout, meta: Meta, recording: Recording, reached: Callable[[str], None]
+        self, layout: StoreLayout, meta: Meta, recording: Recording, reached: Callable[[str], None]
     ) -> None:
         self.meta, self.recording = meta, recording
         self.now = time.time()
@@ -53,10 +53,11 @@ class Change:
             self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
             self.batch.put_pack(row)
         self.warnings += outdated.retire(meta, self.batch)
+        header = recording.journal.header
         self.writer = GroupWriter(
             layout,
             self.batch,
-            recording,
+            Translator(header.fingerprint, header.text, recording.run.arch),
             self.warnings,
             reached,
             run=self.run_number,
@@ -107,7 +108,7 @@ class Change:
         self._commit(result, len(adopted))
         return result
 
-    def _learn(self, places: Places, again: Offsets) -> None:
+    def _learn(self, places: StorePlaces, again: Offsets) -> None:
         """Note which modules the run used, and which of their places rewrite themselves.
 
         :param again: rows of kept blocks that it used: their modules have to be mapped
@@ -135,7 +136,7 @@ class Change:
             self.image, modules=recent | dict.fromkeys(used - {0}, run)
         )
 
-    def _explain(self, places: Places, parts: dedupe.Split, dead: Mask) -> None:
+    def _explain(self, places: StorePlaces, parts: dedupe.Split, dead: Mask) -> None:
         """Write down why blocks had to be translated; a first run explains itself."""
         if not self.live:
             return
@@ -175,7 +176,7 @@ class Change:
             start = end
         self.live = updated
 
-    def _write(self, fresh: BlockTable, keys: Identities, places: Places) -> tuple[Path, ...]:
+    def _write(self, fresh: BlockTable, keys: Identities, places: StorePlaces) -> tuple[Path, ...]:
         """One pack for each group of modules that has new blocks."""
         columns = Columns.new(fresh, keys, self.run_number, self.image.number, places)
         groups = np.array(self.registry.groups(places.module), np.str_)

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable, Mask, Offsets
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Mask, Offsets
 from sysqcache.store.key import IDENTITY
 from sysqcache.store.records import ModuleShare
 
@@ -79,14 +79,14 @@ class Columns:
         key: NDArray[np.void],
         run: int,
         image: int,
-        places: Places | None = None,
+        places: StorePlaces | None = None,
     ) -> Columns:
         """Blocks that run ``run`` of image ``image`` brought.
 
         :param places: of the blocks of ``table``; by default nobody knows them.
         """
         count = len(key)
-        places = places or Places.nowhere(count)
+        places = places or StorePlaces.nowhere(count)
         return cls(
             key=key,
             units=(table.padded_sizes() // bf.ALIGN).astype("<u4"),
@@ -151,20 +151,20 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Places:
+class StorePlaces:
     """Where n blocks belong: ``module`` numbers and ``offset`` in bytes, shape (n,)."""
 
     module: U32
     offset: U32
 
     @classmethod
-    def nowhere(cls, count: int) -> Places:
+    def nowhere(cls, count: int) -> StorePlaces:
         """Blocks of which nobody knows whose they are."""
         return cls(np.zeros(count, "<u4"), np.zeros(count, "<u4"))
 
-    def select(self, chosen: Mask | Offsets) -> Places:
+    def select(self, chosen: Mask | Offsets) -> StorePlaces:
         """The rows that a mask or an index array chooses."""
-        return Places(self.module[chosen], self.offset[chosen])
+        return StorePlaces(self.module[chosen], self.offset[chosen])
 
 
 def join_chunks(name: str, values: list[bytes]) -> Any:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from sysqcache.base.files import locked
 from sysqcache.store.batch import Batch
-from sysqcache.store.layout import Layout
-from sysqcache.store.lock import unused
+from sysqcache.store.layout import StoreLayout
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.outdated import remove_journals
 from sysqcache.store.pins import pinned
-from sysqcache.store.publish import publish
 from sysqcache.store.records import PackRow, PackStatus
 
 
@@ -30,7 +30,7 @@ class CompactReport:
     in_use: bool = False
 
 
-def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
+def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> CompactReport:
     """Remove superseded, outdated, unlisted and, above ``max_bytes``, the least used packs.
 
     Under the store's lock. Metadata are committed first, so that a kill leaves
@@ -39,8 +39,9 @@ def compact(layout: Layout, meta: Meta, max_bytes: int | None = None) -> Compact
     read it. Journals that were set aside go too. Raises MetaDamaged, StoreError or OSError.
     """
     files = layout.pack_files()
-    with unused(layout.in_use) as free:
-        if not free:
+    # nobody can start to map packs meanwhile
+    with locked(layout.in_use) as alone:
+        if alone is None:
             return CompactReport(bytes_left=_bytes(layout), in_use=True)
         before = _bytes(layout)
         rows, kept = meta.packs(), pinned(layout)
@@ -66,7 +67,7 @@ def _useless(row: PackRow) -> bool:
     return row.outdated or (not row.live and row.status != PackStatus.DAMAGED)
 
 
-def _bytes(layout: Layout) -> int:
+def _bytes(layout: StoreLayout) -> int:
     return sum(path.lstat().st_size for path in layout.pack_files().values())
 
 
@@ -84,7 +85,7 @@ def _least_used(live: list[PackRow], max_bytes: int | None) -> list[PackRow]:
     return gone
 
 
-def _forget(layout: Layout, meta: Meta, rows: list[PackRow]) -> None:
+def _forget(layout: StoreLayout, meta: Meta, rows: list[PackRow]) -> None:
     batch = Batch()
     for row in rows:
         batch.drop_pack(row)

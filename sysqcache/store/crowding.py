@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable, Mask
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store import key
 from sysqcache.store.columns import Columns
 from sysqcache.store.pack import slots_for

@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache.blocktable import Mask
-from sysqcache.journal import Journal
-from sysqcache.modules import ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
-from sysqcache.store.columns import Places
+from sysqcache.formats.blocktable import Mask
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.modules import ModuleKind
+from sysqcache.formats.places import NO_MODULE, Places
+from sysqcache.store.columns import StorePlaces
 from sysqcache.store.records import DeadRow
 from sysqcache.store.registry import Registry
 
@@ -41,7 +41,7 @@ class Report:
     changes: int
 
 
-def reports(journal: Journal, found: Placements, registry: Registry) -> list[Report]:
+def reports(journal: Journal, found: Places, registry: Registry) -> list[Report]:
     """The dead places of a run that lie in modules."""
     placed = {
         int(ram): (int(module), int(offset))
@@ -106,7 +106,7 @@ class DeadAreas:
         self._rows[place] = row
         self.changed.append(row)
 
-    def cover(self, places: Places) -> Mask:
+    def cover(self, places: StorePlaces) -> Mask:
         """Which blocks begin in a dead place: shape (n,)."""
         covered: Mask = np.zeros(len(places.module), np.bool_)
         for row in self._rows.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.blocktable import Mask, Offsets
+from sysqcache.formats.blocktable import Mask, Offsets
 from sysqcache.store.key import IDENTITY
 
 

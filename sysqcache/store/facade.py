@@ -13,30 +13,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from sysqcache.blockformat import HEADER_SIZE
-from sysqcache.errors import FormatError, StoreError
-from sysqcache.mapfile import read_private
-from sysqcache.modules import Module
-from sysqcache.store import inspect, journals, lock, pins, summary
-from sysqcache.store.bundleread import read_bundle
-from sysqcache.store.bundlewrite import Export, ExportReport
+from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.files import share
+from sysqcache.base.mapfile import read_private
+from sysqcache.base.types import RunInfo
+from sysqcache.formats.block import HEADER_SIZE
+from sysqcache.formats.modules import Module
+from sysqcache.formats.runfiles import Note, RunFiles
+from sysqcache.store import inspect, journals, pins, summary
+from sysqcache.store.bundle.merge import ImportResult, Merge
+from sysqcache.store.bundle.read import read_bundle
+from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
-from sysqcache.store.ingest import finish, ingest_recording
-from sysqcache.store.layout import Layout, move_aside, open_layout, remove_temporary
+from sysqcache.store.ingest import ingest_recording
+from sysqcache.store.layout import (
+    LOCK_TIMEOUT,
+    StoreLayout,
+    move_aside,
+    open_layout,
+    remove_temporary,
+    writing,
+)
 from sysqcache.store.manifest import read_manifest
-from sysqcache.store.merge import ImportResult, Merge
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
-from sysqcache.store.opening import open_meta
 from sysqcache.store.outdated import set_aside
 from sysqcache.store.pack import parse_header
-from sysqcache.store.rebuild import Progress, RebuildReport, rebuild, silent
+from sysqcache.store.rebuild import Progress, RebuildReport, open_meta, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import ModuleLine, PackRow
 from sysqcache.store.summary import StoreStats
 from sysqcache.store.verify import VerifyReport, verify
 from sysqcache.store.writer import nothing
-from sysqcache.types import RunInfo
 
 _T = TypeVar("_T")
 
@@ -56,13 +64,13 @@ class Store:
     the packs, and told in ``warnings``.
     """
 
-    def __init__(self, layout: Layout, *, timeout: float = lock.DEFAULT_TIMEOUT) -> None:
+    def __init__(self, layout: StoreLayout, *, timeout: float = LOCK_TIMEOUT) -> None:
         self.layout = layout
         self.timeout = timeout
         self.warnings: list[str] = []
 
     @classmethod
-    def open(cls, root: Path, *, timeout: float = lock.DEFAULT_TIMEOUT) -> Store:
+    def open(cls, root: Path, *, timeout: float = LOCK_TIMEOUT) -> Store:
         """Open, or make, the store in ``root``; ``timeout``: seconds to wait for its lock.
 
         Raises StoreVersionError for a newer store, FormatError or StoreError; then
@@ -124,7 +132,7 @@ class Store:
         machine for as long as it runs. Raises StoreError.
         """
         with _as_store_errors(self.layout):
-            return lock.open_shared(self.layout.in_use)
+            return share(self.layout.in_use)
 
     def new_journal(self, *, image_id: str, run: RunInfo) -> Path:
         """Where the engine shall write this run's journal; it does not exist yet.
@@ -134,12 +142,12 @@ class Store:
         """
         path = journals.journal_path(self.layout, run.run_id)
         with _as_store_errors(self.layout):
-            journals.write_note(path, journals.Note(image_id, run))
+            RunFiles(path).write_note(Note(image_id, run))
         return path
 
     def ingest(
         self,
-        journal: Path,
+        journal: RunFiles | Path,
         *,
         image_id: str,
         run: RunInfo,
@@ -147,6 +155,8 @@ class Store:
         reached: Callable[[str], None] = nothing,
     ) -> IngestResult:
         """Keep a finished run's new blocks, then remove the journal.
+
+        ``journal`` is its path, or its files as somebody has read them already.
 
         Where they belong is read from the file beside the journal, if there is one;
         ``counters`` are what the engine counted, kept for ``cache why``.
@@ -157,34 +167,36 @@ class Store:
         of docs/formats.md.
         """
         started = time.monotonic()
+        files = RunFiles(journal) if isinstance(journal, Path) else journal
         with _as_store_errors(self.layout):
-            if journal.exists() and journal.stat().st_size == 0:
-                journals.remove_journal(journal)
+            if files.path.exists() and files.path.stat().st_size == 0:
+                files.remove()
                 return IngestResult(0, 0, 0, (), time.monotonic() - started)
-            outdated = set_aside(self.layout, journal)
+            outdated = set_aside(self.layout, files)
             if outdated is not None:
                 blocks, warning = outdated
                 seconds = time.monotonic() - started
                 return IngestResult(0, 0, 0, (), seconds, (warning,), outdated=blocks)
-            recording = self._read(journal, image_id, run, counters)
+            recording = self._read(files, image_id, run, counters)
             reached("journal-read")
             result, warnings = self._writing(
                 lambda meta: ingest_recording(self.layout, meta, recording, reached=reached)
             )
-            finish(journal, reached=reached)
+            files.remove()
+            reached("journal-removed")
         seconds = time.monotonic() - started
         everything = (*warnings, *result.warnings)
         return dataclasses.replace(result, seconds=seconds, warnings=everything)
 
     def _read(
-        self, journal: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None
+        self, files: RunFiles, image_id: str, run: RunInfo, counters: Mapping[str, int] | None
     ) -> Recording:
         try:
-            return Recording.read(journal, image_id, run, counters)
+            return Recording.read(files, image_id, run, counters)
         except FormatError as error:
-            if journal.exists():
-                moved = move_aside(self.layout, journal)
-                journals.remove_notes(journal)
+            if files.path.exists():
+                moved = move_aside(self.layout, files.path)
+                files.remove_beside()
                 error.hint = f"moved to {moved}; nothing else is affected"
             raise
 
@@ -199,7 +211,7 @@ class Store:
             waiting = journals.leftovers(self.layout)
         for path in waiting:
             try:
-                note = journals.read_note(path)
+                note = RunFiles(path).read_note()
             except FormatError:
                 continue  # not started by us, or the note is still to come
             try:
@@ -244,7 +256,7 @@ class Store:
     def verify(self, progress: Progress = silent) -> VerifyReport:
         """Read everything and say what is wrong; changes nothing. Raises StoreError."""
         with _as_store_errors(self.layout):
-            held = lock.open_shared(self.layout.in_use)
+            held = share(self.layout.in_use)
             try:
                 return verify(self.layout, progress)
             finally:
@@ -255,7 +267,7 @@ class Store:
 
         Raises StoreBusy, StoreError.
         """
-        with _as_store_errors(self.layout), lock.exclusive(self.layout.lock, self.timeout):
+        with _as_store_errors(self.layout), writing(self.layout, self.timeout):
             remove_temporary(self.layout)
             return rebuild(self.layout, progress)
 
@@ -273,13 +285,13 @@ class Store:
         fingerprint: str = "",
         progress: Progress = silent,
     ) -> ExportReport:
-        """Write kept blocks into a bundle for other stores, see ``store.bundlewrite``.
+        """Write kept blocks into a bundle for other stores, see ``store.bundle.write``.
 
         Raises UsageError for unknown modules or fingerprints, SysqcacheError when
         ``path`` can't be written, StoreError.
         """
         with _as_store_errors(self.layout):
-            held = lock.open_shared(self.layout.in_use)
+            held = share(self.layout.in_use)
         try:
             what = self._reading(lambda meta: Export(self.layout, meta, modules, fingerprint), None)
             if what is None or not what.packs:
@@ -322,7 +334,7 @@ class Store:
     def _writing(self, action: Callable[[Meta], _T]) -> tuple[_T, list[str]]:
         """Do ``action`` with the metadata open for writing, repaired if they must be."""
         warnings: list[str] = []
-        with lock.exclusive(self.layout.lock, self.timeout):
+        with writing(self.layout, self.timeout):
             remove_temporary(self.layout)
             try:
                 with open_meta(self.layout, warnings) as meta:
@@ -351,7 +363,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _as_store_errors(layout: Layout) -> Iterator[None]:
+def _as_store_errors(layout: StoreLayout) -> Iterator[None]:
     try:
         yield
     except OSError as error:

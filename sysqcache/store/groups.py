@@ -15,16 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable, Mask
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store.batch import Batch
-from sysqcache.store.columns import Columns, Places
+from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.crowding import crowded
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack
-from sysqcache.store.recording import Recording
 from sysqcache.store.records import PackRow, PackStatus
 from sysqcache.store.writer import WrittenPack, new_seed, write_pack
 
@@ -36,6 +35,15 @@ GIVE_UP_AFTER: Final = 2
 """So many runs later, a block of generated code that none of them used is left behind."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Translator:
+    """Who made the blocks: an engine (raw fingerprint, its text), for guests of ``arch``."""
+
+    fingerprint: bytes
+    text: str
+    arch: str
+
+
 class GroupWriter:
     """Writes packs of one run and notes their rows in ``batch``.
 
@@ -45,9 +53,9 @@ class GroupWriter:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: StoreLayout,
         batch: Batch,
-        recording: Recording,
+        translator: Translator,
         warnings: list[str],
         reached: Callable[[str], None],
         *,
@@ -55,7 +63,7 @@ class GroupWriter:
         generated: Sequence[int],
     ) -> None:
         """:param run: number of this run; ``generated``: modules of code made at run time."""
-        self._layout, self._batch, self._recording = layout, batch, recording
+        self._layout, self._batch, self._translator = layout, batch, translator
         self._run, self._generated = run, list(generated)
         self._warnings, self._reached = warnings, reached
         self.crowded = self.crowded_new = 0
@@ -82,7 +90,7 @@ class GroupWriter:
             except FormatError as error:
                 self._lose(pack, str(error))
                 continue
-            alive = ~dead.cover(Places(kept.module, kept.offset))
+            alive = ~dead.cover(StorePlaces(kept.module, kept.offset))
             alive &= ~self._given_up(kept)
             tables.insert(len(superseded), table.select(alive))
             parts.insert(len(superseded), kept.select(alive))
@@ -100,7 +108,7 @@ class GroupWriter:
         self, tables: list[BlockTable], parts: list[Columns]
     ) -> tuple[WrittenPack, Columns]:
         """Write the blocks that a lookup will reach; the last table holds the new ones."""
-        header, seed = self._recording.journal.header, new_seed()
+        by, seed = self._translator, new_seed()
         left_out = crowded(tables, parts, seed)
         self.crowded += sum(int(mask.sum()) for mask in left_out)
         self.crowded_new += int(left_out[-1].sum())
@@ -108,8 +116,8 @@ class GroupWriter:
         parts = [part.select(~mask) for part, mask in zip(parts, left_out, strict=True)]
         written = write_pack(
             self._layout.packs,
-            header.fingerprint,
-            header.text,
+            by.fingerprint,
+            by.text,
             tables,
             seed=seed,
             reached=self._reached,
@@ -131,8 +139,8 @@ class GroupWriter:
         self._batch.put_pack(
             PackRow(
                 sha256=written.sha256,
-                fingerprint=self._recording.fingerprint,
-                arch=self._recording.run.arch,
+                fingerprint=self._translator.fingerprint.hex(),
+                arch=self._translator.arch,
                 blocks=len(columns),
                 bytes=written.size,
                 created=now,

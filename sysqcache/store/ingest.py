@@ -9,19 +9,17 @@ in which every published file is whole; docs/formats.md says what remains after 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from sysqcache.store.change import Change
-from sysqcache.store.journals import remove_journal
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
-from sysqcache.store.publish import publish
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.writer import nothing
 
 
 def ingest_recording(
-    layout: Layout,
+    layout: StoreLayout,
     meta: Meta,
     recording: Recording,
     *,
@@ -43,9 +41,3 @@ def ingest_recording(
     publish(layout, meta)
     reached("boot-sets-written")
     return result
-
-
-def finish(path: Path, *, reached: Callable[[str], None] = nothing) -> None:
-    """Remove a journal whose blocks are kept. Raises OSError."""
-    remove_journal(path)
-    reached("journal-removed")

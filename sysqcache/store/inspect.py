@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.blocktable import Offsets
-from sysqcache.errors import UsageError
-from sysqcache.modules import KINDS, UNPLACED, Module, ModuleKind
+from sysqcache.base.errors import UsageError
+from sysqcache.formats.blocktable import Offsets
+from sysqcache.formats.modules import KINDS, UNPLACED, Module, ModuleKind
 from sysqcache.store.columns import COLUMNS, Columns
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import DeadRow, ModuleLine, ModuleRow, RunRow

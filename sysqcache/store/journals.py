@@ -1,84 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Journals that wait in the store: their names, notes beside them, and who still writes."""
+"""Journals that wait in the store: their names, and who still writes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import open_private, read_private
-from sysqcache.placement import Placements
-from sysqcache.store.layout import Layout, replace_file
-from sysqcache.types import RunInfo
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import open_private
+from sysqcache.formats.runfiles import RunFiles
+from sysqcache.store.layout import StoreLayout
 
-_NOTE_MAX_BYTES: Final = 1 << 20
 _STALE_NOTE_S: Final = 86400.0
 
 
-@dataclass(frozen=True)
-class Note:
-    """What a journal does not say itself: its image and its run."""
-
-    image_id: str
-    run: RunInfo
-
-
-def journal_path(layout: Layout, run_id: str) -> Path:
+def journal_path(layout: StoreLayout, run_id: str) -> Path:
     """Where the engine writes the journal of a run."""
     return layout.journals / f"{run_id}{paths.JOURNAL_SUFFIX}"
-
-
-def note_path(journal: Path) -> Path:
-    """The note beside a journal."""
-    return journal.with_name(journal.name + paths.JOURNAL_NOTE_SUFFIX)
-
-
-def places_path(journal: Path) -> Path:
-    """Where it is written down to which modules a journal's blocks belong."""
-    return journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
-
-
-def write_places(journal: Path, found: Placements) -> None:
-    """Write down to which modules a journal's blocks belong. Raises OSError."""
-    replace_file(places_path(journal), found.encode())
-
-
-def write_note(journal: Path, note: Note) -> None:
-    """Say whose journal this will be, before the engine starts. Raises OSError."""
-    content = {"image_id": note.image_id, "run": note.run.to_json()}
-    replace_file(note_path(journal), json.dumps(content).encode())
-
-
-def read_note(journal: Path) -> Note:
-    """The note beside a journal. Raises FormatError when there is none to be read."""
-    path = note_path(journal)
-    content, _ = read_private(path, _NOTE_MAX_BYTES)
-    try:
-        values = json.loads(content)
-        return Note(str(values["image_id"]), RunInfo.from_json(values["run"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise FormatError(f"{path} can't be read: {error}") from error
-
-
-def remove_journal(journal: Path) -> None:
-    """Remove a journal, then what lies beside it. Raises OSError."""
-    journal.unlink(missing_ok=True)
-    remove_notes(journal)
-
-
-def remove_notes(journal: Path) -> None:
-    """Remove what lies beside a journal. Raises OSError."""
-    places_path(journal).unlink(missing_ok=True)
-    note_path(journal).unlink(missing_ok=True)
 
 
 def is_being_written(journal: Path) -> bool:
@@ -108,7 +52,7 @@ def _open_by_any_process(journal: Path) -> bool:
     return False
 
 
-def leftovers(layout: Layout) -> list[Path]:
+def leftovers(layout: StoreLayout) -> list[Path]:
     """Journals that nobody writes any more, oldest first; stale notes are removed."""
     found = []
     for path in layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"):
@@ -119,5 +63,5 @@ def leftovers(layout: Layout) -> list[Path]:
         journal = note.with_name(note.name.removesuffix(paths.JOURNAL_NOTE_SUFFIX))
         with contextlib.suppress(OSError):
             if not journal.exists() and note.stat().st_mtime < time.time() - _STALE_NOTE_S:
-                remove_journal(journal)
+                RunFiles(journal).remove()
     return [path for _, path in sorted(found)]

@@ -16,11 +16,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache.blockformat import BLOCK, BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
+from sysqcache.formats.block import BLOCK, BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
 from sysqcache.store import moving
 
 if TYPE_CHECKING:
-    from sysqcache.blocktable import BlockTable, Mask
+    from sysqcache.formats.blocktable import BlockTable, Mask
 
 U64 = NDArray[np.uint64]
 

@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The store's directory: its parts, its version, how it is made, atomic small files."""
+"""The store's directory: its parts, its version, how it is made."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.errors import FormatError, StoreError, StoreVersionError
-from sysqcache.store.writer import TEMPORARY, sync_directory
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
+from sysqcache.base.files import TEMPORARY, locked, replace_file
 
 STORE_VERSION: Final = 1
+LOCK_TIMEOUT: Final = 60.0
+"""Seconds to wait for the writer lock; an ingest of a whole boot takes a few."""
+
 _FORMAT_LINE: Final = "sysqcache store "
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoreLayout:
     """Paths inside a store."""
 
     root: Path
@@ -94,20 +97,20 @@ class Layout:
         }
 
 
-def open_layout(root: Path) -> Layout:
+def open_layout(root: Path) -> StoreLayout:
     """Make the directories (mode 0700) and the version file, or check the version.
 
     Raises StoreVersionError for a newer store, FormatError when the version can't
     be read, StoreError when the system refuses; nothing was touched then.
     """
-    layout = Layout(root)
+    layout = StoreLayout(root)
     try:
         version = _version(layout)
         for directory in (root, layout.packs, layout.journals):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_private(root)
         if version is None:
-            replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode())
+            replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode(), synced=True)
     except OSError as error:
         raise StoreError(
             f"the store {root} can't be used: {error.strerror}",
@@ -125,7 +128,7 @@ def _require_private(root: Path) -> None:
         )
 
 
-def _version(layout: Layout) -> int | None:
+def _version(layout: StoreLayout) -> int | None:
     try:
         text = layout.format.read_text(errors="replace")
     except FileNotFoundError:
@@ -147,22 +150,19 @@ def _version(layout: Layout) -> int | None:
     return int(number)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that others see the old or the new one, whole. Raises OSError."""
-    fd, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    try:
-        with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+@contextlib.contextmanager
+def writing(layout: StoreLayout, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Be the only one who writes to the store. Raises StoreBusy after ``timeout`` seconds."""
+    with locked(layout.lock, timeout) as fd:
+        if fd is None:
+            raise StoreBusy(
+                f"another process has held {layout.lock} for {timeout:g} s",
+                hint="wait for the other sysqcache command to finish, then try again",
+            )
+        yield
 
 
-def remove_temporary(layout: Layout) -> None:
+def remove_temporary(layout: StoreLayout) -> None:
     """Remove what killed writers left; only for the holder of the lock."""
     for directory in (layout.root, layout.packs):
         for entry in directory.glob(f"{TEMPORARY}*"):
@@ -172,7 +172,7 @@ def remove_temporary(layout: Layout) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def move_aside(layout: Layout, path: Path, into: Path | None = None) -> Path:
+def move_aside(layout: StoreLayout, path: Path, into: Path | None = None) -> Path:
     """Move a file or directory into ``into``, else ``damaged/``, under a free name."""
     into = into or layout.damaged
     into.mkdir(mode=0o700, exist_ok=True)

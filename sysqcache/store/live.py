@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError
+from sysqcache.base.errors import FormatError
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store.columns import Columns
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta
 from sysqcache.store.pack import Pack
 from sysqcache.store.records import PackRow, PackStatus
@@ -37,7 +37,9 @@ class LivePack:
         return table.select(good), self.columns.select(good)
 
 
-def load_live(layout: Layout, meta: Meta, fingerprint: str) -> tuple[list[LivePack], list[PackRow]]:
+def load_live(
+    layout: StoreLayout, meta: Meta, fingerprint: str
+) -> tuple[list[LivePack], list[PackRow]]:
     """Live packs of a fingerprint, oldest first, and rows of those that are lost.
 
     The lost rows carry their new status; the caller commits them. Opening a pack

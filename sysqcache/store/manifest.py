@@ -12,13 +12,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import read_private
-from sysqcache.modules import UNPLACED, Module, ModuleKind
-from sysqcache.store.layout import Layout, replace_file
+from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
+from sysqcache.base.mapfile import read_private
+from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.records import DAMAGE, FingerprintRow, ImageRow, ModuleRow, PackRow
+
+if TYPE_CHECKING:
+    from sysqcache.store.meta import Meta
 
 MAX_FINGERPRINTS: Final = 4
 """So many fingerprints of one architecture enter a boot set; others cost open(2) calls."""
@@ -141,7 +145,7 @@ def _share(pack: PackRow, wanted: frozenset[int] | None) -> int:
     return sum(share.blocks for number, share in pack.shares.items() if number in wanted)
 
 
-def read_manifest(layout: Layout) -> Manifest:
+def read_manifest(layout: StoreLayout) -> Manifest:
     """The current manifest; an empty one (generation -1) when there is none.
 
     Raises FormatError when the file is damaged or not ours alone.
@@ -155,6 +159,25 @@ def read_manifest(layout: Layout) -> Manifest:
     return Manifest.decode(content)
 
 
-def write_manifest(layout: Layout, manifest: Manifest) -> None:
+def write_manifest(layout: StoreLayout, manifest: Manifest) -> None:
     """Replace the manifest atomically. Raises OSError."""
-    replace_file(layout.boot_sets, manifest.encode())
+    replace_file(layout.boot_sets, manifest.encode(), synced=True)
+
+
+def publish(layout: StoreLayout, meta: Meta) -> Manifest:
+    """After a commit: write its boot sets, unless they are there. Raises OSError."""
+    try:
+        current = read_manifest(layout)
+    except FormatError:
+        current = Manifest()
+    if current.generation == meta.counters.generation:
+        return current
+    manifest = Manifest.of(
+        meta.counters.generation,
+        meta.packs().values(),
+        meta.fingerprints().values(),
+        meta.images().values(),
+        meta.modules().values(),
+    )
+    write_manifest(layout, manifest)
+    return manifest

@@ -26,7 +26,7 @@ from typing import Final, Self, TypeVar
 import numpy as np
 import rocksdict
 
-from sysqcache.errors import StoreBusy, StoreError
+from sysqcache.base.errors import StoreBusy, StoreError
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
 from sysqcache.store.records import (

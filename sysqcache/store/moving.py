@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sysqcache import blockformat as bf
+from sysqcache.formats import block as bf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sysqcache.blocktable import BlockTable
+    from sysqcache.formats.blocktable import BlockTable
 
 _FAR: Final = 64 << 20
 _NEAR_END: Final = -(16 << 20)

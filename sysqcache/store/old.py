@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from sysqcache.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.store.manifest import Manifest, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.records import (
@@ -21,7 +21,7 @@ from sysqcache.store.records import (
 
 if TYPE_CHECKING:
     from sysqcache.store.columns import Columns
-    from sysqcache.store.layout import Layout
+    from sysqcache.store.layout import StoreLayout
 
 
 class OldMetadata:
@@ -30,7 +30,7 @@ class OldMetadata:
     ``damaged`` becomes true when RocksDB is there and something in it can't be read.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: StoreLayout) -> None:
         self.manifest = Manifest()
         with contextlib.suppress(FormatError):
             self.manifest = read_manifest(layout)
@@ -50,7 +50,7 @@ class OldMetadata:
         if layout.meta.exists():
             self._read(layout)
 
-    def _read(self, layout: Layout) -> None:
+    def _read(self, layout: StoreLayout) -> None:
         try:
             self._meta = meta = Meta(layout.meta, read_only=True)
             self.counters = meta.counters

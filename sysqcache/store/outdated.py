@@ -8,13 +8,12 @@ removes the file. A journal is set aside, and ``compact`` removes it there.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-from sysqcache import blockformat as bf
-from sysqcache.journal import outdated_blocks
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import outdated_blocks
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store.batch import Batch
-from sysqcache.store.journals import remove_notes
-from sysqcache.store.layout import Layout, move_aside
+from sysqcache.store.layout import StoreLayout, move_aside
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import PackStatus
 
@@ -32,18 +31,18 @@ def retire(meta: Meta, batch: Batch) -> list[str]:
     return [f"{text} are not used any more: `sysqcache cache compact` removes them"]
 
 
-def set_aside(layout: Layout, journal: Path) -> tuple[int, str] | None:
+def set_aside(layout: StoreLayout, files: RunFiles) -> tuple[int, str] | None:
     """Move an outdated journal away; how many blocks it held, and a line for the user.
 
     The one before is removed: an engine of before writes such a journal in each run. None,
     and nothing is touched, for any other file. Raises StoreError or OSError.
     """
-    blocks = outdated_blocks(journal)
+    blocks = outdated_blocks(files.path)
     if blocks is None:
         return None
     remove_journals(layout)
-    moved = move_aside(layout, journal, layout.outdated)
-    remove_notes(journal)
+    moved = move_aside(layout, files.path, layout.outdated)
+    files.remove_beside()
     return blocks, (
         f"{blocks:,} recorded blocks are not kept: the engine that wrote them is of before format "
         f"version {bf.VERSION}. Start, save or enable the machine anew with this version's engine; "
@@ -51,7 +50,7 @@ def set_aside(layout: Layout, journal: Path) -> tuple[int, str] | None:
     )
 
 
-def remove_journals(layout: Layout) -> int:
+def remove_journals(layout: StoreLayout) -> int:
     """Remove the journals that were set aside; how many bytes they had. Raises OSError."""
     freed = 0
     for path in layout.outdated_journals():

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import map_private, read_private
+from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import map_private, read_private
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import key, moving
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Pack:
 
     @cached_property
     def index(self) -> bf.Records:
-        """The index, shape (index_entries,), of ``blockformat.INDEX_ENTRY.dtype``."""
+        """The index, shape (index_entries,), of ``block.INDEX_ENTRY.dtype``."""
         head = self.header
         return np.frombuffer(
             self.buffer, bf.INDEX_ENTRY.dtype, head.index_entries, head.index_offset

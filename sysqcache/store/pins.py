@@ -9,26 +9,27 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sysqcache.errors import FormatError
-from sysqcache.mapfile import read_private
-from sysqcache.store.layout import Layout, replace_file
+from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
+from sysqcache.base.mapfile import read_private
+from sysqcache.store.layout import StoreLayout
 
 _MAX_BYTES: Final = 1 << 20
 _PACK: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def pin(layout: Layout, machine: str, packs: Iterable[str]) -> None:
+def pin(layout: StoreLayout, machine: str, packs: Iterable[str]) -> None:
     """Say which packs a saved machine relies on, instead of those before. Raises OSError."""
     layout.pins.mkdir(mode=0o700, exist_ok=True)
-    replace_file(layout.pins / f"{machine}.json", json.dumps(sorted(packs)).encode())
+    replace_file(layout.pins / f"{machine}.json", json.dumps(sorted(packs)).encode(), synced=True)
 
 
-def unpin(layout: Layout, machine: str) -> None:
+def unpin(layout: StoreLayout, machine: str) -> None:
     """A saved machine is gone. Raises OSError."""
     (layout.pins / f"{machine}.json").unlink(missing_ok=True)
 
 
-def pinned(layout: Layout) -> set[str]:
+def pinned(layout: StoreLayout) -> set[str]:
     """Names of all packs that a saved machine relies on; damaged files are passed over."""
     found: set[str] = set()
     for path in layout.pins.glob("*.json"):

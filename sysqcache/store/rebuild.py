@@ -8,6 +8,7 @@ is moved to ``damaged/``; its intact blocks are written into a new one first.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -17,17 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.files import TEMPORARY
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import dedupe, key, references
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.crowding import crowded
-from sysqcache.store.layout import Layout, move_aside
+from sysqcache.store.layout import StoreLayout, move_aside
+from sysqcache.store.manifest import publish, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
 from sysqcache.store.pack import Pack, PackHeader, outdated_header
-from sysqcache.store.publish import publish
 from sysqcache.store.records import (
     FingerprintRow,
     GlobalRow,
@@ -36,7 +38,7 @@ from sysqcache.store.records import (
     PackRow,
     PackStatus,
 )
-from sysqcache.store.writer import TEMPORARY, write_pack
+from sysqcache.store.writer import write_pack
 
 UNKNOWN: Final = "unknown"
 """Image and architecture of blocks whose metadata are lost."""
@@ -70,7 +72,7 @@ class RebuildReport:
 
 
 class _Rebuilder:
-    def __init__(self, layout: Layout, old: OldMetadata, progress: Progress) -> None:
+    def __init__(self, layout: StoreLayout, old: OldMetadata, progress: Progress) -> None:
         self.layout, self.old, self.progress = layout, old, progress
         self.report = RebuildReport()
         self.batch = Batch()
@@ -263,7 +265,7 @@ def _arch(text: str) -> str:
     return UNKNOWN
 
 
-def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
+def rebuild(layout: StoreLayout, progress: Progress = silent) -> RebuildReport:
     """Replace the metadata; under the store's lock.
 
     RocksDB that can't be read is moved to ``damaged/``. Raises StoreError or
@@ -290,3 +292,34 @@ def rebuild(layout: Layout, progress: Progress = silent) -> RebuildReport:
     directory.rename(layout.meta)
     work.report.seconds = time.monotonic() - started
     return work.report
+
+
+def open_meta(layout: StoreLayout, warnings: list[str]) -> Meta:
+    """Open the metadata for writing, rebuilt first when damaged or behind the packs.
+
+    Under the store's lock. Raises StoreBusy or StoreError, never MetaDamaged.
+    """
+    try:
+        meta = Meta(layout.meta)
+        if not _behind(layout, meta):
+            return meta
+        meta.close()
+        why = "they are older than the packs"
+    except MetaDamaged as error:
+        why = str(error)
+    warnings.append(f"the store's metadata were rebuilt from its packs: {why}")
+    rebuild(layout)
+    try:
+        return Meta(layout.meta)
+    except MetaDamaged as error:
+        raise StoreError(f"the metadata in {layout.meta} can't be rebuilt: {error}") from error
+
+
+def _behind(layout: StoreLayout, meta: Meta) -> bool:
+    """Whether a commit is missing: packs without metadata, or boot sets of a later commit."""
+    generation = meta.counters.generation
+    if generation == 0 and layout.pack_files():
+        return True
+    with contextlib.suppress(FormatError):
+        return read_manifest(layout).generation > generation
+    return False

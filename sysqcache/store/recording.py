@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sysqcache.errors import FormatError
-from sysqcache.journal import Journal, read_journal
-from sysqcache.placement import Placements, read_placements
+from sysqcache.base.types import RunInfo
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store import key
-from sysqcache.store.journals import places_path
-from sysqcache.types import RunInfo
 
 
 @dataclass(frozen=True)
@@ -54,28 +53,19 @@ class Recording:
     keys: key.Identities
     image_id: str
     run: RunInfo
-    places: Placements
+    places: Places
     counters: Mapping[str, int]
 
     @classmethod
     def read(
-        cls, path: Path, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
+        cls, files: RunFiles, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
     ) -> Recording:
         """Read a journal and what lies beside it, outside of any lock. Raises FormatError."""
-        journal = read_journal(path)
+        journal = files.read_journal()
         keys = key.identities(journal.blocks)
-        return cls(journal, keys, image_id, run, read_places(path), counters or {})
+        return cls(journal, keys, image_id, run, files.read_places(), counters or {})
 
     @property
     def fingerprint(self) -> str:
         """Hexadecimal."""
         return self.journal.header.fingerprint.hex()
-
-
-def read_places(journal: Path) -> Placements:
-    """What was found out about a journal's blocks; nothing when that can't be read."""
-    path = places_path(journal)
-    try:
-        return read_placements(path) if path.exists() else Placements.nothing()
-    except FormatError:
-        return Placements.nothing()

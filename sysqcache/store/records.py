@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from sysqcache.blockformat import VERSION
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.block import VERSION
+from sysqcache.formats.modules import Module, ModuleKind
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -289,7 +289,7 @@ class GlobalRow(Row):
 
 @dataclass(frozen=True)
 class ModuleLine:
-    """One line of ``cache list``; the fields are the JSON keys of CLI.md.
+    """One line of ``cache list``; the fields are the JSON keys of docs/cli.md.
 
     :param bytes: of the blocks alone, without headers and indexes of packs.
     :param dead: places where its code rewrites itself.

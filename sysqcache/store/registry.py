@@ -14,12 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import Offsets
-from sysqcache.journal import Journal
-from sysqcache.modules import KINDS, UNPLACED, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
-from sysqcache.store.columns import Places
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import Offsets
+from sysqcache.formats.journal import Journal
+from sysqcache.formats.modules import KINDS, UNPLACED, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Places
+from sysqcache.store.columns import StorePlaces
 from sysqcache.store.records import ModuleRow
 
 FIRMWARE_GROUP: Final = "firmware"
@@ -119,7 +119,7 @@ def record_offsets(journal: Journal) -> Offsets:
     return journal.blocks.offsets - bf.RECORD.size
 
 
-def places(journal: Journal, found: Placements, registry: Registry) -> Places:
+def places(journal: Journal, found: Places, registry: Registry) -> StorePlaces:
     """Module numbers and offsets of all blocks of a journal."""
     record = record_offsets(journal)
     row = np.searchsorted(found.record, record)
@@ -135,7 +135,7 @@ def places(journal: Journal, found: Placements, registry: Registry) -> Places:
     module[placed] = _numbers(local[placed], lambda one: registry.number(found.modules[one]))
     module[~placed] = _numbers(kind[~placed], lambda one: registry.unplaced(KINDS[one]))
     offset[placed] = found.offset[row0[placed]]
-    return Places(module, offset)
+    return StorePlaces(module, offset)
 
 
 def _numbers(

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sysqcache import paths
-from sysqcache.store.layout import Layout
+from sysqcache.base import paths
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow, PackStatus
 
@@ -42,7 +42,7 @@ class StoreStats:
         return self.pack_bytes + self.meta_bytes
 
 
-def stats(layout: Layout, rows: list[PackRow], runs: int) -> StoreStats:
+def stats(layout: StoreLayout, rows: list[PackRow], runs: int) -> StoreStats:
     """Count and measure. Raises OSError."""
     waiting = list(layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}"))
     return StoreStats(

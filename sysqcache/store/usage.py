@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import Offsets
-from sysqcache.journal import Journal
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import Offsets
+from sysqcache.formats.journal import Journal
 from sysqcache.store.live import LivePack
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable, Offsets
-from sysqcache.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Offsets
 from sysqcache.store import key, references
-from sysqcache.store.layout import Layout
+from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.pack import Pack, outdated_header
 from sysqcache.store.records import PackRow, PackStatus
@@ -70,7 +70,7 @@ class VerifyReport:
         return sum(p.status == PackStatus.OUTDATED for p in self.packs)
 
 
-def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport:
+def verify(layout: StoreLayout, progress: Callable[[int, int], None]) -> VerifyReport:
     """Check everything; ``progress`` is told (bytes done, bytes in all).
 
     Needs no lock: packs are immutable. Raises OSError when the directory can't be read.
@@ -94,7 +94,7 @@ def verify(layout: Layout, progress: Callable[[int, int], None]) -> VerifyReport
     return report
 
 
-def _rows(layout: Layout, report: VerifyReport) -> dict[str, PackRow]:
+def _rows(layout: StoreLayout, report: VerifyReport) -> dict[str, PackRow]:
     if not layout.meta.exists():
         return {}
     try:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sysqcache.blocktable import Mask
-from sysqcache.store.columns import Columns, Places
+from sysqcache.formats.blocktable import Mask
+from sysqcache.store.columns import Columns, StorePlaces
 
 U64 = NDArray[np.uint64]
 
@@ -42,7 +42,7 @@ def reasons(
     mapped: Mask,
     dead: Mask,
     elsewhere: Mask,
-    places: Places,
+    places: StorePlaces,
     flags: NDArray[np.uint32],
     live: Sequence[Columns],
 ) -> NDArray[np.uint8]:
@@ -52,7 +52,7 @@ def reasons(
     :param dead: begins in a dead place; ``elsewhere``: kept for another fingerprint.
     :param flags: of the recorded blocks; ``live`` are the columns of the kept ones.
     """
-    kept = [Places(c.module, c.offset) for c in live]
+    kept = [StorePlaces(c.module, c.offset) for c in live]
     here = _spots(places)
     same_place = _among(here, map(_spots, kept)) & (here != 0)
     with_flags = (_mixed(_spots(p), c.flags) for p, c in zip(kept, live, strict=True))
@@ -78,7 +78,7 @@ def _among(asked: U64, kept: Iterable[U64]) -> Mask:
     return found[place]
 
 
-def _spots(places: Places) -> U64:
+def _spots(places: StorePlaces) -> U64:
     """Module and offset as one number; 0 where there is no place."""
     spots = places.module.astype(np.uint64) << np.uint64(32) | places.offset.astype(np.uint64)
     placed = (places.offset != 0) & (places.module != 0)

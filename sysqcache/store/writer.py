@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache import paths
-from sysqcache.errors import FormatError
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
+from sysqcache.base.files import TEMPORARY, sync_directory
+from sysqcache.formats import block as bf
 from sysqcache.store import key
 from sysqcache.store.pack import slots_for
 
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sysqcache.blocktable import BlockTable, Offsets
-
-TEMPORARY: Final = ".new-"
-"""Prefix of files that are being written; whoever holds the store's lock may remove them."""
+    from sysqcache.formats.blocktable import BlockTable, Offsets
 
 _CHUNK: Final = 8 << 20
 
@@ -93,15 +91,6 @@ def write_pack(
     sync_directory(directory)
     reached("pack-published")
     return WrittenPack(path, digest.hexdigest(), pieces.file_size, pieces.offsets)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames inside ``directory`` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -13,9 +13,9 @@ import pytest
 from daemonhelp import Daemon, eventually, missing
 from domainhelp import Machine, own_files
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.base import paths
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 
 @pytest.fixture(scope="session")

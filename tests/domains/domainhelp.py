@@ -20,10 +20,10 @@ from uuid import NAMESPACE_DNS, uuid5
 
 from daemonhelp import QEMU_UID, Daemon, eventually
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.base import paths
 from sysqcache.libvirt.folder import DomainFolder
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 _XML = """<domain type='qemu'>
   <name>{name}</name>

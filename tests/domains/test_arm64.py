@@ -11,8 +11,8 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, copy_kernel, typed
 
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base.errors import ImageMissing
+from sysqcache.spec import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

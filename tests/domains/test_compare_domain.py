@@ -14,9 +14,9 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, define_debian
 
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base.errors import ImageMissing
 from sysqcache.libvirt.folder import run_directory
+from sysqcache.spec import catalog
 
 
 def compare(machine: Machine, *arguments: object, code: int = 0) -> str:

@@ -14,7 +14,7 @@ import pytest
 from daemonhelp import QEMU_UID, eventually
 from domainhelp import Machine
 
-from sysqcache import paths
+from sysqcache.base import paths
 
 pytestmark = pytest.mark.qemu
 

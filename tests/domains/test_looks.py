@@ -14,8 +14,8 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, typed
 
-from sysqcache.errors import MachineError
-from sysqcache.guestmap.session import Session
+from sysqcache.base.errors import MachineError
+from sysqcache.guestmap.session import GuestSession
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -56,7 +56,7 @@ def test_a_guest_is_mapped_and_nobody_notices(typing: Machine) -> None:
     assert "sh" in {process["comm"] for process in found["processes"]}
     # the way of other machines would end libvirtd here
     with pytest.raises(MachineError, match="libvirt's") as refused:
-        Session.open(typing.folder.introspection)
+        GuestSession.open(typing.folder.introspection)
     assert "--libvirt" in refused.value.hint
     assert typing.daemon.alive()
     assert typing.state() == "running"

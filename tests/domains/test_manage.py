@@ -11,8 +11,8 @@ import pytest
 from daemonhelp import QEMU_UID, Daemon
 from domainhelp import Machine, sysqcache
 
-from sysqcache import paths
-from sysqcache.errors import DomainRefused
+from sysqcache.base import paths
+from sysqcache.base.errors import DomainRefused
 from sysqcache.libvirt import ask, manage, publish
 from sysqcache.libvirt.connect import connect
 

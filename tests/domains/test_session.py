@@ -19,9 +19,9 @@ import pytest
 from daemonhelp import eventually, missing
 from domainhelp import COMMAND, Watching, definition
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import ENV_ENGINE, Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.base import paths
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import ENV_ENGINE, Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

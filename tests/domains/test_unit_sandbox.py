@@ -16,7 +16,7 @@ import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.libvirt import service
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
-from sysqcache.journal import parse_journal
-from sysqcache.journalwriter import BlockData, journal_header, ram_map_record, record_header
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import parse_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.store import key
 from sysqcache.store.writer import PackPieces
 

@@ -11,9 +11,9 @@ from typing import Any
 import make_golden
 import pytest
 
-from sysqcache import blockformat as bf
-from sysqcache.errors import FormatError
-from sysqcache.journal import outdated_blocks, parse_journal, read_journal
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import outdated_blocks, parse_journal, read_journal
 from sysqcache.store import key
 from sysqcache.store.pack import Pack, Query, outdated_header
 from sysqcache.store.verify import check_pack, unfindable

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sysqcache import blockformat as bf
-from sysqcache.errors import FormatError
-from sysqcache.journal import parse_journal
-from sysqcache.journalwriter import BlockData, journal_header, record_header
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import parse_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 from sysqcache.store import dedupe, key
 from sysqcache.store.pack import Pack, Query
 from sysqcache.store.verify import unfindable

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.enginebuild.check import check
-from sysqcache.enginebuild.configure import TARGETS
-from sysqcache.enginebuild.firmware import needed
-from sysqcache.enginebuild.info import Engine, find_engine, load
-from sysqcache.errors import EngineBuildError
+from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.engine.check import check
+from sysqcache.setup.engine.configure import TARGETS
+from sysqcache.setup.engine.firmware import needed
+from sysqcache.spec.engines import Engine, find_engine, load
 
 pytestmark = pytest.mark.qemu
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sysqcache import blockformat as bf
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.launch.process import QemuProcess
+from sysqcache.base import paths
+from sysqcache.formats import block as bf
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 

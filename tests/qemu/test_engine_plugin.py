@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.journal import read_journal
-from sysqcache.launch.process import QemuProcess
+from sysqcache.base import paths
+from sysqcache.formats.journal import read_journal
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 

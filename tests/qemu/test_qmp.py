@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import LaunchError, MachineDied, MachineError, QmpError
-from sysqcache.launch.process import ProcessId, QemuProcess, wait_pid
+from sysqcache.base import paths
+from sysqcache.base.errors import LaunchError, MachineDied, MachineError, QmpError
+from sysqcache.machine.launch.process import ProcessId, QemuProcess, wait_pid
 from sysqcache.qmp import commands, jobs
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 
@@ -186,7 +186,7 @@ def test_qemu_ends_with_its_controller(x86_engine: Engine, tmp_path: Path) -> No
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from sysqcache.launch.process import QemuProcess\n"
+        "from sysqcache.machine.launch.process import QemuProcess\n"
         "with QemuProcess(sys.argv[2:], Path(sys.argv[1])) as process:\n"
         "    print(process.pid, flush=True)\n"
         "    time.sleep(60)\n"

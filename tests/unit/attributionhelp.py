@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from guestmaphelp import FakeMemory
 
-from sysqcache import blockformat as bf
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.observation import Observation, observe
 from sysqcache.attribution.truths import Truths
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import Journal, parse_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
 from sysqcache.guestmap.table import UNKNOWN, Owner, OwnerKind, OwnerTable
-from sysqcache.journal import Journal, parse_journal
-from sysqcache.journalwriter import BlockData, journal_header, ram_map_record, record_header
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
 
 PAGE = 4096
 RAM_BASE = 1 << 30
@@ -123,7 +123,7 @@ class World:
         return as_places(attribute(self.journal(), looks or (self.look(),), truths))
 
 
-def as_places(found: Placements) -> list[Place]:
+def as_places(found: Places) -> list[Place]:
     """An answer block by block."""
     places = []
     for number, offset, kind in zip(

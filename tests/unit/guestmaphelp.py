@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from sysqcache.guestmap.guest import Guest
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, Budget, GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
@@ -72,7 +72,7 @@ def fake_guest(
     translation = fake_x86(0)
     translation.use_variables({}, lambda address: 0)
     info = VmcoreInfo("6.1.0-fake", "ab" * 20, 0, {}, numbers or {}, {}, b"")
-    layout = Layout(offsets or {}, sizes or {}, enums or {})
+    layout = KernelLayout(offsets or {}, sizes or {}, enums or {})
     guest_memory = GuestMemory(memory, translation, budget)
     return Guest(guest_memory, translation, info, Symbols(symbols or {}), layout)
 

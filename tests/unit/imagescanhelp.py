@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.enginebuild.info import any_qemu_img
-from sysqcache.errors import SetupError
-from sysqcache.resolve import load
-from sysqcache.spec import MachineSpec
+from sysqcache.base.errors import SetupError
+from sysqcache.spec.engines import any_qemu_img
+from sysqcache.spec.resolve import load
+from sysqcache.spec.spec import MachineSpec
 
 SECTOR = 512
 MIB = 1 << 20

@@ -7,10 +7,10 @@ import dataclasses
 import time
 from pathlib import Path
 
-from sysqcache.journalwriter import BlockData, journal_header
+from sysqcache.base.types import RunInfo
+from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.recording import IngestResult
-from sysqcache.types import RunInfo
 
 FINGERPRINT = b"\x11" * 32
 OTHER_FINGERPRINT = b"\x22" * 32

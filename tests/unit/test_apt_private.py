@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.apt import private, sources
-from sysqcache.apt.private import PrivateApt
-from sysqcache.apt.sources import Source
-from sysqcache.enginebuild import source
-from sysqcache.errors import EngineBuildError
-from sysqcache.work import Work
+from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.apt import private, sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.apt.sources import Source
+from sysqcache.setup.engine import source
+from sysqcache.setup.work import Work
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no apt-get")
 

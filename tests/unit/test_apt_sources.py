@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.apt import sources
-from sysqcache.apt.sources import Source
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.sources import Source
 
 DEB822 = """\
 # a comment

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.launch import argv
-from sysqcache.launch.argv import Launch, TbCache
-from sysqcache.spec import Accelerator, Disk, Forward, MachineSpec, Network
-from sysqcache.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
+from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, OnPoweroff
+from sysqcache.machine.launch import argv
+from sysqcache.machine.launch.argv import Launch, TbCache
+from sysqcache.spec.spec import Accelerator, Disk, Forward, MachineSpec, Network
 
 
 def spec(**changes: object) -> MachineSpec:

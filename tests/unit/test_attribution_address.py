@@ -23,11 +23,11 @@ from attributionhelp import (
 
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.observation import Observation, Seen
-from sysqcache.errors import MachineDied
+from sysqcache.base.errors import MachineDied
+from sysqcache.formats.modules import ModuleKind
+from sysqcache.formats.places import Places
 from sysqcache.guestmap.result import KernelInfo, Mapping, Process
 from sysqcache.guestmap.table import Owner, OwnerKind
-from sysqcache.modules import ModuleKind
-from sysqcache.placement import Placements
 
 P, Q = 0x5000, 0x9000
 MAPPED = 0x7F00_0000_0000
@@ -243,7 +243,7 @@ def test_the_answer_can_be_written_and_read() -> None:
     world.page(P, LIBC, 0x28000, page)
     world.run(P, MAPPED, page[:20])
     found = attribute(world.journal(), [world.look()])
-    again = Placements.decode(found.encode())
+    again = Places.decode(found.encode())
     assert as_places(again) == as_places(found)
     assert again.kernel is not None
     assert again.kernel.name == "6.1.0-test"

@@ -13,9 +13,9 @@ from attributionhelp import KERNEL, LIBC, PAGE, SHELL, Place, World, code, modul
 from sysqcache.attribution.images import blob
 from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import CodePages, KernelText, Truths
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap.result import KernelInfo
 from sysqcache.guestmap.table import Owner, OwnerKind
-from sysqcache.modules import Module, ModuleKind
 
 P = 0x5000
 MAPPED = 0x7F00_0000_0000

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sysqcache.attribution import blocks, evidence
-from sysqcache.attribution.blocks import Blocks, same_bytes
+from sysqcache.attribution.blocks import RecordedBlocks, same_bytes
 from sysqcache.attribution.checkpoint import checkpoint
-from sysqcache.errors import MachineDied
-from sysqcache.instances import Instance
+from sysqcache.base.errors import MachineDied
+from sysqcache.formats.runfiles import RunFiles
+from sysqcache.machine.instances import Instance
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 30), st.booleans()), max_size=40
@@ -115,7 +116,7 @@ def test_blocks_are_those_of_the_journal() -> None:
     world.run(0x5FF0, 0x7FF0, code(1, 40), second=0x9000)
     world.run(0x5000, 0x8000, code(2, 7))
     journal = world.journal()
-    found = Blocks.of(journal)
+    found = RecordedBlocks.of(journal)
     assert [found.bytes_of(row) for row in (0, 1)] == [code(1, 40), code(2, 7)]
     pieces = found.pieces()
     assert pieces.block.tolist() == [0, 1, 0]
@@ -133,6 +134,6 @@ def test_a_machine_that_can_not_be_looked_into(tmp_path: Path) -> None:
         def died(self) -> MachineDied:
             return MachineDied("QEMU ended")
 
-    found = checkpoint(Instance("nobody"), Gone(), tmp_path / "no.journal")
+    found = checkpoint(Instance("nobody"), Gone(), RunFiles(tmp_path / "no.journal"))
     assert found.seen is None
     assert found.note == "QEMU ended"

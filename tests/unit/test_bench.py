@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import ROOT, Session, parse
 from bench.runner import StepFailed, values_of
 from sysqcache.compare import host
-from sysqcache.report import BootReport
+from sysqcache.machine.report import BootReport
 
 
 def make_run(section: Section, kind: Kind, pair: int, **values: float) -> Run:
@@ -174,6 +175,40 @@ def test_results_go_through_json_into_a_table(tmp_path: Path) -> None:
 def test_a_spread_is_shown_for_several_values() -> None:
     cells = table.cells(Figure("", "x", "s", (1.0, 3.0, 2.0)))
     assert cells == ("x", "2.00 s", "1.00 s to 3.00 s", "", "")
+
+
+def results_of(command: str, *figures: Figure) -> dict[str, Any]:
+    about = {"command": command, "started": "2026-01-02T03:04:05Z", "engine": {"key": "10.0.13-ab"}}
+    return about | {"host": host.facts(), "figures": [figure.to_json() for figure in figures]}
+
+
+def test_a_section_of_figures_has_its_host_date_and_engine() -> None:
+    figure = Figure("vm", "ready", "s", (1.0, 3.0, 2.0), Limit(1.5))
+    lines = table.section(results_of("bench.saved compare --rounds 3", figure)).splitlines()
+    assert lines[0] == "## bench.saved compare"
+    assert host.cpu_model() in lines[2]
+    assert "; 2026-01-02; up to 3 values a figure; engine 10.0.13-ab." in lines[2]
+    assert lines[4:] == [
+        "| vm | median | min to max |",
+        "|---|---|---|",
+        "| ready | 2.00 s | 1.00 s to 3.00 s |",
+    ]
+
+
+def test_measuring_again_replaces_one_section() -> None:
+    text = "# Figures\n\nIntro.\n\n## bench.a\n\nold\n\n## bench.b\n\nkept\n\n## Remarks\n\nmine\n"
+    found = table.updated(text, ["## bench.a\n\nnew\n", "## bench.c\n\nmore\n"])
+    assert found == (
+        "# Figures\n\nIntro.\n\n## bench.a\n\nnew\n\n## bench.b\n\nkept\n\n"
+        "## bench.c\n\nmore\n\n## Remarks\n\nmine\n"
+    )
+    assert table.updated(found, []) == found
+
+
+def test_the_figures_are_what_is_generated() -> None:
+    text = table.FIGURES.read_text()
+    assert table.updated(text, []) == text
+    assert "asked" not in text.partition(table.REMARKS)[0]
 
 
 def test_noise_is_never_negative() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sysqcache import blockformat as bf
-from sysqcache.journalwriter import BlockData, journal_header, record_header
+from sysqcache.formats import block as bf
+from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 

@@ -14,8 +14,8 @@ import pytest
 from storehelp import ingest, make_blocks
 from typer.testing import CliRunner, Result
 
+from sysqcache.base.errors import StoreVersionError, UsageError, VerifyFailed
 from sysqcache.cli.cache import app
-from sysqcache.errors import StoreVersionError, UsageError, VerifyFailed
 from sysqcache.store.facade import Store
 
 MODULE_KEYS = {

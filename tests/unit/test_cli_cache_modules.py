@@ -13,20 +13,20 @@ from storehelp import FINGERPRINT, OTHER_FINGERPRINT, make_block
 from test_store_modules import DRIVER, KERNEL, LIBC, SHELL, boot, placed, run
 from typer.testing import CliRunner, Result
 
-from sysqcache import resolve
+from sysqcache.attribution.imagescan import keep
+from sysqcache.attribution.imagescan.scan import scan
+from sysqcache.attribution.imagescan.symbols import KEPT, SymbolTable
+from sysqcache.base.counters import MISSES
+from sysqcache.base.errors import FormatError, NoSuchMachine, UsageError
+from sysqcache.base.types import MachineState
 from sysqcache.cli import cachelist, cacheview, cachewhy
 from sysqcache.cli.cache import app
-from sysqcache.counters import MISSES
-from sysqcache.errors import FormatError, NoSuchMachine, UsageError
-from sysqcache.imagescan import keep
-from sysqcache.imagescan.scan import scan
-from sysqcache.imagescan.symbols import KEPT, SymbolTable
-from sysqcache.instances import Instance, InstanceState
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
+from sysqcache.machine.instances import Instance, InstanceState
+from sysqcache.spec import resolve
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
 from sysqcache.store.why import Why
-from sysqcache.types import MachineState
 
 MODULE_KEYS = {
     "id", "kind", "name", "arch", "fingerprint", "blocks", "dead", "bytes", "last_used", "images",

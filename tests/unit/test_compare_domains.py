@@ -10,21 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.compare.domainpage import page
-from sysqcache.compare.domainresult import DomainResult, DomainSample, DomainWay
-from sysqcache.compare.ways import named
-from sysqcache.errors import DomainRefused, UsageError
+from sysqcache.base.errors import DomainRefused, UsageError
+from sysqcache.compare.figures import Sample
+from sysqcache.compare.page import page
+from sysqcache.compare.result import DOMAINS, Result
+from sysqcache.compare.ways import DomainWay, named
 from sysqcache.libvirt.copies import DomainCopy
 from sysqcache.libvirt.domxml import Document
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.rewrite import CachePaths
 
-DOMAINS = Path(__file__).parents[1] / "golden" / "domains"
+DEFINITIONS = Path(__file__).parents[1] / "golden" / "domains"
 PATHS = CachePaths(*(Path("/f") / name for name in ("engine", "none", "set", "q1", "q2")))
 
 
 def copy_of(name: str) -> DomainCopy:
-    plain = (DOMAINS / f"{name}.xml").read_text()
+    plain = (DEFINITIONS / f"{name}.xml").read_text()
     return DomainCopy(Path("/f"), "a-compare", "u-u", plain, PATHS, Owner(1, 1), Path("qemu-img"))
 
 
@@ -56,12 +57,12 @@ def test_disks_that_are_no_files_are_refused() -> None:
         copy_of("pc").fresh_disks()
 
 
-def sample(way: DomainWay, number: int, ready: float, first: float) -> DomainSample:
+def sample(way: DomainWay, number: int, ready: float, first: float) -> Sample:
     start = 0.31 if way is DomainWay.WARM else 0.3
-    return DomainSample(way, number, start, ready, first, 1.0, 2.0, 0.9, 0.8)
+    return Sample(way, number, ready, first, 1.0, 2.0, 0.9, start_s=start, ready_hit_rate=0.8)
 
 
-def samples_of(*ways: DomainWay) -> list[DomainSample]:
+def samples_of(*ways: DomainWay) -> list[Sample]:
     """Three rounds on a host that gets slower."""
     values = {
         DomainWay.COLD: (20, 8),
@@ -76,8 +77,15 @@ def samples_of(*ways: DomainWay) -> list[DomainSample]:
     ]
 
 
+def result(
+    name: str, task: str, host: dict[str, object], ways: tuple[DomainWay, ...] = tuple(DomainWay)
+) -> Result:
+    samples = samples_of(*ways)
+    return Result(name, task, 3, host, ENGINE, ways, samples=samples, subject=DOMAINS)
+
+
 def test_ratios_within_rounds() -> None:
-    found = DomainResult("a", "true", 3, samples_of(*DomainWay), {"cores": 2}).to_json()
+    found = result("a", "true", {"cores": 2}).to_json()
     assert found["ratios"] == {
         "warm/cold ready": 0.75,
         "warm/cold first task": 0.5,
@@ -93,20 +101,18 @@ def test_ratios_within_rounds() -> None:
 def test_what_some_ways_tell() -> None:
     """Neither ratios nor the delay of a start without the ways that they are of."""
     ways = (DomainWay.WARM, DomainWay.SAVED_WARM)
-    result = DomainResult("a", "true", 3, samples_of(*ways), {}, ways)
-    found = result.to_json()
+    found = result("a", "true", {}, ways).to_json()
     assert [way["way"] for way in found["ways"]] == list(ways)
     assert found["ratios"] == {}
     assert found["start_delay_s"] is None
 
 
-HOST = {"cpu": "a <fast> CPU", "cores": 2, "kernel": "6.1"}
+HOST: dict[str, object] = {"cpu": "a <fast> CPU", "cores": 2, "kernel": "6.1"}
 ENGINE = {"version": "10.0.13", "key": "10.0.13-abc", "build_id": "00"}
 
 
 def test_the_page_of_a_domain() -> None:
-    result = DomainResult("<d>", "make <all>", 3, samples_of(*DomainWay), HOST, engine=ENGINE)
-    text = page(result)
+    text = page(result("<d>", "make <all>", HOST))
     assert text.count("<figure>") == 4
     for way in DomainWay:
         assert f'<th scope="row">{way}</th>' in text
@@ -123,7 +129,7 @@ def test_the_page_of_a_domain() -> None:
 
 def test_the_page_of_some_ways() -> None:
     ways = (DomainWay.WARM,)
-    text = page(DomainResult("a", "true", 3, samples_of(*ways), HOST, ways, ENGINE))
+    text = page(result("a", "true", HOST, ways))
     assert "instead of" not in text
     assert "Ratios</caption>" not in text
     assert "1 ways" not in text

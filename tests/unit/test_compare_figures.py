@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from comparehelp import result, sample, spec
 
+from sysqcache.base.errors import UsageError
+from sysqcache.base.types import DiskFormat, DiskMode, GuestAccess
 from sysqcache.compare import figures, texts
 from sysqcache.compare.machines import private
 from sysqcache.compare.runner import Request, compare
 from sysqcache.compare.ways import Way, parse, supported, turns
-from sysqcache.errors import UsageError
 from sysqcache.saved.record import Method
-from sysqcache.spec import Forward, Network
-from sysqcache.types import DiskFormat, DiskMode, GuestAccess
+from sysqcache.spec.spec import Forward, Network
 
 
 def test_ways_are_made_of_a_method_and_the_cache() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
+from sysqcache.base.errors import GuestCommandError, SavedStateError
 from sysqcache.compare import nonce
 from sysqcache.compare.observe import Observer, peak_rss
 from sysqcache.compare.ways import Way
 from sysqcache.compare.workshop import sweep, workshop
-from sysqcache.errors import GuestCommandError, SavedStateError
-from sysqcache.guest.result import TaskResult
-from sysqcache.progress import Event, Launched, PhaseBegan, TaskFinished
+from sysqcache.machine.guest.result import TaskResult
+from sysqcache.machine.progress import Event, Launched, PhaseBegan, TaskFinished
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from comparehelp import result
 from sysqcache.cli.compareview import CompareView, print_result
 from sysqcache.compare.events import Noted, StepBegan, StepEnded
 from sysqcache.compare.ways import Way
-from sysqcache.progress import PhaseBegan
+from sysqcache.machine.progress import PhaseBegan
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny-x86_64.yaml"
 

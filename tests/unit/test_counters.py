@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import counters
+from sysqcache.base import counters
 
 SCHEMA = Path(__file__).parents[2] / "engine" / "src" / "qapi" / "tb-cache.json"
 

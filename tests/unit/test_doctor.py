@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import doctor, hostpackages, paths
-from sysqcache.enginebuild import info
-from sysqcache.errors import SetupError
+from sysqcache.base import paths
+from sysqcache.base.errors import SetupError
+from sysqcache.setup import doctor, hostpackages
+from sysqcache.spec import engines
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(paths.ENV_HOME, str(tmp_path))
     monkeypatch.delenv(paths.ENV_STORE, raising=False)
-    monkeypatch.delenv(info.ENV_ENGINE, raising=False)
+    monkeypatch.delenv(engines.ENV_ENGINE, raising=False)
 
 
 def check(name: str) -> doctor.Check:

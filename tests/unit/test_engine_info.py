@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.enginebuild import configure, info, patch
-from sysqcache.errors import EngineMissing, ImageBuildError
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageBuildError
+from sysqcache.spec import engines
+from sysqcache.spec.series import OPTIONS, series_digest
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(paths.ENV_HOME, str(tmp_path))
-    monkeypatch.delenv(info.ENV_ENGINE, raising=False)
+    monkeypatch.delenv(engines.ENV_ENGINE, raising=False)
 
 
 def make_engine(name: str, *, built: str, current: bool = False, plain: bool = False) -> Path:
@@ -26,28 +27,28 @@ def make_engine(name: str, *, built: str, current: bool = False, plain: bool = F
         path = directory / "bin" / binary
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
-    series = patch.series_digest(plain=plain) if current else "0" * 64
+    series = series_digest(plain=plain) if current else "0" * 64
     meta = {
         "built": built,
         "series_sha256": series,
-        "options": list(configure.OPTIONS),
+        "options": list(OPTIONS),
         "plain": plain,
         "version": "10.0.13",
     }
-    (directory / info.META).write_text(json.dumps(meta))
+    (directory / engines.META).write_text(json.dumps(meta))
     return directory
 
 
 def test_nothing_built_names_the_command() -> None:
     with pytest.raises(EngineMissing) as caught:
-        info.find_engine("x86_64")
+        engines.find_engine("x86_64")
     assert caught.value.hint == "sysqcache engine build"
 
 
 def test_the_engine_of_the_present_patches_wins() -> None:
     make_engine("newer", built="2026-02-02")
     make_engine("older", built="2026-01-01", current=True)
-    engine = info.find_engine("x86_64")
+    engine = engines.find_engine("x86_64")
     assert (engine.key, engine.current, engine.version) == ("older", True, "10.0.13")
     assert engine.firmware_dir == engine.dir / "share" / "qemu"
 
@@ -56,47 +57,47 @@ def test_else_the_newest_one() -> None:
     make_engine("a", built="2026-01-01")
     make_engine("b", built="2026-02-02")
     make_engine(".c.1.tmp", built="2026-03-03", current=True)
-    engine = info.find_engine("x86_64")
+    engine = engines.find_engine("x86_64")
     assert (engine.key, engine.current) == ("b", False)
 
 
 def test_the_plain_engine_is_found_only_when_asked_for() -> None:
     make_engine("plain", built="2026-01-01", plain=True, current=True)
     with pytest.raises(EngineMissing):
-        info.find_engine("x86_64")
-    assert info.find_engine("x86_64", plain=True).plain
+        engines.find_engine("x86_64")
+    assert engines.find_engine("x86_64", plain=True).plain
 
 
 def test_an_engine_without_the_target_is_no_engine() -> None:
     make_engine("a", built="2026-01-01", current=True)
     with pytest.raises(EngineMissing, match="aarch64"):
-        info.find_engine("aarch64")
+        engines.find_engine("aarch64")
 
 
 def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_engine("current", built="2026-01-01", current=True)
     mine = make_engine("mine", built="2025-01-01").rename(tmp_path / "mine")
-    monkeypatch.setenv(info.ENV_ENGINE, str(mine))
-    assert info.find_engine("x86_64").dir == mine
-    monkeypatch.setenv(info.ENV_ENGINE, str(tmp_path / "none"))
+    monkeypatch.setenv(engines.ENV_ENGINE, str(mine))
+    assert engines.find_engine("x86_64").dir == mine
+    monkeypatch.setenv(engines.ENV_ENGINE, str(tmp_path / "none"))
     with pytest.raises(EngineMissing):
-        info.find_engine("x86_64")
+        engines.find_engine("x86_64")
 
 
 def test_qemu_img_is_the_engines_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImageBuildError):
-        info.any_qemu_img()
+        engines.any_qemu_img()
     directory = make_engine("a", built="2026-01-01")
-    assert info.any_qemu_img() == directory / "bin" / "qemu-img"
+    assert engines.any_qemu_img() == directory / "bin" / "qemu-img"
 
 
 def test_a_file_without_build_id() -> None:
-    assert info.read_build_id(make_engine("a", built="") / "bin" / "qemu-img") == ""
+    assert engines.read_build_id(make_engine("a", built="") / "bin" / "qemu-img") == ""
 
 
 def test_other_options_make_an_engine_an_old_one() -> None:
     directory = make_engine("a", built="2026-01-01", current=True)
-    meta = json.loads((directory / info.META).read_text())
-    (directory / info.META).write_text(json.dumps({**meta, "options": []}))
-    assert not info.find_engine("x86_64").current
+    meta = json.loads((directory / engines.META).read_text())
+    (directory / engines.META).write_text(json.dumps({**meta, "options": []}))
+    assert not engines.find_engine("x86_64").current

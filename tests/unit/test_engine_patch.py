@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.enginebuild import patch
-from sysqcache.errors import EngineBuildError
-from sysqcache.work import Work
+from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.engine import patch
+from sysqcache.setup.work import Work
+from sysqcache.spec import series
 
 FIRST = """\
 From: someone
@@ -81,7 +82,7 @@ def test_a_patch_for_a_missing_file_names_it(engine_dir: Path, tree: Path, work:
 def test_names_of_patches_are_checked(engine_dir: Path, name: str) -> None:
     (engine_dir / "patches" / name).write_text(FIRST)
     with pytest.raises(EngineBuildError):
-        patch.series(engine_dir)
+        series.series(engine_dir)
 
 
 def test_own_files_are_copied_and_may_be_copied_again(engine_dir: Path, tree: Path) -> None:
@@ -106,17 +107,17 @@ def test_own_files_never_replace_those_of_qemu(engine_dir: Path, tree: Path) -> 
 
 
 def test_the_digest_follows_every_change(engine_dir: Path) -> None:
-    seen = {patch.series_digest(engine_dir), patch.series_digest(engine_dir, plain=True)}
+    seen = {series.series_digest(engine_dir), series.series_digest(engine_dir, plain=True)}
     (engine_dir / "src" / "accel" / "ours.c").write_text("int other;\n")
-    seen.add(patch.series_digest(engine_dir))
+    seen.add(series.series_digest(engine_dir))
     (engine_dir / "patches" / "0003-third.patch").write_text(SECOND)
-    seen.add(patch.series_digest(engine_dir))
+    seen.add(series.series_digest(engine_dir))
     assert len(seen) == 4
 
 
 def test_without_changes_the_digest_is_that_of_a_plain_build(tmp_path: Path) -> None:
-    assert patch.series_digest(tmp_path) == patch.series_digest(tmp_path, plain=True)
+    assert series.series_digest(tmp_path) == series.series_digest(tmp_path, plain=True)
 
 
 def test_the_real_series_is_well_named() -> None:
-    patch.series()
+    series.series()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.enginebuild import configure, source
-from sysqcache.enginebuild.build import sync
-from sysqcache.errors import EngineBuildError
-from sysqcache.work import Work
+from sysqcache.base.errors import EngineBuildError
+from sysqcache.setup.engine import source
+from sysqcache.setup.engine.build import sync
+from sysqcache.setup.work import Work
+from sysqcache.spec.series import build_key
 
 
 def make_tree(root: Path, version: str) -> Path:
@@ -71,7 +72,7 @@ def test_the_key_names_everything_that_changes_the_code() -> None:
         targets: tuple[str, ...] = ("x86_64",),
         plain: bool = False,
     ) -> str:
-        return configure.key(version, origin, series, targets, plain=plain)
+        return build_key(version, origin, series, targets, plain=plain)
 
     keys = {
         key(),

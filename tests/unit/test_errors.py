@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import errors
+from sysqcache.base import errors
+from sysqcache.base.errors import SysqcacheError
 from sysqcache.cli.errors import report_error, unexpected
-from sysqcache.errors import SysqcacheError
 
 DOC = Path(__file__).parents[2] / "docs" / "errors.md"
 

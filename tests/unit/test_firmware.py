@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.arch import EFI_AARCH64, OPENSBI_RISCV64
-from sysqcache.enginebuild import firmware
-from sysqcache.enginebuild.configure import TARGETS
-from sysqcache.errors import EngineBuildError, LaunchError
-from sysqcache.launch.firmware import require_firmware
-from sysqcache.spec import MachineSpec
-from sysqcache.types import ArchName
+from sysqcache.base.errors import EngineBuildError, LaunchError
+from sysqcache.base.types import ArchName
+from sysqcache.machine.launch.firmware import require_firmware
+from sysqcache.setup.engine import firmware
+from sysqcache.setup.engine.configure import TARGETS
+from sysqcache.spec.arch import EFI_AARCH64, OPENSBI_RISCV64
+from sysqcache.spec.spec import MachineSpec
 
 
 def spec(arch: ArchName, file: Path | None = None) -> MachineSpec:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from sysqcache.errors import GuestCommandError
-from sysqcache.guest.agent import GuestAgent
-from sysqcache.guest.ready import SerialProbe, TcpProbe
-from sysqcache.guest.serialshell import SerialShell
+from sysqcache.base.errors import GuestCommandError
+from sysqcache.machine.guest.agent import GuestAgent
+from sysqcache.machine.guest.ready import SerialProbe, TcpProbe
+from sysqcache.machine.guest.serialshell import SerialShell
 
 Script = Callable[[socket.socket], None]
 

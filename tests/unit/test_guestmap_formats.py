@@ -13,15 +13,15 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
 
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.btf import Btf, BtfError, Kind
 from sysqcache.guestmap.elfid import build_id
 from sysqcache.guestmap.flatview import parse_flat_views
 from sysqcache.guestmap.kallsyms import SymbolTable
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, UnreadableError
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
-from sysqcache.imagescan.elf import notes_build_id
 
 
 def small_btf() -> BtfBuilder:
@@ -73,7 +73,7 @@ def test_enumerators() -> None:
 
 
 def test_layout_leaves_out_what_a_kernel_lacks() -> None:
-    layout = Layout.from_btf(Btf(small_btf().data()))
+    layout = KernelLayout.from_btf(Btf(small_btf().data()))
     assert layout.offsets["page.mapping"] == 8
     assert layout.sizes["page"] == 64
     assert layout.sizes["task_struct.comm"] == 16
@@ -91,7 +91,7 @@ def test_typedefs_and_structs_in_a_circle_end() -> None:
     builder = BtfBuilder()
     builder.compound("page", 8, [("", 1, 0)])
     with pytest.raises(BtfError, match="deep"):
-        Layout.from_btf(Btf(builder.data()))
+        KernelLayout.from_btf(Btf(builder.data()))
     builder = BtfBuilder()
     builder.array(1, 2)
     with pytest.raises(BtfError, match="circle"):
@@ -115,7 +115,7 @@ def test_damaged_btf_raises_nothing_else() -> None:
         for _ in range(choose.randint(1, 6)):
             data[choose.randrange(len(data))] = choose.randrange(256)
         try:
-            Layout.from_btf(Btf(bytes(data)))
+            KernelLayout.from_btf(Btf(bytes(data)))
         except BtfError:
             continue
 

@@ -16,7 +16,7 @@ from sysqcache.guestmap import image as image_module
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.exports import Export, find_exports, is_export
 from sysqcache.guestmap.image import KernelImage
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, Budget, ExhaustedError, GuestMemory, UnreadableError
 from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.roots import Roots, btf_candidates
@@ -211,7 +211,7 @@ AREA = 0x40_0000
 """Where the modules' area lies in physical memory, and the image one big page above."""
 
 IMAGE = AREA + (2 << 20)
-LAYOUT = Layout(
+LAYOUT = KernelLayout(
     {
         "module.list": 8,
         "module.name": 24,

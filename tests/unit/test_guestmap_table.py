@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sysqcache.blockformat import RAM_RANGE
+from sysqcache.formats.block import RAM_RANGE
 from sysqcache.guestmap.flatview import MemoryRange
 from sysqcache.guestmap.owners import TableBuilder
 from sysqcache.guestmap.table import (

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from guestmaphelp import FakeMemory, fake_guest, fake_x86, virtual
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.files import Files
 from sysqcache.guestmap.flatview import MemoryRange
 from sysqcache.guestmap.guest import Guest
 from sysqcache.guestmap.kernel import ModuleWalk
 from sysqcache.guestmap.kernelcache import KnownKernel
-from sysqcache.guestmap.layout import Layout
+from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.mapletree import MapleTree
 from sysqcache.guestmap.memory import (
     PAGE,
@@ -430,7 +430,7 @@ def test_only_a_living_kernel_is_believed() -> None:
 
 
 def test_known_kernels_are_kept_and_damaged_files_are_not_used() -> None:
-    layout = Layout({"page.flags": 0}, {"page": 64}, {})
+    layout = KernelLayout({"page.flags": 0}, {"page": 64}, {})
     known = KnownKernel({"_text": 1}, layout, "12ab", {"init_task": 5}, searched=True)
     kernelcache.save("ab12", known)
     assert kernelcache.load("ab12") == known

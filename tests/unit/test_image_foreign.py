@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import hostpackages
-from sysqcache.arch import get_arch
-from sysqcache.errors import ImageBuildError, SetupError
-from sysqcache.images import foreign
-from sysqcache.types import ArchName
-from sysqcache.work import Work
+from sysqcache.base.errors import ImageBuildError, SetupError
+from sysqcache.base.types import ArchName
+from sysqcache.setup import hostpackages
+from sysqcache.setup.images import foreign
+from sysqcache.setup.work import Work
+from sysqcache.spec.arch import get_arch
 
 ARM = get_arch(ArchName.AARCH64)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog, tiny
-from sysqcache.images.cpio import CpioWriter
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
+from sysqcache.setup.images import tiny
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec import catalog
+from sysqcache.spec.recipe import HOME, names
 
 NAME = "tiny-x86_64"
 
@@ -52,7 +53,7 @@ def test_a_built_image_has_those_files_that_are_there() -> None:
 def test_the_list_shows_unbuilt_and_damaged_images() -> None:
     publish("{ damaged")
     found = {image.name: image for image in catalog.list_images()}
-    assert set(found) == set(catalog.KNOWN)
+    assert set(found) == set(names())
     assert catalog.META in found[NAME].error
     assert not found[NAME].built
     assert not found["debian12-x86_64"].error
@@ -75,9 +76,9 @@ def test_module_dependencies_are_read_from_modinfo() -> None:
 def test_modules_load_after_what_they_need(tmp_path: Path) -> None:
     needs = {"blk": "virtio,ring", "virtio": "ring", "ring": "", "net": "virtio,gone"}
     files = {}
-    for name, names in needs.items():
+    for name, before in needs.items():
         files[name] = tmp_path / f"{name}.ko"
-        files[name].write_bytes(b"\0depends=" + names.encode() + b"\0")
+        files[name].write_bytes(b"\0depends=" + before.encode() + b"\0")
     assert tiny.load_order(("blk", "net", "absent"), files) == ["ring", "virtio", "blk", "net"]
 
 
@@ -110,8 +111,11 @@ def read_cpio(data: bytes) -> list[tuple[str, int, bytes]]:
         position = (body + fields[6] + 3) // 4 * 4
 
 
-@pytest.mark.parametrize("name", ["tiny/init", "tiny/usr/local/bin/work", "debian-setup.sh"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny-x86_64/files/init", "tiny-x86_64/files/usr/local/bin/work", "debian12-x86_64/setup.sh"],
+)
 def test_scripts_of_the_guests_are_well_formed(name: str) -> None:
-    with resources.as_file(resources.files("sysqcache.images") / "data" / name) as path:
-        subprocess.run(["sh", "-n", path], check=True)
-        assert "@" not in path.read_text().replace("$@", "").replace("getty@tty", "")
+    path = HOME / name
+    subprocess.run(["sh", "-n", path], check=True)
+    assert "@" not in path.read_text().replace("$@", "").replace("getty@tty", "")

@@ -3,21 +3,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
-from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sysqcache.errors import ImageBuildError
-from sysqcache.images import catalog, disk, upgraded
-from sysqcache.images.recipes import RECIPES, DebianRecipe, DiskLayout, UpgradedRecipe
-from sysqcache.work import Work
+from sysqcache.base import paths
+from sysqcache.base.errors import ConfigError, ImageBuildError, ImageMissing
+from sysqcache.setup.images import disk, upgraded
+from sysqcache.setup.work import Work
+from sysqcache.spec import catalog
+from sysqcache.spec.recipe import (
+    HOME,
+    DebianRecipe,
+    DiskLayout,
+    TinyRecipe,
+    UpgradedRecipe,
+    find,
+    names,
+)
 
 MIB = 1 << 20
 UUID = "5f2d1c0e-7c1b-4d57-9f6e-0d1f2a3b4c5d"
+IMAGES = {name: find(name) for name in names()}
+RECIPES = {name: image.recipe for name, image in IMAGES.items()}
 STATUS = """\
 Package: libone
 Status: install ok installed
@@ -44,40 +56,37 @@ def needs(*programs: str) -> None:
 
 
 def test_every_recipe_is_in_the_catalog() -> None:
-    assert set(RECIPES) == set(catalog.KNOWN)
+    assert set(RECIPES) == {image.name for image in catalog.list_images()}
     for recipe in RECIPES.values():
+        assert recipe.description
         if isinstance(recipe, UpgradedRecipe):
             base = RECIPES[recipe.base]
             assert isinstance(base, DebianRecipe)
-            assert base.layout.swap == 0
+            assert base.disk.swap == 0
 
 
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if isinstance(r, DebianRecipe)])
 def test_files_of_an_image(name: str) -> None:
-    recipe = RECIPES[name]
-    assert isinstance(recipe, DebianRecipe)
-    with resources.as_file(resources.files("sysqcache.images") / "data") as data:
-        [task] = [
-            file for name in recipe.files if (file := data / name / "usr/local/bin/work").exists()
-        ]
-        subprocess.run(["sh", "-n", task], check=True)
-        own = data / recipe.files[-1] / "etc"
-        host = (own / "hostname").read_text().strip()
-        assert f"127.0.1.1 {host}\n" in (own / "hosts").read_text()
-        assert len((own / "machine-id").read_text()) == 33
+    image = IMAGES[name]
+    *_, task = (file for tree in image.files if (file := tree / "usr/local/bin/work").exists())
+    subprocess.run(["sh", "-n", task], check=True)
+    own = image.files[-1] / "etc"
+    host = (own / "hostname").read_text().strip()
+    assert f"127.0.1.1 {host}\n" in (own / "hosts").read_text()
+    assert len((own / "machine-id").read_text()) == 33
 
 
 def test_images_differ_in_what_tells_machines_apart() -> None:
+    systems = [name for name, recipe in RECIPES.items() if isinstance(recipe, DebianRecipe)]
     recipes = [recipe for recipe in RECIPES.values() if isinstance(recipe, DebianRecipe)]
-    assert len({recipe.layout.uuid for recipe in recipes}) == len(recipes)
-    data = resources.files("sysqcache.images") / "data"
+    assert len({recipe.disk.uuid for recipe in recipes}) == len(recipes)
     for file in ("hostname", "machine-id"):
-        texts = {(data / recipe.files[-1] / "etc" / file).read_text() for recipe in recipes}
+        texts = {(IMAGES[name].files[-1] / "etc" / file).read_text() for name in systems}
         assert len(texts) == len(recipes)
 
 
 def test_partitions_do_not_overlap() -> None:
-    text, start, size = disk.partitions(DiskLayout(512 * MIB, UUID, swap=64 * MIB))
+    text, start, size = disk.partitions(DiskLayout(size="512MiB", uuid=UUID, swap="64MiB"))
     assert (start, size) == (65 * MIB, 446 * MIB)
     assert "start=2048, size=131072, type=swap" in text
     assert f"start={start // 512}, size={size // 512}, type=linux" in text
@@ -94,7 +103,7 @@ def test_a_disk_with_partitions(tmp_path: Path, work: Work) -> None:
     archive, raw, target = tmp_path / "root.tar", tmp_path / "disk.raw", tmp_path / "target"
     target.mkdir()
     subprocess.run(["tar", "-C", boot.parent, "-cf", archive, "."], check=True)
-    layout = DiskLayout(64 * MIB, UUID, options=("-b", "1024"), swap=16 * MIB)
+    layout = DiskLayout(size="64MiB", uuid=UUID, mkfs=("-b", "1024"), swap="16MiB")
     disk.make(layout, archive, raw, target, work)
     assert (target / "vmlinuz-1").read_bytes() == b"kernel"
     data = raw.read_bytes()
@@ -153,3 +162,96 @@ def test_the_database_names_the_new_version() -> None:
 )
 def test_paths_on_a_system_with_merged_usr(path: str, place: str) -> None:
     assert upgraded.merged(PurePosixPath(path)) == PurePosixPath(place)
+
+
+def folder(tmp_path: Path, text: str, name: str = "my-image") -> str:
+    """An image of a user's own."""
+    made = tmp_path / name
+    made.mkdir()
+    (made / "image.yaml").write_text(text)
+    return str(made)
+
+
+TINY = "kind: tiny\nsuite: bookworm\nkernel: linux-image-cloud-amd64\nmodules: [virtio_blk]\n"
+
+
+def test_a_copy_of_an_image_is_an_image(tmp_path: Path) -> None:
+    shutil.copytree(HOME / "debian12-x86_64", tmp_path / "mine")
+    image, ours = find(str(tmp_path / "mine")), find("debian12-x86_64")
+    assert (image.name, image.own, ours.own) == ("mine", False, True)
+    assert image.recipe == ours.recipe
+    assert image.files == [tmp_path / "mine" / "files"]
+    assert image.scripts == [tmp_path / "mine" / "setup.sh"]
+
+
+def test_what_an_image_is_like_comes_first(tmp_path: Path) -> None:
+    made = Path(folder(tmp_path, TINY + "like: tiny-x86_64\n"))
+    (made / "files").mkdir()
+    (made / "setup.sh").touch()
+    image = find(str(made))
+    assert image.files == [HOME / "tiny-x86_64" / "files", made / "files"]
+    assert image.scripts == [made / "setup.sh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("{}", ["1: kind: expected one of debian, tiny, upgraded"]),
+        ("kind: [tiny]", ["1: kind: expected one of debian, tiny, upgraded"]),
+        (
+            TINY + "modulse: []\narch: arm64",
+            [
+                "6: arch: expected 'x86_64', 'aarch64' or 'riscv64'; found 'arm64'",
+                "5: modulse: unknown key; did you mean 'modules'?",
+            ],
+        ),
+        (
+            "kind: debian\nsuite: -o\nkernel: k\npackages: []\ndisk: {sise: 1GiB, uuid: x}",
+            [
+                "2: suite: expected a word of letters, digits, '.', '_', '+' and '-'; found '-o'",
+                "5: disk.size: this field is required",
+                "5: disk.uuid: expected a UUID; found 'x'",
+                "5: disk.sise: unknown key; did you mean 'size'?",
+            ],
+        ),
+        (TINY + "like: debian12-arm64", ["5: like: debian12-arm64 is of the kind debian"]),
+        (
+            "kind: upgraded\nbase: debian12-x86_64-other\npackage: vim",
+            ["2: base: the disk of debian12-x86_64-other has partitions"],
+        ),
+    ],
+)
+def test_every_problem_of_a_recipe_is_told(tmp_path: Path, text: str, problems: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find(folder(tmp_path, text))
+    file = f"{tmp_path}/my-image/image.yaml:"
+    assert [line.removeprefix(file) for line in caught.value.detail.split("\n")] == problems
+    assert "images/README.md" in caught.value.hint
+
+
+def test_names_of_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is the name of an image of sysqcache"):
+        find(folder(tmp_path, TINY, "tiny-x86_64"))
+    with pytest.raises(ConfigError, match="can't be an image's name"):
+        find(folder(tmp_path, TINY, "-x"))
+    with pytest.raises(ImageMissing, match="no image 'tiny'"):
+        find("tiny")
+
+
+def test_an_image_of_a_user_is_listed_and_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(paths.ENV_HOME, str(tmp_path))
+    directory = paths.images_dir() / "mine"
+    directory.mkdir(parents=True)
+    (directory / catalog.META).write_text(json.dumps({"description": "of my own"}))
+    (directory / catalog.KERNEL).touch()
+    assert catalog.resolve("mine").kernel == directory / catalog.KERNEL
+    last = catalog.list_images()[-1]
+    assert (last.name, last.description, last.built) == ("mine", "of my own", True)
+
+
+def test_fields_of_recipes_are_documented() -> None:
+    text = (HOME / "README.md").read_text()
+    for kind in (DebianRecipe, TinyRecipe, UpgradedRecipe, DiskLayout):
+        assert not [name for name in kind.model_fields if f"`{name}`" not in text]

@@ -25,14 +25,14 @@ from imagescanhelp import (
     with_gpt,
 )
 
-from sysqcache.enginebuild.info import read_build_id
-from sysqcache.imagescan import keep, limits
-from sysqcache.imagescan.contents import CodeFile, Found
-from sysqcache.imagescan.reader import PAGE, ImageContents
-from sysqcache.imagescan.scan import scan
-from sysqcache.imagescan.symbols import symbols_of
-from sysqcache.modules import Module, ModuleKind
-from sysqcache.spec import MachineSpec
+from sysqcache.attribution.imagescan import keep, limits
+from sysqcache.attribution.imagescan.contents import CodeFile, Found
+from sysqcache.attribution.imagescan.reader import PAGE, ImageContents
+from sysqcache.attribution.imagescan.scan import scan
+from sysqcache.attribution.imagescan.symbols import symbols_of
+from sysqcache.formats.modules import Module, ModuleKind
+from sysqcache.spec.engines import read_build_id
+from sysqcache.spec.spec import MachineSpec
 
 TRUE, SHELL = Path("/bin/true").resolve(), Path("/bin/sh").resolve()
 RELEASE = "6.1.0-test"
@@ -144,7 +144,9 @@ def test_the_second_scan_is_the_first_one(
     qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", image, over)
     spec = machine(tmp_path, disks=f"[{{file: {over}}}]")
     first = scan(spec, qemu_img=qemu_img())
-    monkeypatch.setattr("sysqcache.imagescan.scan._Scan", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "sysqcache.attribution.imagescan.scan._Scan", lambda _: pytest.fail("read again")
+    )
     start = time.perf_counter()
     second = scan(spec, qemu_img=qemu_img())
     assert time.perf_counter() - start < 0.05
@@ -325,8 +327,8 @@ def test_a_real_image(debian_spec: MachineSpec) -> None:
 
 @pytest.fixture
 def debian_spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MachineSpec:
-    from sysqcache.errors import ImageMissing
-    from sysqcache.resolve import load
+    from sysqcache.base.errors import ImageMissing
+    from sysqcache.spec.resolve import load
 
     own = os.environ["XDG_CACHE_HOME"]
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -23,17 +23,17 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 from imagescanhelp import TEXT, bzimage, cpio, packed_kernel, small_elf, tool
 
-from sysqcache.imagescan import kernelfile, limits
-from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks
-from sysqcache.imagescan.codefile import Classifier
-from sysqcache.imagescan.elf import find_build_id, read_code
-from sysqcache.imagescan.elfsymbols import file_functions, text_layout
-from sysqcache.imagescan.initrd import read_archive
-from sysqcache.imagescan.kallsyms import kernel_functions
-from sysqcache.imagescan.kernelfile import KernelFileError, read_kernel
-from sysqcache.imagescan.symbols import SymbolTable, system_map
-from sysqcache.imagescan.unpack import PackedDataError, unpack, unpack_until
-from sysqcache.modules import ModuleKind
+from sysqcache.attribution.imagescan import kernelfile, limits
+from sysqcache.attribution.imagescan.codefile import Classifier
+from sysqcache.attribution.imagescan.elfsymbols import file_functions, text_layout
+from sysqcache.attribution.imagescan.initrd import read_archive
+from sysqcache.attribution.imagescan.kallsyms import kernel_functions
+from sysqcache.attribution.imagescan.kernelfile import KernelFileError, read_kernel
+from sysqcache.attribution.imagescan.symbols import SymbolTable, system_map
+from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack, unpack_until
+from sysqcache.formats.access import FileAccess, MemoryAccess
+from sysqcache.formats.elf import find_build_id, read_code
+from sysqcache.formats.modules import ModuleKind
 
 BINARIES = ["/bin/true", "/bin/bash", sys.executable, "/usr/bin/qemu-img"]
 
@@ -56,7 +56,7 @@ def test_code_and_build_ids_agree_with_pyelftools() -> None:
     files = host_files()
     assert files
     for path in files:
-        code = read_code(FileBlocks(path))
+        code = read_code(FileAccess(path))
         assert code is not None
         with path.open("rb") as stream:
             elf = ELFFile(stream)
@@ -77,7 +77,7 @@ def test_damaged_elf_files_are_no_code_or_other_code() -> None:
         content = bytearray(whole[: chance.choice((len(whole), 5000, 64, 70, 3))])
         for _ in range(chance.choice((1, 10))):
             content[chance.randrange(min(len(content), 1000))] = chance.randrange(256)
-        blocks = BytesBlocks(bytes(content))
+        blocks = MemoryAccess(bytes(content))
         code = read_code(blocks)
         assert code is None or all(s.offset + s.size <= len(content) for s in code.segments)
         for name, _, _ in ((n, o, s) for o, s, n in file_functions(blocks)):
@@ -85,7 +85,7 @@ def test_damaged_elf_files_are_no_code_or_other_code() -> None:
 
 
 def test_a_file_without_build_id_is_named_by_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    elf = BytesBlocks(small_elf(b"\xc3" * 100))
+    elf = MemoryAccess(small_elf(b"\xc3" * 100))
     classifier = Classifier()
     file = classifier.code_file(elf, "/bin/x", "disk0:0", 5)
     assert file is not None
@@ -129,19 +129,19 @@ def test_kernel_modules_packed_and_not(tmp_path: Path) -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for suffix, content in packed.items():
         path = f"/lib/modules/6/some-module{suffix}"
-        file = Classifier().code_file(BytesBlocks(content), path, "initrd", 7)
+        file = Classifier().code_file(MemoryAccess(content), path, "initrd", 7)
         assert file is not None
         assert file.module.kind is ModuleKind.KERNEL_MODULE
         assert file.module.name == "some_module"
         assert len(file.module.id) == 40
         assert file.module.id in said
-    assert Classifier().code_file(BytesBlocks(plain), "/usr/lib/crt1.o", "initrd", 7) is None
+    assert Classifier().code_file(MemoryAccess(plain), "/usr/lib/crt1.o", "initrd", 7) is None
     torn = packed[".ko.xz"][:200]
-    assert Classifier().code_file(BytesBlocks(torn), "/a.ko.xz", "initrd", 7) is None
+    assert Classifier().code_file(MemoryAccess(torn), "/a.ko.xz", "initrd", 7) is None
 
 
 def test_where_the_kernel_puts_a_modules_code(tmp_path: Path) -> None:
-    blocks = FileBlocks(kernel_module(tmp_path))
+    blocks = FileAccess(kernel_module(tmp_path))
     with (tmp_path / "some-module.ko").open("rb") as stream:
         elf = ELFFile(stream)
         names = [section.name for section in elf.iter_sections()]
@@ -156,7 +156,7 @@ def test_where_the_kernel_puts_a_modules_code(tmp_path: Path) -> None:
 
 def test_symbols_agree_with_nm() -> None:
     for path in host_files()[:4]:
-        blocks = FileBlocks(path)
+        blocks = FileAccess(path)
         code = read_code(blocks)
         assert code is not None
         table = SymbolTable.of(file_functions(blocks))

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from imagescanhelp import MIB, debugfs, make_ext, qemu_img, with_gpt
 
-from sysqcache.imagescan import limits
-from sysqcache.imagescan.blocks import BytesBlocks, FileBlocks, UnreadableImage
-from sysqcache.imagescan.diskimage import open_image
-from sysqcache.imagescan.ext import ROOT, ExtFileSystem
-from sysqcache.imagescan.extmap import DamagedFileSystem
-from sysqcache.imagescan.partitions import Partition, identify, partitions
-from sysqcache.imagescan.walk import TreeWalk
-from sysqcache.types import DiskFormat
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.diskimage import open_image
+from sysqcache.attribution.imagescan.ext import ROOT, ExtFileSystem
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.partitions import Partition, identify, partitions
+from sysqcache.attribution.imagescan.walk import TreeWalk
+from sysqcache.base.types import DiskFormat
+from sysqcache.formats.access import FileAccess, MemoryAccess, UnreadableImage
 
 KINDS = ("ext2", "ext3", "ext4")
 BIG = 3 * MIB + 12345
@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def files_of(image: Path, start: int = 0) -> dict[str, bytes]:
-    files = ExtFileSystem(FileBlocks(image), start)
+    files = ExtFileSystem(FileAccess(image), start)
     return {path: files.open(inode).read(0, inode.size) for path, inode in TreeWalk(files)}
 
 
@@ -86,12 +86,12 @@ def test_small_files_inside_of_inodes(tmp_path: Path, tree: Path) -> None:
 def test_a_feature_that_is_not_read_is_named(tmp_path: Path, tree: Path) -> None:
     image = make_ext(tmp_path / "image", tree, "ext4", "-O", "meta_bg,^resize_inode")
     with pytest.raises(DamagedFileSystem, match="features 0x10 are not known"):
-        ExtFileSystem(FileBlocks(image), 0)
+        ExtFileSystem(FileAccess(image), 0)
 
 
 def test_numbers_and_sizes_agree_with_debugfs(tmp_path: Path, tree: Path) -> None:
     image = make_ext(tmp_path / "image", tree)
-    files = ExtFileSystem(FileBlocks(image), 0)
+    files = ExtFileSystem(FileAccess(image), 0)
     for path, inode in TreeWalk(files):
         if path.startswith("/usr"):
             said = debugfs(image, f"stat {path}")
@@ -106,7 +106,7 @@ def test_numbers_and_sizes_agree_with_debugfs(tmp_path: Path, tree: Path) -> Non
 
 def test_parts_of_a_file(tmp_path: Path, tree: Path) -> None:
     image = make_ext(tmp_path / "image", tree, "ext4", "-b", "1024")
-    files = ExtFileSystem(FileBlocks(image), 0)
+    files = ExtFileSystem(FileAccess(image), 0)
     for name in ("usr/lib/big.so", "holes"):
         inode = files.find("/" + name)
         assert inode is not None
@@ -148,7 +148,7 @@ def test_an_extent_tree_that_holds_itself_ends(tmp_path: Path, tree: Path) -> No
         file.write(node.ljust(60, b"\0"))
         file.seek(loop * 1024)
         file.write(node)
-    files = ExtFileSystem(FileBlocks(image), 0)
+    files = ExtFileSystem(FileAccess(image), 0)
     inode = files.find("/usr/lib/big.so")
     assert inode is not None
     with pytest.raises(DamagedFileSystem, match="extent tree"):
@@ -168,13 +168,13 @@ def test_a_block_map_that_holds_itself_ends(
         file.write(struct.pack("<15I", *[loop] * 15))
         file.seek(place + 4)
         file.write(struct.pack("<I", 0x30000000))
-    files = ExtFileSystem(FileBlocks(image), 0)
+    files = ExtFileSystem(FileAccess(image), 0)
     monkeypatch.setattr(limits, "EXTENTS", 5000)
     for size in (0x30000000, 5000 * 16 * 1024):
         with image.open("r+b") as file:
             file.seek(place + 4)
             file.write(struct.pack("<I", size))
-        files = ExtFileSystem(FileBlocks(image), 0)
+        files = ExtFileSystem(FileAccess(image), 0)
         inode = files.find("/usr/lib/big.so")
         assert inode is not None
         if size == 0x30000000:
@@ -193,10 +193,10 @@ def test_damage_anywhere_is_survived(tmp_path: Path, tree: Path, kind: str) -> N
         # the head holds the super block, the descriptors and the inodes
         for _ in range(chance.choice((1, 20, 2000))):
             content[chance.randrange(MIB // 2)] = chance.randrange(256)
-        survives(BytesBlocks(bytes(content[: chance.choice((len(image), 700_000, 1500))])))
+        survives(MemoryAccess(bytes(content[: chance.choice((len(image), 700_000, 1500))])))
 
 
-def survives(disk: BytesBlocks) -> None:
+def survives(disk: MemoryAccess) -> None:
     try:
         files = ExtFileSystem(disk, 0)
     except DamagedFileSystem:
@@ -227,13 +227,13 @@ def test_super_blocks_without_sense(
     if said == "block groups":
         content[1024 + 40 : 1024 + 44] = struct.pack("<I", 1)
     with pytest.raises(DamagedFileSystem, match=said):
-        ExtFileSystem(BytesBlocks(bytes(content)), 0)
+        ExtFileSystem(MemoryAccess(bytes(content)), 0)
 
 
 @pytest.mark.parametrize("spare", [False, True])
 def test_partitions_of_a_gpt(tmp_path: Path, tree: Path, spare: bool) -> None:
     parts = [make_ext(tmp_path / f"part{n}", tree) for n in range(2)]
-    disk = FileBlocks(with_gpt(tmp_path / "disk", parts, spare=spare))
+    disk = FileAccess(with_gpt(tmp_path / "disk", parts, spare=spare))
     found = partitions(disk)
     assert found == [Partition(1, MIB, 32 * MIB), Partition(2, 33 * MIB, 32 * MIB)]
     assert [identify(disk, part) for part in found] == ["ext", "ext"]
@@ -250,7 +250,7 @@ def test_logical_partitions_and_a_ring_of_them() -> None:
     disk[:512] = mbr((0x83, 10, 5), (0x05, 20, 70))
     disk[20 * 512 : 21 * 512] = mbr((0x83, 2, 8), (0x05, 20, 30))
     disk[40 * 512 : 41 * 512] = mbr((0x83, 2, 9), (0x05, 20, 30))
-    found = partitions(BytesBlocks(bytes(disk)))
+    found = partitions(MemoryAccess(bytes(disk)))
     assert [(p.number, p.start // 512, p.size // 512) for p in found] == [
         (1, 10, 5),
         (5, 22, 8),
@@ -268,7 +268,7 @@ def test_logical_partitions_and_a_ring_of_them() -> None:
     ],
 )
 def test_what_else_lies_on_disks(name: str, place: int, magic: bytes) -> None:
-    disk = BytesBlocks(bytes(place) + magic + bytes(MIB))
+    disk = MemoryAccess(bytes(place) + magic + bytes(MIB))
     assert identify(disk, partitions(disk)[0]) == name
 
 
@@ -278,7 +278,7 @@ def test_tables_full_of_noise() -> None:
         disk = bytearray(chance.randbytes(8192))
         disk[510:512] = b"\x55\xaa"
         disk[512:520] = b"EFI PART"
-        found = partitions(BytesBlocks(bytes(disk)))
+        found = partitions(MemoryAccess(bytes(disk)))
         assert 0 < len(found) <= limits.PARTITIONS
         assert all(0 <= part.start < len(disk) for part in found)
 
@@ -353,6 +353,6 @@ def test_images_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_the_root_is_the_root(tmp_path: Path, tree: Path) -> None:
-    files = ExtFileSystem(FileBlocks(make_ext(tmp_path / "image", tree)), 0)
+    files = ExtFileSystem(FileAccess(make_ext(tmp_path / "image", tree)), 0)
     names = {name for name, _ in files.entries(files.inode(ROOT))}
     assert {"usr", "many", "empty", "link", "holes", "lost+found"} <= names

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from sysqcache.imagescan import efi
+from sysqcache.attribution.imagescan import efi
 
 GUID = bytes.fromhex("98584eee143959429d6edc7bd79403cf")
 CODE = random.Random(1).randbytes(20_000)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sysqcache.imagescan import flatkernel, kernelfile, limits
-from sysqcache.imagescan.kernelfile import KernelFileError, read_kernel
-from sysqcache.modules import ModuleKind
+from sysqcache.attribution.imagescan import flatkernel, kernelfile, limits
+from sysqcache.attribution.imagescan.kernelfile import KernelFileError, read_kernel
+from sysqcache.formats.modules import ModuleKind
 
 LINKED = 0xFFFF_8000_0800_0000
 SIZE = 0x9000

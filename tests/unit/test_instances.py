@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.errors import MachineBusy, MachineError, NoSuchMachine
-from sysqcache.instances import ForeignProcess, Instance, InstanceState, list_instances
-from sysqcache.launch.process import ProcessId
-from sysqcache.machine import end_by_signals
-from sysqcache.types import MachineState
+from sysqcache.base import paths
+from sysqcache.base.errors import MachineBusy, MachineError, NoSuchMachine
+from sysqcache.base.types import MachineState
+from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState, list_instances
+from sysqcache.machine.launch.process import ProcessId
+from sysqcache.machine.running import end_by_signals
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
-from sysqcache import blockformat as bf
-from sysqcache.errors import FormatError
-from sysqcache.journal import Journal, parse_journal, read_journal
-from sysqcache.journalwriter import (
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import Journal, parse_journal, read_journal
+from sysqcache.formats.journalwriter import (
     adopted_record,
     journal_header,
     pack_record,

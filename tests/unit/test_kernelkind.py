@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.kernelkind import HEAD, kernel_machine, read_kernel_machine
+from sysqcache.spec.arch import HEAD, kernel_machine, read_kernel_machine
 
 
 def at(offset: int, magic: bytes) -> bytes:

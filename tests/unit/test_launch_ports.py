@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sysqcache.launch.ports import free_port
-from sysqcache.spec import Forward
+from sysqcache.machine.launch.ports import free_port
+from sysqcache.spec.spec import Forward
 
 MACHINES = 400
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import FIRMWARE
+from sysqcache.base import paths
 from sysqcache.libvirt import publish, service
 from sysqcache.libvirt.folder import DomainFolder, run_directory
+from sysqcache.spec.engines import FIRMWARE
 
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 PARSER = shutil.which("apparmor_parser", path=PATH)

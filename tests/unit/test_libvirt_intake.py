@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.intake import Intake

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.libvirt import service
 from sysqcache.libvirt.rewrite import NAMESPACE
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sysqcache.errors import DomainRefused, LibvirtError
+from sysqcache.base.errors import DomainRefused, LibvirtError
+from sysqcache.base.types import ArchName, DiskFormat
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.domxml import Document, Edit
 from sysqcache.libvirt.facts import DomainFacts, Owner, owner_of
-from sysqcache.types import ArchName, DiskFormat
 
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "make_domains.py"))
 PATHS: rewrite.CachePaths = GOLDEN["PATHS"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from imagescanhelp import qemu_img
 
-from sysqcache.errors import SavedStateError
+from sysqcache.base.errors import SavedStateError
 from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 
 MIB = 1 << 20

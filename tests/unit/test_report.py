@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 
-from sysqcache import report
-from sysqcache.counters import MISSES, REJECTS
-from sysqcache.guest.result import TaskResult
+from sysqcache.base.counters import MISSES, REJECTS
+from sysqcache.machine import report
+from sysqcache.machine.guest.result import TaskResult
+from sysqcache.machine.report import BootReport, IngestSummary, Times
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import BootReport, IngestSummary, Times
 
 ANSWER = {
     "id": "tbcache0",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import resolve
-from sysqcache.errors import ConfigError, ImageMissing
-from sysqcache.spec import MachineSpec
-from sysqcache.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
+from sysqcache.base.errors import ConfigError, ImageMissing
+from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
+from sysqcache.spec import resolve
+from sysqcache.spec.spec import MachineSpec
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> MachineSpec:
@@ -117,6 +117,18 @@ def test_image_that_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert caught.value.hint == "sysqcache image build debian12-x86_64"
     found = details(tmp_path, "vcpus: 0\nkernel: image:tiny-x86_64/kernel")
     assert len(found) == 2
+
+
+def test_every_problem_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its place: of an image, of a field, of two together."""
+    monkeypatch.setenv("SYSQCACHE_HOME", str(tmp_path / "home"))
+    text = "vcpus: 0\nmemory: 5KiB\ncmdline: quiet\ndisks: [{file: 'image:tiny-x86_64'}]"
+    assert sorted(details(tmp_path, text)) == [
+        "vm.yaml: the image tiny-x86_64 is not built",
+        "vm.yaml:1: vcpus: expected greater than or equal to 1; found 0",
+        "vm.yaml:2: memory: guest memory is counted in whole MiB",
+        "vm.yaml:3: cmdline: needs a kernel",
+    ]
 
 
 def test_unknown_part_of_an_image(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from sysqcache import progress
-from sysqcache.placing import LOOKING
-from sysqcache.progress import PhaseBegan
-from sysqcache.resuming import _Gate
+from sysqcache.attribution.placer import LOOKING
+from sysqcache.machine import progress
+from sysqcache.machine.progress import PhaseBegan
+from sysqcache.saved.resume import _Gate
 
 TASK = PhaseBegan("running true")
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import resolve
-from sysqcache.errors import SavedStateError
-from sysqcache.launch.argv import Incoming, Launch, build
+from sysqcache.base.errors import SavedStateError
+from sysqcache.base.types import ArchName, DiskFormat, DiskMode
+from sysqcache.machine.launch.argv import Incoming, Launch, build
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
-from sysqcache.spec import Disk, Forward, MachineSpec, Network
-from sysqcache.suspending import choose
-from sysqcache.types import ArchName, DiskFormat, DiskMode
+from sysqcache.saved.suspend import choose
+from sysqcache.spec import resolve
+from sysqcache.spec.spec import Disk, Forward, MachineSpec, Network
 
 PAGE = 4096
 NO_TOOL = Path("/nothing/needs/qemu-img")

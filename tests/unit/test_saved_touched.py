@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sysqcache.base.files import replace_file
 from sysqcache.saved import touched
 
 PAGE = 4096
@@ -94,7 +95,7 @@ def test_write_leaves_one_file(tmp_path: Path) -> None:
     """That others can't change, or the engine would refuse it."""
     target = tmp_path / "touched"
     for content in (b"a", b"b"):
-        touched.write(target, content)
+        replace_file(target, content)
     assert target.read_bytes() == b"b"
     assert target.stat().st_mode & 0o077 == 0
     assert list(tmp_path.iterdir()) == [target]

@@ -22,8 +22,8 @@ import zstandard
 from storehelp import OTHER_FINGERPRINT, ingest, make_blocks
 from test_store_modules import BIOS, DRIVER, KERNEL, LIBC, SHELL, boot, lines, placed, run
 
-from sysqcache.errors import FormatError, StoreError, SysqcacheError, UsageError
-from sysqcache.store import bundle
+from sysqcache.base.errors import FormatError, StoreError, SysqcacheError, UsageError
+from sysqcache.store.bundle import form
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
 from sysqcache.store.pack import Pack
@@ -277,8 +277,8 @@ def write(path: Path, found: list[tuple[str, bytes]]) -> Path:
     """The inverse, with the list of contents named by what it is."""
     parts = []
     for name, content in found:
-        parts += [bundle.member_header(name, len(content)), content]
-        parts.append(bytes(bundle.padding(len(content))))
+        parts += [form.member_header(name, len(content)), content]
+        parts.append(bytes(form.padding(len(content))))
     path.write_bytes(b"".join(parts) + bytes(1024))
     path.chmod(0o600)
     return path
@@ -290,7 +290,7 @@ def edited(path: Path, edit: Edit) -> Path:
     values = json.loads(listed)
     edit(values)
     content = json.dumps(values).encode()
-    name = bundle.contents_name(hashlib.sha256(content).hexdigest())
+    name = form.contents_name(hashlib.sha256(content).hexdigest())
     return write(path, [(name, content), *rest])
 
 
@@ -305,7 +305,7 @@ def swapped(path: Path, number: int, content: bytes) -> Path:
     if found[number][0].endswith(".pack"):
         values["packs"][(number - 1) // 2]["bytes"] = len(content)
     listed = json.dumps(values).encode()
-    found[0] = (bundle.contents_name(hashlib.sha256(listed).hexdigest()), listed)
+    found[0] = (form.contents_name(hashlib.sha256(listed).hexdigest()), listed)
     return write(path, found)
 
 
@@ -364,7 +364,7 @@ def test_flipped_bits(store: Store, tmp_path: Path, name: str) -> None:
         end = 0
         for _, member in members(path):
             places += [end + place for place in (0, 30, 124, 150, 156, 600)]
-            end += 512 + len(member) + bundle.padding(len(member))
+            end += 512 + len(member) + form.padding(len(member))
     for number, place in enumerate(places):
         damaged = bytearray(content)
         damaged[place] ^= 1 << (place & 7)
@@ -396,8 +396,8 @@ def test_other_members(other: Store, file: Path, name: str, kind: bytes) -> None
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "/etc/passwd"
     strange = info.tobuf(tarfile.GNU_FORMAT)
-    first = bundle.member_header(found[0][0], len(found[0][1])) + found[0][1]
-    first += bytes(bundle.padding(len(found[0][1])))
+    first = form.member_header(found[0][0], len(found[0][1])) + found[0][1]
+    first += bytes(form.padding(len(found[0][1])))
     for content in (strange + first, first + strange):
         file.write_bytes(content + file.read_bytes()[len(first) :])
         refuse(other, file, "bundle")
@@ -418,7 +418,7 @@ def test_more_members_than_listed(other: Store, file: Path) -> None:
 
 
 def test_huge_sizes(other: Store, file: Path) -> None:
-    first = bundle.member_header(f"bundle-{'0' * 64}.json", bundle.MAX_CONTENTS + 1)
+    first = form.member_header(f"bundle-{'0' * 64}.json", form.MAX_CONTENTS + 1)
     file.write_bytes(zstandard.compress(first + bytes(1 << 20)))
     refuse(other, file, "too long", "bounds")
 
@@ -433,8 +433,8 @@ HOSTILE: dict[str, Edit] = {
     "no packs": lambda v: v.pop("packs"),
     "text as number": lambda v: _pack(v).update(blocks="7"),
     "path as hash": lambda v: _pack(v).update(sha256="../" * 21 + "x"),
-    "too many bytes": lambda v: _pack(v).update(bytes=bundle.MAX_BYTES + 1),
-    "many bytes together": lambda v: [p.update(bytes=bundle.MAX_BYTES) for p in v["packs"]],
+    "too many bytes": lambda v: _pack(v).update(bytes=form.MAX_BYTES + 1),
+    "many bytes together": lambda v: [p.update(bytes=form.MAX_BYTES) for p in v["packs"]],
     "no bytes": lambda v: _pack(v).update(bytes=0),
     "more blocks": lambda v: _pack(v).update(blocks=_pack(v)["blocks"] + 1),
     "fewer blocks": lambda v: _pack(v).update(blocks=_pack(v)["blocks"] - 1),
@@ -477,7 +477,7 @@ def test_newer_version(other: Store, file: Path) -> None:
 
 def test_contents_that_are_no_json(other: Store, file: Path) -> None:
     for content in (b"", b"[]", b"null", b"\xff", b"[" * 100_000):
-        name = bundle.contents_name(hashlib.sha256(content).hexdigest())
+        name = form.contents_name(hashlib.sha256(content).hexdigest())
         refuse(other, write(file, [(name, content), *members(file)[1:]]), "list of contents")
 
 
@@ -506,7 +506,7 @@ def test_packs_that_are_not_what_they_should_be(other: Store, file: Path) -> Non
 
 def test_columns_that_are_not_what_they_should_be(other: Store, file: Path) -> None:
     original = file.read_bytes()
-    rows = np.frombuffer(members(file)[2][1], bundle.COLUMNS)
+    rows = np.frombuffer(members(file)[2][1], form.COLUMNS)
     for name in ("image", "module"):
         strange = rows.copy()
         strange[name][-1] = 4711
@@ -517,7 +517,7 @@ def test_columns_that_are_not_what_they_should_be(other: Store, file: Path) -> N
 
 
 def test_absurd_uses_do_not_overflow(other: Store, file: Path) -> None:
-    rows = np.frombuffer(members(file)[2][1], bundle.COLUMNS).copy()
+    rows = np.frombuffer(members(file)[2][1], form.COLUMNS).copy()
     rows["uses"] = 0xFFFFFFFF
     rows["uses"][0] = 0
     other.import_bundle(swapped(file, 2, rows.tobytes()))
@@ -531,12 +531,12 @@ def test_compressed_bomb(other: Store, file: Path) -> None:
     edited(file, lambda v: v["packs"].__setitem__(slice(1, None), []))
     (name, content), *rest = members(file)
     listed = json.loads(content)
-    listed["packs"][0]["bytes"] = bundle.MAX_BYTES + 1
+    listed["packs"][0]["bytes"] = form.MAX_BYTES + 1
     content = json.dumps(listed).encode()
-    name = bundle.contents_name(hashlib.sha256(content).hexdigest())
+    name = form.contents_name(hashlib.sha256(content).hexdigest())
     plain = io.BytesIO()
-    plain.write(bundle.member_header(name, len(content)) + content)
-    plain.write(bytes(bundle.padding(len(content))))
+    plain.write(form.member_header(name, len(content)) + content)
+    plain.write(bytes(form.padding(len(content))))
     file.write_bytes(zstandard.compress(plain.getvalue() + rest[0][1]))
     refuse(other, file, "", "bounds")
 
@@ -606,7 +606,7 @@ def test_import_that_finds_no_space(other: Store, file: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2)\n"
         "import sys; from pathlib import Path\n"
-        "from sysqcache.errors import StoreError\n"
+        "from sysqcache.base.errors import StoreError\n"
         "from sysqcache.store.facade import Store\n"
         "try: Store.open(Path(sys.argv[1])).import_bundle(Path(sys.argv[2]))\n"
         "except StoreError as error: print(error.message)"

@@ -30,7 +30,7 @@ INGEST = """
 import os, sys
 from pathlib import Path
 from sysqcache.store.facade import Store
-from sysqcache.types import RunInfo
+from sysqcache.base.types import RunInfo
 
 root, journal, point = sys.argv[1:]
 def reached(name):
@@ -105,9 +105,9 @@ def test_kill_of_the_first_ingest(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from sysqcache.errors import StoreError
+from sysqcache.base.errors import StoreError
 from sysqcache.store.facade import Store
-from sysqcache.types import RunInfo
+from sysqcache.base.types import RunInfo
 
 # a write beyond the limit fails as on a full disk (Python ignores SIGXFSZ)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from storehelp import FINGERPRINT, TEXT, ingest, make_blocks
 from test_store_pack import query, table_of
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
 from sysqcache.cli import cachewhy
-from sysqcache.journalwriter import BlockData
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journalwriter import BlockData
 from sysqcache.store import key
 from sysqcache.store.columns import Columns
 from sysqcache.store.crowding import crowded

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache import placement
-from sysqcache.store import batch, bundle, meta
+from sysqcache.formats import places
+from sysqcache.store import batch, meta
+from sysqcache.store.bundle import form
 from sysqcache.store.columns import COLUMNS
 from sysqcache.store.key import IDENTITY
 from sysqcache.store.why import Why
@@ -48,15 +49,15 @@ def test_reasons() -> None:
 
 def test_arrays_of_places() -> None:
     rows = {row[0].strip("`"): row[1] for row in table("array")}
-    assert set(rows) == {"about", *placement._ARRAYS, *placement._DEAD}
+    assert set(rows) == {"about", *places._ARRAYS, *places._DEAD}
     short = {"i64": np.int64, "i32": np.int32, "u32": np.uint32, "u8": np.uint8, "u64": np.uint64}
-    for name, kind in placement._TYPES.items():
+    for name, kind in places._TYPES.items():
         assert short[rows[name].partition(",")[0]] is kind
 
 
 def test_columns_of_bundles() -> None:
-    names = ", ".join(f"`{name}`" for name in bundle.COLUMNS.names or ())
+    names = ", ".join(f"`{name}`" for name in form.COLUMNS.names or ())
     assert f"four u32: {names}" in TEXT
-    assert f"version` ({bundle.VERSION})" in TEXT
-    assert f"at most {bundle.MAX_CONTENTS >> 20} MiB" in TEXT
-    assert f"at most {bundle.MAX_BYTES >> 30} GiB" in TEXT
+    assert f"version` ({form.VERSION})" in TEXT
+    assert f"at most {form.MAX_CONTENTS >> 20} MiB" in TEXT
+    assert f"at most {form.MAX_BYTES >> 30} GiB" in TEXT

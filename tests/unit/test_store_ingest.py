@@ -18,10 +18,10 @@ from storehelp import (
     write_journal,
 )
 
-from sysqcache.errors import FormatError, StoreBusy, StoreError, StoreVersionError
-from sysqcache.store import lock
+from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
 from sysqcache.store.columns import CHUNK
 from sysqcache.store.facade import Store
+from sysqcache.store.layout import writing
 from sysqcache.store.manifest import MAX_FINGERPRINTS
 from sysqcache.store.meta import Meta
 from sysqcache.store.pack import Pack
@@ -256,7 +256,7 @@ def test_recovery_moves_bad_journals_aside(store: Store) -> None:
 def test_busy_store(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", timeout=0.1)
     journal = write_journal(tmp_path / "j", make_blocks(0))
-    with lock.exclusive(store.layout.lock):
+    with writing(store.layout):
         with pytest.raises(StoreBusy):
             store.ingest(journal, image_id="image", run=make_run())
         assert store.boot_set("image", "x86_64") == []

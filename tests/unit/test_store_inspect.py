@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from storehelp import OTHER_FINGERPRINT, ingest, make_block, make_blocks
 from test_store_modules import BIOS, DRIVER, KERNEL, LIBC, SHELL, boot, placed, run
 
+from sysqcache.base.errors import UsageError
 from sysqcache.cli import cachemap
-from sysqcache.errors import UsageError
-from sysqcache.modules import Module, ModuleKind
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.store.facade import Store
 from sysqcache.store.inspect import candidates
 from sysqcache.store.records import ModuleRow

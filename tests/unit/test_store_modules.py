@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from storehelp import FINGERPRINT, OTHER_FINGERPRINT, TEXT, make_block, make_blocks, make_run
 
-from sysqcache import blockformat as bf
-from sysqcache.journal import read_journal
-from sysqcache.journalwriter import BlockData, journal_header, record_header
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import NO_MODULE, Placements
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import read_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import NO_MODULE, Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store.deadareas import CLEAN_RUNS
 from sysqcache.store.facade import Store
-from sysqcache.store.journals import places_path, write_places
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult
 from sysqcache.store.records import DeadRow, RunRow
@@ -59,7 +59,7 @@ def run(
     header = journal_header(fingerprint, TEXT, start_time=run.count, pid=1)  # type: ignore[attr-defined]
     journal.write_bytes(header + b"".join(records))
     journal.chmod(0o600)
-    write_places(journal, placements(journal, places, kernel, dead))
+    RunFiles(journal).write_places(placements(journal, places, kernel, dead))
     return store.ingest(journal, image_id=image, run=info)
 
 
@@ -90,7 +90,7 @@ def placements(
     places: Sequence[Place],
     kernel: Module | None,
     dead: Sequence[tuple[int, Module | None, int]],
-) -> Placements:
+) -> Places:
     """What attribution would have written for ``places``; all blocks are intact."""
     modules: list[Module] = []
 
@@ -104,7 +104,7 @@ def placements(
     kept = record_offsets(read_journal(journal))
     owners = list(places)[: len(kept)]
     kinds = [p[1].kind if isinstance(p[1], Module) else p[1] for p in owners]
-    return Placements(
+    return Places(
         module=np.array([number(p[1]) for p in owners], np.int32),
         dead_module=np.array([number(d[1]) for d in dead], np.int32),
         modules=tuple(modules),
@@ -253,8 +253,8 @@ def test_damaged_list_of_places_leaves_blocks_unknown(store: Store) -> None:
     journal = store.new_journal(image_id="image", run=info)
     journal.write_bytes(journal_header(FINGERPRINT, TEXT) + make_block(1).record())
     journal.chmod(0o600)
-    places_path(journal).write_bytes(b"PK\x03\x04 not a list")
-    places_path(journal).chmod(0o600)
+    RunFiles(journal).places.write_bytes(b"PK\x03\x04 not a list")
+    RunFiles(journal).places.chmod(0o600)
     assert store.ingest(journal, image_id="image", run=info).blocks_new == 1
     assert lines(store) == {"image": ("unknown", 1, 0)}
     assert list(store.layout.journals.iterdir()) == []

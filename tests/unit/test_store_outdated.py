@@ -16,11 +16,12 @@ from storehelp import ingest, make_block, make_blocks, make_run
 from test_store_modules import BIOS, KERNEL, LIBC, SHELL
 from typer.testing import CliRunner
 
+from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.cli.cache import app
-from sysqcache.errors import FormatError, StoreError
-from sysqcache.keeping import Keeper, StartSet
+from sysqcache.formats.runfiles import RunFiles
+from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.report import cache_json
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.report import cache_json
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta
 from sysqcache.store.pack import Pack
@@ -196,7 +197,7 @@ def test_what_an_engine_of_before_records(old: Store, tmp_path: Path) -> None:
         (tmp_path / "places").write_bytes(b"x")
         shutil.copyfile(tmp_path / "places", journal.with_name(f"{journal.name}.places"))
         said: list[str] = []
-        start = StartSet(make_run(journal.stem), "one", journal=journal)
+        start = StartSet(make_run(journal.stem), "one", files=RunFiles(journal))
         summary = Keeper(said.append, old.layout.root).keep(start)
         assert (summary.blocks_new, summary.outdated) == (0, 12)
         assert len(said) == 1

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
-from sysqcache.errors import FormatError
-from sysqcache.journal import parse_journal, read_journal
-from sysqcache.journalwriter import BlockData, journal_header
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import parse_journal, read_journal
+from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store import key
 from sysqcache.store.pack import Pack, Query, slots_for
 from sysqcache.store.verify import check_pack, unfindable

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache import schema, vmyaml
-from sysqcache.errors import ConfigError
-from sysqcache.schema import VmFields
+from sysqcache.base.errors import ConfigError
+from sysqcache.spec import schema, vmyaml
+from sysqcache.spec.schema import VmFields
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_default_yaml_says_what_vcpus_share() -> None:
+    """As docs/choosing.md does: blocks stay, but for those with atomic accesses."""
+    comment = (CONFIGS / "default.yaml").read_text().partition("\nvcpus:")[0].rpartition("\n\n")[2]
+    assert "share all code but that with" in comment
+    assert "atomic accesses" in comment
+    row = next(line for line in (DOCS / "choosing.md").read_text().split("\n") if "vCPUs" in line)
+    assert "blocks stay, but for those with atomic accesses" in row
 
 
 def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:

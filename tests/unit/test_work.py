@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sysqcache.base.errors import EngineBuildError
 from sysqcache.cli.setupview import SetupView
-from sysqcache.errors import EngineBuildError
-from sysqcache.work import Progress, Work, alone, ignore, published, require_space, scratch
+from sysqcache.setup.work import Progress, Work, alone, ignore, published, require_space, scratch
 
 
 def test_a_step_tells_its_beginning_progress_and_end(tmp_path: Path) -> None:

@@ -21,26 +21,28 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from machinehelp import sysqcache
 
-from sysqcache import paths, resolve
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import Checkpoint, checkpoint
 from sysqcache.attribution.images import truths_of
+from sysqcache.attribution.imagescan.efi import unpacked_sections
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.scan import scan
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared
-from sysqcache.enginebuild.info import Engine
+from sysqcache.base import paths
+from sysqcache.formats.access import RandomAccess as FileBytes
+from sysqcache.formats.journal import Journal, read_journal
+from sysqcache.formats.modules import KINDS, Module, ModuleKind
+from sysqcache.formats.places import Places
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.result import GuestMap, KernelModule
-from sysqcache.guestmap.session import Session
-from sysqcache.imagescan.blocks import Blocks as FileBytes
-from sysqcache.imagescan.efi import unpacked_sections
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.scan import scan
-from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.journal import Journal, read_journal
-from sysqcache.modules import KINDS, Module, ModuleKind
-from sysqcache.placement import Placements
+from sysqcache.guestmap.session import GuestSession
+from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
-from sysqcache.spec import MachineSpec
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import Engine
+from sysqcache.spec.spec import MachineSpec
 
 say = logging.getLogger("attribution").info
 """Figures; `pytest --log-cli-level=info` shows them."""
@@ -83,7 +85,7 @@ class Run:
     found: GuestMap
     contents: ImageContents
     firmware: Path
-    places: Placements
+    places: Places
     took_s: float
 
     def placed(self, kind: ModuleKind) -> Iterator[tuple[Module, list[Placed]]]:
@@ -140,7 +142,7 @@ def settled_look(
     with QmpClient.connect(instance.file(paths.INSTANCE_QMP), process=process, timeout=10) as qmp:
         qmp.execute("tb-cache-checkpoint")
     shutil.copy(journal, copy)
-    return checkpoint(instance, process, copy)
+    return checkpoint(instance, process, RunFiles(copy))
 
 
 def check_files(run: Run) -> tuple[int, int]:
@@ -225,7 +227,9 @@ def check_kernel(run: Run) -> int:
         if not held(loaded, one.offset, one) and not held(early, one.offset, one)
     ]
     say(f"{len(blocks)} blocks of the kernel, {len(patched)} of them as patched since")
-    with Session.open(run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process) as session:
+    with GuestSession.open(
+        run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process
+    ) as session:
         start, end = (address - kernel.base for address in kernel.text)
         text = session.read_physical(kernel.physical + start, end - start)
     # the guest runs on, and may patch a place between the look and now

@@ -16,9 +16,9 @@ from enginehelp import Recorded
 from machinehelp import NOKASLR
 from machinehelp import boot as boot_tiny
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
+from sysqcache.base import paths
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 
 def fresh_home(directory: Path) -> Path:

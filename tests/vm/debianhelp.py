@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from machinehelp import TINY, sysqcache
 
-from sysqcache import paths
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
+from sysqcache.spec import catalog
 
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 OTHER = TINY.with_name("debian12-x86_64-other.yaml")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tiny guest under the engine, started without pipeline and store.
+"""The tiny guest under the engine, started without start and store.
 
 The tests of the engine choose packs and journal themselves: the store would not let a
 damaged pack through.
@@ -18,21 +18,22 @@ from typing import Any
 
 from machinehelp import NOKASLR, TINY, eventually
 
-from sysqcache import paths, resolve
-from sysqcache.counters import UNRECORDED
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.guest.agent import KeptAgent
-from sysqcache.guest.ready import make_probe
-from sysqcache.guest.serialshell import SerialShell
-from sysqcache.journal import Journal, read_journal
-from sysqcache.launch import argv
-from sysqcache.launch.argv import Launch, TbCache
-from sysqcache.launch.process import QemuProcess
+from sysqcache.base import paths
+from sysqcache.base.counters import UNRECORDED
+from sysqcache.base.types import CacheMode, RunInfo
+from sysqcache.formats.journal import Journal, read_journal
+from sysqcache.machine.guest.agent import KeptAgent
+from sysqcache.machine.guest.ready import make_probe
+from sysqcache.machine.guest.serialshell import SerialShell
+from sysqcache.machine.launch import argv
+from sysqcache.machine.launch.argv import Launch, TbCache
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import find_engine
 from sysqcache.store.facade import Store
-from sysqcache.types import CacheMode, RunInfo
 
 WORK_SAYS = "work: ok"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.base.sockets import connect_unix
 
 _RIP = 16
 """Number of the register in QEMU's gdb-xml/i386-64bit.xml."""

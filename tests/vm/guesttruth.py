@@ -16,21 +16,21 @@ from typing import cast
 import numpy as np
 from machinehelp import sysqcache
 
-from sysqcache import paths
-from sysqcache.apt import sources
-from sysqcache.apt.private import PrivateApt
-from sysqcache.errors import ImageBuildError
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
+from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.kernel import kernel_info
 from sysqcache.guestmap.result import GuestMap, Mapping
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
-from sysqcache.images import tiny
-from sysqcache.images.cpio import CpioWriter
-from sysqcache.images.recipes import RECIPES, TinyRecipe
-from sysqcache.imagescan.elf import notes_build_id
-from sysqcache.work import Work, alone, ignore, published, scratch
+from sysqcache.setup.apt import sources
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images import tiny
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.setup.work import Work, alone, ignore, published, scratch
+from sysqcache.spec.recipe import TinyRecipe, find
 
 _MAPS = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
 _ONE_IN = 60
@@ -175,7 +175,7 @@ def _chunks(calls: list[str]) -> Iterator[str]:
     yield f"{{ {text} }} 2>/dev/null"
 
 
-def segment_sha256(session: Session, table: OwnerTable, segment: Segment) -> str:
+def segment_sha256(session: GuestSession, table: OwnerTable, segment: Segment) -> str:
     """The same sum over the pages of guest memory that the map gives to the file.
 
     Asserts that there is a page for each part: the guest has just read all of them.
@@ -206,7 +206,7 @@ def functions(name: str) -> dict[str, int]:
     return {symbol: int(address, 16) for address, _, symbol in rows}
 
 
-def functions_agree(session: Session, told: dict[str, int]) -> int:
+def functions_agree(session: GuestSession, told: dict[str, int]) -> int:
     """Assert that the kernel's symbols, read from outside, are where the guest says; how many.
 
     Names that several functions have are left out.
@@ -245,7 +245,8 @@ umount /proc /sys
 mount -o move /dev /root/dev
 exec switch_root /root /sbin/init
 """
-_TINY = cast(TinyRecipe, RECIPES["tiny-x86_64"])
+_IMAGE = find("tiny-x86_64")
+_TINY = cast(TinyRecipe, _IMAGE.recipe)
 _DEBIAN_MODULES = (
     *_TINY.modules, "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "autofs4",
 )  # fmt: skip
@@ -281,7 +282,9 @@ def _build_trixie(target: Path) -> Path:
         (output / "kernel").write_bytes(kernel.read_bytes())
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
-        (output / "initrd").write_bytes(tiny._initrd(_TINY, unpacked, modules))
+        (output / "initrd").write_bytes(
+            tiny._initrd(_IMAGE.files, _TINY.modules, unpacked, modules)
+        )
         (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import SysqcacheError
-from sysqcache.instances import ForeignProcess, Instance, InstanceState
-from sysqcache.types import MachineState
+from sysqcache.base import paths
+from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.types import MachineState
+from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
+from sysqcache.spec.engines import Engine
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny-x86_64.yaml"
 NOKASLR = "cmdline=console=ttyS0 quiet nokaslr"

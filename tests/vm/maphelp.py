@@ -21,15 +21,15 @@ from guesttruth import (
     truth,
 )
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.guestmap.guest import open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES, SymbolTable
 from sysqcache.guestmap.result import GuestMap
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.symbols import EXPORTS, VARIABLES
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.instances import ForeignProcess, Instance
+from sysqcache.machine.instances import ForeignProcess, Instance
 from sysqcache.qmp.client import QmpClient
 
 
@@ -61,7 +61,7 @@ def compare_contents(name: str, told: Truth) -> int:
     parts = segments(name, told)
     symbols = functions(name)
     ids = build_ids(name, list(told.modules))
-    with Session.open(socket_of(name), process_of(name)) as session:
+    with GuestSession.open(socket_of(name), process_of(name)) as session:
         assert functions_agree(session, symbols) >= 200
         found = mapper.map_guest(session)
         assert found.kernel.build_id == ids.pop("")
@@ -107,7 +107,7 @@ def compare_tiny(name: str, target: str, bits: int, *, planted: bool = True) -> 
     assert counts[OwnerKind.UNKNOWN] < sum(counts.values()) // 100
     assert counts[OwnerKind.KERNEL_MODULE] > 10
     assert compare_contents(name, told) == 1
-    with Session.open(socket_of(name), process_of(name)) as session:
+    with GuestSession.open(socket_of(name), process_of(name)) as session:
         assert session.target == target
         opened = open_guest(session)
         assert opened.translation.tables.address_bits == bits
@@ -127,7 +127,7 @@ def compare_functions_only(name: str, *, planted: bool = True) -> None:
         assert full.note == ""
         file = kernelcache.file_of(full.kernel.build_id)
         assert file is not None
-        with Session.open(socket_of(name), process_of(name)) as session:
+        with GuestSession.open(socket_of(name), process_of(name)) as session:
             # on a busy machine one may be late
             for _ in range(3):
                 file.unlink()
@@ -161,14 +161,14 @@ def compare_after_planting(name: str, full: GuestMap, own: tuple[str, ...]) -> N
             good, symbols={**good.symbols, **lie}, roots={**good.roots, **proof}
         )
         kernelcache.save(full.kernel.build_id, bad)
-        with Session.open(socket_of(name), process_of(name)) as session:
+        with GuestSession.open(socket_of(name), process_of(name)) as session:
             found = mapper.map_guest(session, symbol_types=TEXT_TYPES)
         assert contents(found) == contents(full), symbol
         assert kernelcache.load(full.kernel.build_id) == good, symbol
     without = {name: at for name, at in good.symbols.items() if name not in good.roots}
     # a guest that hides something, or has no modules
     kernelcache.save(full.kernel.build_id, dataclasses.replace(good, symbols=without, roots={}))
-    with Session.open(socket_of(name), process_of(name)) as session:
+    with GuestSession.open(socket_of(name), process_of(name)) as session:
         found = mapper.map_guest(session, symbol_types=TEXT_TYPES)
     assert contents(found) == contents(full)
     assert kernelcache.load(full.kernel.build_id) == good

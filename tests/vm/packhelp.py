@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import BlockTable
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import key
 from sysqcache.store.pack import Pack
 from sysqcache.store.writer import write_pack

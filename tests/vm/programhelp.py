@@ -13,13 +13,13 @@ import numpy as np
 from enginehelp import Guest, Start, guest, make_pack
 from machinehelp import NOKASLR
 
-from sysqcache import paths
-from sysqcache.guest.serialshell import SerialShell
-from sysqcache.images import catalog
-from sysqcache.images.cpio import CpioWriter
-from sysqcache.journal import read_journal
+from sysqcache.base import paths
+from sysqcache.formats.journal import read_journal
+from sysqcache.machine.guest.serialshell import SerialShell
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec import catalog
 from sysqcache.store.key import identities
 
 SOURCES = Path(__file__).parent / "guest"

@@ -12,9 +12,9 @@ import pytest
 from debianhelp import WORK, boot, check_counters, require_image
 from machinehelp import TINY, report, sysqcache
 
-from sysqcache import resolve
-from sysqcache.enginebuild.info import ENV_ENGINE, find_engine, load
-from sysqcache.errors import EngineMissing
+from sysqcache.base.errors import EngineMissing
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import ENV_ENGINE, find_engine, load
 
 pytestmark = pytest.mark.vm
 

@@ -27,9 +27,10 @@ from maphelp import compare, compare_contents, compare_functions_only, process_o
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint
 from sysqcache.attribution.images import truths_of
-from sysqcache.enginebuild.info import Engine
+from sysqcache.formats.places import NO_MODULE
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import kernelcache, mapper
-from sysqcache.placement import NO_MODULE
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -113,6 +114,6 @@ def test_a_machine_that_was_killed(run: Run) -> None:
     """Comes last: the machine is gone afterwards."""
     run.process.signal(signal.SIGKILL)
     run.process.wait(30)
-    found = checkpoint(run.instance, run.process, run.firmware)
+    found = checkpoint(run.instance, run.process, RunFiles(run.firmware))
     assert found.seen is None
     assert found.note

@@ -22,11 +22,11 @@ from attributionrun import (
 from machinehelp import TINY
 from maphelp import compare_tiny
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
-from sysqcache.guestmap.session import Session
-from sysqcache.images import catalog
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing, ImageMissing
+from sysqcache.guestmap.session import GuestSession
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 
@@ -92,7 +92,9 @@ def test_the_kernel_in_memory_is_the_one_of_the_file(run: Run) -> None:
     file = run.contents.kernel_file(run.contents.kernel)
     assert file is not None
     start, end = (address - kernel.base for address in kernel.text)
-    with Session.open(run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process) as session:
+    with GuestSession.open(
+        run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process
+    ) as session:
         text = session.read_physical(kernel.physical + start, end - start)
     memory = np.frombuffer(text, np.uint8)
     image = file.loaded(kernel.kaslr_offset)[start:end]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from machinehelp import NOKASLR, TINY, boot, report, stored_blocks, sysqcache
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineMissing
+from sysqcache.spec.engines import find_engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

@@ -10,8 +10,8 @@ from enginehelp import Guest, Recorded, Start, guest
 from gdbhelp import STOPPED, Gdb
 from machinehelp import eventually
 
+from sysqcache.base.types import CacheMode
 from sysqcache.qmp import commands
-from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
 

@@ -22,13 +22,13 @@ from enginehelp import (
 from machinehelp import NOKASLR
 from packhelp import Damage, cut, damaged, put, small_disk
 
-from sysqcache.counters import REJECTS
-from sysqcache.errors import LaunchError, QmpError
-from sysqcache.journal import read_journal
-from sysqcache.launch.process import QemuProcess
+from sysqcache.base.counters import REJECTS
+from sysqcache.base.errors import LaunchError, QmpError
+from sysqcache.base.types import CacheMode
+from sysqcache.formats.journal import read_journal
+from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import CacheMode
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image")]
 

@@ -10,9 +10,9 @@ import pytest
 from enginehelp import Guest, Start, guest, record_pack
 from machinehelp import NOKASLR
 
-from sysqcache.enginebuild.info import find_engine
+from sysqcache.base.types import CacheMode
 from sysqcache.qmp.jobs import run_job
-from sysqcache.types import CacheMode
+from sysqcache.spec.engines import find_engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

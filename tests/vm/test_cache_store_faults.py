@@ -12,7 +12,7 @@ import pytest
 from machinehelp import NOKASLR, boot, stored_blocks
 from packhelp import put, resize, small_disk
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.store.facade import Store
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]

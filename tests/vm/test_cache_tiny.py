@@ -9,9 +9,9 @@ import pytest
 from enginehelp import Recorded, Start, guest, hit_rate, make_pack, run
 from machinehelp import NOKASLR
 
-from sysqcache.journal import read_journal
+from sysqcache.base.types import CacheMode
+from sysqcache.formats.journal import read_journal
 from sysqcache.qmp import commands
-from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
 

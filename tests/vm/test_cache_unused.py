@@ -9,8 +9,8 @@ import pytest
 from machinehelp import report, sysqcache
 from programhelp import kernel32
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
+from sysqcache.base import paths
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.vm
 

@@ -12,12 +12,12 @@ from machinehelp import NOKASLR
 from numpy.typing import NDArray
 from packhelp import damaged, positions, put
 
-from sysqcache import blockformat as bf
-from sysqcache.blocktable import gather
-from sysqcache.journal import Journal, read_journal
+from sysqcache.base.types import CacheMode
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import gather
+from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import CacheMode
 
 pytestmark = pytest.mark.vm
 

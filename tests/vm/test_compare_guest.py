@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from machinehelp import TINY, eventually, report, sysqcache
 
-from sysqcache import paths, resolve
+from sysqcache.base import paths
+from sysqcache.base.errors import SavedStateError
 from sysqcache.compare import machines, nonce, runner
 from sysqcache.compare.ways import Way
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import SavedStateError
-from sysqcache.instances import list_instances
+from sysqcache.machine.instances import list_instances
+from sysqcache.spec import resolve
+from sysqcache.spec.engines import find_engine
 
 pytestmark = [
     pytest.mark.vm,

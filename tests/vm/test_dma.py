@@ -10,8 +10,8 @@ import pytest
 from enginehelp import Start, hit_rate, make_pack
 from programhelp import compiled, misses_nothing_known, run, tiny_with
 
-from sysqcache import journal
-from sysqcache.types import CacheMode
+from sysqcache.base.types import CacheMode
+from sysqcache.formats import journal
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
 
-from sysqcache import paths
-from sysqcache.launch.process import wait_pid
+from sysqcache.base import paths
+from sysqcache.machine.launch.process import wait_pid
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

@@ -22,21 +22,21 @@ from guesttruth import trixie_guest
 from machinehelp import TINY, Background, end_all, report, sysqcache
 from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
+from sysqcache.base.sockets import connect_unix
+from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import kernelcache, limits, mapper
 from sysqcache.guestmap.guest import drgn_program, open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.memory import Budget
-from sysqcache.guestmap.session import Session
+from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.table import OwnerKind
-from sysqcache.images import catalog
-from sysqcache.images.catalog import ImagePaths
-from sysqcache.instances import Instance
-from sysqcache.journal import read_journal
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.machine.instances import Instance
 from sysqcache.qmp.client import QmpClient
+from sysqcache.spec import catalog
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 
@@ -124,7 +124,7 @@ def test_the_command(own_machine: str) -> None:
 
 
 def test_the_text_of_the_kernel_is_where_the_table_says(machine: str) -> None:
-    with Session.open(socket_of(machine), process_of(machine)) as session:
+    with GuestSession.open(socket_of(machine), process_of(machine)) as session:
         guest = open_guest(session)
         found = mapper.map_guest(session)
         step = 64 << 10
@@ -146,7 +146,7 @@ def test_the_text_of_the_kernel_is_where_the_table_says(machine: str) -> None:
 
 def test_drgn_s_own_helpers_agree(own_machine: str) -> None:
     machine = own_machine  # drgn may hold its socket for longer than the test
-    with Session.open(socket_of(machine), process_of(machine)) as session:
+    with GuestSession.open(socket_of(machine), process_of(machine)) as session:
         from drgn.helpers.linux.fs import d_path
         from drgn.helpers.linux.mm import for_each_vma
         from drgn.helpers.linux.module import for_each_module
@@ -191,7 +191,7 @@ def test_a_socket_that_is_in_use(machine: str, monkeypatch: pytest.MonkeyPatch) 
     with connect_unix(socket_of(machine)) as other:
         other.recv(1000)
         with pytest.raises(QmpError, match="no answer"):
-            Session.open(socket_of(machine), process_of(machine))
+            GuestSession.open(socket_of(machine), process_of(machine))
     assert mapper.map_machine(socket_of(machine)).note == ""
 
 
@@ -199,7 +199,7 @@ def test_a_guest_killed_while_it_is_mapped(own_machine: str) -> None:
     machine = own_machine
     process = process_of(machine)
     pid = Instance(machine).read().process.pid
-    with Session.open(socket_of(machine), process) as session:
+    with GuestSession.open(socket_of(machine), process) as session:
         timer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
         timer.start()
         with pytest.raises(MachineDied):
@@ -213,7 +213,7 @@ def test_a_guest_killed_while_it_is_mapped(own_machine: str) -> None:
 class Liar:
     """A session whose memory differs from the guest's: words are flipped, moved, made up."""
 
-    def __init__(self, session: Session, seed: int, one_in: int) -> None:
+    def __init__(self, session: GuestSession, seed: int, one_in: int) -> None:
         self.info = session.info
         self.ranges = session.ranges
         self.target = session.target
@@ -239,7 +239,7 @@ class Liar:
 
 def test_memory_that_lies(machine: str) -> None:
     """Whatever is read, the answer comes in bounded time and without an exception."""
-    with Session.open(socket_of(machine), process_of(machine)) as session:
+    with GuestSession.open(socket_of(machine), process_of(machine)) as session:
         noted = 0
         for seed in range(60):
             liar = Liar(session, seed, 1 + seed * 3)

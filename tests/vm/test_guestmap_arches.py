@@ -13,9 +13,9 @@ import pytest
 from machinehelp import TINY, end_all, sysqcache
 from maphelp import compare_tiny
 
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing, ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base.errors import EngineMissing, ImageMissing
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import find_engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("own_state")]
 

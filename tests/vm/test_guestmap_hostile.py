@@ -22,14 +22,14 @@ from machinehelp import (
     sysqcache,
 )
 
-from sysqcache import paths
+from sysqcache.base import paths
 from sysqcache.guestmap import kernelcache, mapper
 from sysqcache.guestmap.guest import Guest, open_guest
 from sysqcache.guestmap.kallsyms import TEXT_TYPES
 from sysqcache.guestmap.kernel import ModuleWalk
 from sysqcache.guestmap.result import GuestMap
-from sysqcache.guestmap.session import Session
-from sysqcache.instances import Instance
+from sysqcache.guestmap.session import GuestSession
+from sysqcache.machine.instances import Instance
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 
@@ -88,7 +88,7 @@ def debugged(name: str = "tiny") -> Iterator[Memory]:
         command = "gdbserver unix:gdb,server=on,wait=off"
         client.execute("human-monitor-command", {"command-line": command})
     # the main socket is free, and the spare one is for the maps that are tested
-    with Gdb(path) as gdb, Session.open(qmp) as session:
+    with Gdb(path) as gdb, GuestSession.open(qmp) as session:
         try:
             yield Memory(gdb, open_guest(session))
         finally:
@@ -236,7 +236,7 @@ def test_structures_that_lie() -> None:
 
 def map_by_functions(forget: bool) -> GuestMap:
     """A map of the tiny guest that looks at no symbols but functions."""
-    with Session.open(Instance("tiny").file(paths.INSTANCE_QMP_INTROSPECT)) as session:
+    with GuestSession.open(Instance("tiny").file(paths.INSTANCE_QMP_INTROSPECT)) as session:
         assert session.info is not None
         file = kernelcache.file_of(session.info.build_id)
         assert file is not None

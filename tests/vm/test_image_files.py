@@ -14,9 +14,9 @@ import pytest
 from enginehelp import Guest, Recorded, Start, guest
 from machinehelp import NOKASLR, eventually
 
-from sysqcache import paths
-from sysqcache.images import catalog
-from sysqcache.types import CacheMode
+from sysqcache.base import paths
+from sysqcache.base.types import CacheMode
+from sysqcache.spec import catalog
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image")]
 

@@ -11,8 +11,8 @@ import pytest
 from debianhelp import WORK, told
 from machinehelp import TINY, sysqcache
 
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base.errors import ImageMissing
+from sysqcache.spec import catalog
 
 pytestmark = [
     pytest.mark.vm,

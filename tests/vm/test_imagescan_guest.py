@@ -10,17 +10,17 @@ import pytest
 from guesttruth import in_guest, trixie_guest
 from machinehelp import TINY, end_all, sysqcache
 
-from sysqcache import paths
-from sysqcache.errors import ImageBuildError
+from sysqcache.attribution.imagescan.elfsymbols import module_functions
+from sysqcache.attribution.imagescan.kallsyms import kernel_functions
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.scan import scan
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageBuildError
+from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap import mapper
-from sysqcache.guestmap.session import Session
-from sysqcache.imagescan.elfsymbols import module_functions
-from sysqcache.imagescan.kallsyms import kernel_functions
-from sysqcache.imagescan.reader import ImageContents
-from sysqcache.imagescan.scan import scan
-from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.modules import Module, ModuleKind
-from sysqcache.resolve import load
+from sysqcache.guestmap.session import GuestSession
+from sysqcache.machine.instances import ForeignProcess, Instance
+from sysqcache.spec.resolve import load
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 
@@ -59,7 +59,7 @@ def contents(settings: list[str]) -> Iterator[ImageContents]:
 def test_the_kernel_in_memory_is_the_one_of_the_file(name: str, contents: ImageContents) -> None:
     instance = Instance(name)
     process = ForeignProcess(instance.read().process, instance.file(paths.INSTANCE_QEMU_LOG))
-    with Session.open(instance.file(paths.INSTANCE_QMP_INTROSPECT), process) as session:
+    with GuestSession.open(instance.file(paths.INSTANCE_QMP_INTROSPECT), process) as session:
         found = mapper.map_guest(session)
         kernel = found.kernel
         size = kernel.text[1] - kernel.base

@@ -14,10 +14,10 @@ import pytest
 from machinehelp import TINY, sysqcache
 from programhelp import SOURCES
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.errors import ImageMissing
-from sysqcache.images import catalog
+from sysqcache.base import paths
+from sysqcache.base.errors import ImageMissing
+from sysqcache.spec import catalog
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 

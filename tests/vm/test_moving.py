@@ -19,8 +19,8 @@ from bench.moving_programs.machine import Run, Settings, assemble, run
 from bench.moving_programs.pairs import KINDS, Pair, fixed
 from bench.moving_programs.snippets import Snippet, of_kernel
 from bench.moving_programs.values import MIB
-from sysqcache.enginebuild.info import Engine
-from sysqcache.types import CacheMode
+from sysqcache.base.types import CacheMode
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.vm
 

@@ -13,8 +13,8 @@ from debianhelp import check_counters, require_image
 from machinehelp import TINY, report, sysqcache
 from programhelp import kernel32
 
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing
+from sysqcache.base.errors import EngineMissing
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 

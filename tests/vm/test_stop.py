@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from machinehelp import boot, report, stored_blocks, sysqcache
 
-from sysqcache import paths
-from sysqcache.instances import ForeignProcess, Instance
-from sysqcache.launch.process import ProcessId
-from sysqcache.launch.sockets import connect_unix
+from sysqcache.base import paths
+from sysqcache.base.sockets import connect_unix
+from sysqcache.machine.instances import ForeignProcess, Instance
+from sysqcache.machine.launch.process import ProcessId
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
 

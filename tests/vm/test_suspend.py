@@ -23,12 +23,12 @@ import pytest
 import workers
 from machinehelp import TINY, end_all, eventually, qcow2_disk, report, sysqcache
 
-from sysqcache import paths
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
-from sysqcache.instances import Instance
+from sysqcache.base import paths
+from sysqcache.machine.instances import Instance
 from sysqcache.saved import slots
 from sysqcache.saved.touched import MAGIC, WRITTEN
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.vm
 

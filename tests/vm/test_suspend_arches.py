@@ -12,8 +12,8 @@ import pytest
 from debianhelp import require_image
 from machinehelp import TINY, end_all, qcow2_disk, report, sysqcache
 
-from sysqcache.enginebuild.info import find_engine
-from sysqcache.errors import EngineMissing
+from sysqcache.base.errors import EngineMissing
+from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 

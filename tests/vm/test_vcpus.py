@@ -21,12 +21,12 @@ from machinehelp import NOKASLR
 from programhelp import compiled, in_shell, tiny_with
 from programhelp import run as run_programs
 
-from sysqcache.enginebuild.info import Engine
-from sysqcache.images.catalog import ImagePaths
-from sysqcache.journal import Journal, read_journal
+from sysqcache.base.types import CacheMode
+from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.types import CacheMode
+from sysqcache.spec.catalog import ImagePaths
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.vm
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine's files become a list of its code."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from sysqcache.attribution.imagescan import keep, limits
+from sysqcache.attribution.imagescan.codefile import Classifier, is_kernel, may_be_code
+from sysqcache.attribution.imagescan.contents import INITRD, CodeFile, Found
+from sysqcache.attribution.imagescan.ext import Inode
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.initrd import Archive
+from sysqcache.attribution.imagescan.kernelfile import read_kernel
+from sysqcache.attribution.imagescan.reader import ImageContents
+from sysqcache.attribution.imagescan.sources import Identity, Sources, Volume, identity
+from sysqcache.attribution.imagescan.walk import TreeWalk
+from sysqcache.formats.access import MemoryAccess
+from sysqcache.formats.modules import Module
+from sysqcache.spec.spec import MachineSpec
+
+KEPT: Final = "contents"
+_VERSION: Final = 1
+
+
+def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False) -> ImageContents:
+    """What code a machine's image holds. Never raises for what is in the image.
+
+    The answer is kept, and used again as long as size, times and inode numbers of all
+    files are the same; one that lacks something for want of time or of a tool is not.
+    Close the result when its bytes are not needed any more.
+
+    :param qemu_img: the tool for qcow2 images; by default the one of any built engine.
+    :param fresh: do not believe what was kept.
+    """
+    sources = Sources(spec, qemu_img)
+    name = _name(spec)
+    found = None if fresh else _load(name)
+    if found is None:
+        found = _Scan(sources).found()
+        if sources.complete:
+            _save(name, found, sources.identities)
+    return ImageContents(found, sources)
+
+
+def _name(spec: MachineSpec) -> str:
+    """The name of what is kept of a machine: which files it has, not what is in them."""
+    disks = [[str(disk.file), str(disk.format)] for disk in spec.disks]
+    value = [_VERSION, disks, str(spec.initrd), str(spec.kernel)]
+    return f"{xxhash.xxh3_128_hexdigest(json.dumps(value))}.json"
+
+
+def _load(name: str) -> Found | None:
+    content = keep.load(KEPT, name)
+    if content is None:
+        return None
+    try:
+        value = json.loads(bytes(content))
+        if any(identity(Path(entry[0])) != tuple(entry) for entry in value["identity"]):
+            return None
+        return Found.from_json(value["found"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+
+
+def _save(name: str, found: Found, identities: list[Identity]) -> None:
+    value = {"identity": identities, "found": found.to_json()}
+    keep.save(KEPT, name, json.dumps(value).encode())
+
+
+class _Scan:
+    """One scan: walks everything, within a time."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._end = time.monotonic() + limits.SCAN_SECONDS
+        self._files: list[CodeFile] = []
+        self._notes: list[str] = []
+        self._classifier = Classifier()
+        self._full = False
+        self._unreadable = 0
+
+    def found(self) -> Found:
+        """Everything that can be found."""
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            # unpacking happens outside of Python's lock
+            packed = other.submit(self._packed)
+            for volume in self._sources.volumes.values():
+                self._walk(volume)
+            kernel = packed.result()
+        self._archive(self._sources.initrd)
+        return Found(tuple(self._files), kernel, tuple(self._all_notes()))
+
+    def _packed(self) -> Module | None:
+        """Unpack the initrd and the kernel."""
+        kernel = self._sources.kernel
+        _ = self._sources.initrd
+        if kernel is None:
+            return None
+        if kernel.note:
+            self._notes.append(kernel.note)
+        return kernel.module
+
+    def _all_notes(self) -> Iterator[str]:
+        yield from self._sources.notes
+        yield from self._sources.initrd.notes
+        yield from self._notes
+        if self._unreadable:
+            yield f"{self._unreadable} files can't be read"
+        if self._classifier.skipped:
+            yield f"{self._classifier.skipped} files without a build id are too large"
+
+    def _add(self, file: CodeFile | None) -> None:
+        if file is not None:
+            self._files.append(file)
+
+    def _out_of_bounds(self, origin: str) -> bool:
+        """Whether to stop here; says so once."""
+        if not self._full and time.monotonic() > self._end:
+            self._full = True
+            self._sources.complete = False
+            self._notes.append(f"{origin}: reading took too long, the rest is left out")
+        if not self._full and len(self._files) >= limits.CODE_FILES:
+            self._full = True
+            self._notes.append(f"{origin}: too many code files, the rest is left out")
+        return self._full
+
+    def _archive(self, archive: Archive) -> None:
+        content = memoryview(archive.content)
+        for entry in archive.entries:
+            if self._out_of_bounds(INITRD):
+                return
+            if may_be_code(entry.path, entry.mode):
+                file = MemoryAccess(content[entry.offset : entry.offset + entry.size])
+                self._add(self._classifier.code_file(file, entry.path, INITRD, entry.offset))
+
+    def _walk(self, volume: Volume) -> None:
+        walk = TreeWalk(volume.files)
+        for path, inode in walk:
+            if self._out_of_bounds(volume.origin):
+                break
+            if is_kernel(path) and self._sources.spec.kernel is None:
+                self._kernel(volume, path, inode)
+            elif may_be_code(path.rpartition("/")[2], inode.mode):
+                self._code(volume, path, inode)
+        if walk.damaged:
+            self._notes.append(f"{volume.origin}: {walk.damaged} damaged places, {walk.note}")
+
+    def _code(self, volume: Volume, path: str, inode: Inode) -> None:
+        try:
+            file = volume.files.open(inode)
+        except DamagedFileSystem:
+            self._unreadable += 1
+            return
+        self._add(self._classifier.code_file(file, path, volume.origin, inode.number))
+
+    def _kernel(self, volume: Volume, path: str, inode: Inode) -> None:
+        """A kernel in /boot, which the disk's boot loader starts."""
+        try:
+            file = volume.files.open(inode)
+        except DamagedFileSystem:
+            return
+        if file.size > limits.KERNEL_BYTES:
+            return
+        kernel = read_kernel(file.read(0, file.size))
+        if kernel.note:
+            self._notes.append(f"{volume.origin}: {path}: {kernel.note}")
+        self._add(CodeFile(kernel.module, path, file.size, volume.origin, inode.number))

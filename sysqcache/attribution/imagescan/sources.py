@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of a machine that hold code, opened when they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sysqcache.attribution.imagescan import limits
+from sysqcache.attribution.imagescan.diskimage import Image, open_image
+from sysqcache.attribution.imagescan.ext import ExtFileSystem
+from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.initrd import Archive, read_archive
+from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
+from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, partitions
+from sysqcache.base.errors import SetupError
+from sysqcache.base.types import DiskFormat
+from sysqcache.formats.access import UnreadableImage
+from sysqcache.spec.engines import any_qemu_img
+from sysqcache.spec.spec import MachineSpec
+
+NOTHING: Final = Archive(b"", (), ())
+
+
+Identity = tuple[str, int, int, int]
+"""Path, size in bytes, time of the last change in ns, inode number of a file."""
+
+
+def identity(path: Path) -> Identity:
+    """What changes when a file is written; -1 for what can't be asked."""
+    try:
+        info = path.stat()
+    except OSError:
+        return str(path), -1, -1, -1
+    return str(path), info.st_size, info.st_mtime_ns, info.st_ino
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Volume:
+    """A file system of a disk; ``origin`` as in :class:`contents.CodeFile`."""
+
+    origin: str
+    files: ExtFileSystem
+
+
+class Sources:
+    """Disks, initrd and kernel of a machine. Everything is opened once, when it is used."""
+
+    def __init__(self, spec: MachineSpec, qemu_img: Path | None = None) -> None:
+        self.spec = spec
+        self._qemu_img = qemu_img
+        self._images: list[Image] = []
+        self.notes: list[str] = []
+        self.identities: list[Identity] = []
+        """Of all files that were read, those behind an overlay included."""
+        self.complete = True
+        """Whether all files could be opened; what could not may work the next time."""
+        for path in (spec.kernel, spec.initrd):
+            self._note_identity(path)
+
+    @functools.cached_property
+    def volumes(self) -> dict[str, Volume]:
+        """The file systems that can be read, by origin."""
+        found = [v for number in range(len(self.spec.disks)) for v in self._disk(number)]
+        return {volume.origin: volume for volume in found}
+
+    def _disk(self, number: int) -> list[Volume]:
+        disk = self.spec.disks[number]
+        self._note_identity(disk.file)
+        try:
+            image = open_image(disk.file, disk.format, self._tool(disk.format))
+        except UnreadableImage as error:
+            self.notes.append(str(error))
+            self.complete = False
+            return []
+        self._images.append(image)
+        for path in image.files:
+            self._note_identity(path)
+        return self._volumes(image, f"disk{number}")
+
+    def _note_identity(self, path: Path | None) -> None:
+        """Before the file is read, so that a change meanwhile is seen the next time."""
+        if path is not None and all(str(path) != known[0] for known in self.identities):
+            self.identities.append(identity(path))
+
+    def _tool(self, kind: DiskFormat) -> Path | None:
+        if kind is DiskFormat.RAW or self._qemu_img is not None:
+            return self._qemu_img
+        try:
+            self._qemu_img = any_qemu_img()
+        except SetupError:
+            return None
+        return self._qemu_img
+
+    def _volumes(self, image: Image, disk: str) -> list[Volume]:
+        found = []
+        for partition in partitions(image.blocks):
+            origin = f"{disk}:{partition.number}"
+            kind = identify(image.blocks, partition)
+            if kind == "ext":
+                try:
+                    files = ExtFileSystem(image.blocks, partition.start)
+                except DamagedFileSystem as error:
+                    self.notes.append(f"{origin}: {error}")
+                    continue
+                if files.unclean:
+                    self.notes.append(f"{origin}: was not unmounted, new files may be missing")
+                found.append(Volume(origin, files))
+            elif kind and kind not in HOLD_NO_CODE:
+                self.notes.append(f"{origin}: {kind} can't be read")
+            elif not kind and partition.number == 0:
+                self.notes.append(f"{origin}: no file system and no partitions that are known")
+        return found
+
+    @functools.cached_property
+    def initrd(self) -> Archive:
+        """The initial RAM disk, unpacked; empty when the machine has none."""
+        content = self._read(self.spec.initrd, limits.ARCHIVE_BYTES)
+        return read_archive(content) if content else NOTHING
+
+    @functools.cached_property
+    def kernel(self) -> KernelFile | None:
+        """The machine's kernel file; None when it boots from a disk."""
+        content = self._read(self.spec.kernel, limits.KERNEL_BYTES)
+        return read_kernel(content) if content else None
+
+    def _read(self, path: Path | None, most: int) -> bytes:
+        if path is None:
+            return b""
+        try:
+            with path.open("rb") as file:
+                content = file.read(most + 1)
+        except OSError as error:
+            self.notes.append(f"{path} can't be read: {error.strerror}")
+            self.complete = False
+            return b""
+        if len(content) > most:
+            self.notes.append(f"{path} is too large")
+            return b""
+        return content
+
+    def close(self) -> None:
+        """Close all files. What is asked for afterwards is empty."""
+        for image in self._images:
+            image.blocks.close()
+        self._images.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of one run: its journal, and beside it a note and the places of its blocks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sysqcache.base import paths
+from sysqcache.base.errors import FormatError
+from sysqcache.base.files import replace_file
+from sysqcache.base.mapfile import read_private
+from sysqcache.base.types import RunInfo
+
+if TYPE_CHECKING:
+    from sysqcache.formats.journal import Journal
+    from sysqcache.formats.places import Places
+
+_NOTE_MAX_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a journal does not say itself: its image and its run."""
+
+    image_id: str
+    run: RunInfo
+
+
+class RunFiles:
+    """One run's files, there or not.
+
+    A journal that was read is kept as long as nothing is written to it: the last look, the
+    placing and the ingest of a run share what was parsed and checked once.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.path = journal
+        self._kept: tuple[tuple[int, int, int], Journal] | None = None
+
+    @property
+    def note(self) -> Path:
+        """The note's file."""
+        return self.path.with_name(self.path.name + paths.JOURNAL_NOTE_SUFFIX)
+
+    @property
+    def places(self) -> Path:
+        """The file that says to which modules the blocks belong."""
+        return self.path.with_name(self.path.name + paths.JOURNAL_PLACES_SUFFIX)
+
+    def read_journal(self) -> Journal:
+        """The journal as it is now. Raises FormatError."""
+        from sysqcache.formats.journal import read_journal
+
+        now = self._state()
+        if self._kept is None or now is None or self._kept[0] != now:
+            # the state is older than what is read: what is written meanwhile is read again
+            journal = read_journal(self.path)
+            self._kept = None if now is None else (now, journal)
+            return journal
+        return self._kept[1]
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            info = self.path.stat()
+        except OSError:
+            return None
+        return info.st_ino, info.st_size, info.st_mtime_ns
+
+    def read_places(self) -> Places:
+        """What was found out about the blocks; nothing when that can't be read."""
+        from sysqcache.formats.places import Places, read_places
+
+        try:
+            return read_places(self.places) if self.places.exists() else Places.nothing()
+        except FormatError:
+            return Places.nothing()
+
+    def write_places(self, found: Places) -> None:
+        """Write down to which modules the blocks belong. Raises OSError."""
+        replace_file(self.places, found.encode(), synced=True)
+
+    def read_note(self) -> Note:
+        """Whose journal this is. Raises FormatError when that can't be read."""
+        content, _ = read_private(self.note, _NOTE_MAX_BYTES)
+        try:
+            values = json.loads(content)
+            return Note(str(values["image_id"]), RunInfo.from_json(values["run"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise FormatError(f"{self.note} can't be read: {error}") from error
+
+    def write_note(self, note: Note) -> None:
+        """Say whose journal this will be, before the engine starts. Raises OSError."""
+        content = {"image_id": note.image_id, "run": note.run.to_json()}
+        replace_file(self.note, json.dumps(content).encode(), synced=True)
+
+    def remove(self) -> None:
+        """Remove the journal, then what lies beside it. Raises OSError."""
+        self.path.unlink(missing_ok=True)
+        self.remove_beside()
+
+    def remove_beside(self) -> None:
+        """Remove what lies beside the journal. Raises OSError."""
+        self.places.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Resumes saved machines: one that goes on, or many copies of a template at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sysqcache.attribution.placer import LOOKING
+from sysqcache.base.errors import (
+    EngineMissing,
+    LaunchError,
+    MachineBusy,
+    SavedStateError,
+    UsageError,
+)
+from sysqcache.base.types import CacheMode, GuestAccess, Probe
+from sysqcache.machine import progress
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.launch.process import CHANGE_CPU
+from sysqcache.machine.life import BootOptions
+from sysqcache.machine.progress import Listener, PhaseBegan
+from sysqcache.machine.report import BootReport
+from sysqcache.machine.start import start_saved
+from sysqcache.saved import disks, ramfile, slots
+from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
+from sysqcache.saved.origin import SavedOrigin
+from sysqcache.saved.record import FileIdentity, Method, SavedMachine
+from sysqcache.spec.spec import MachineSpec, Ready
+
+if TYPE_CHECKING:
+    from sysqcache.spec.engines import Engine
+
+MAX_COPIES: Final = 256
+_AWAKE_TIMEOUT: Final = 60.0
+_WAKING: Final = ("preparing", "looking into the image", "resuming", "waking up")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resumable:
+    """A saved machine that may be resumed."""
+
+    record: SavedMachine
+    directory: Path
+    engine: Engine
+
+
+def check(name: str) -> Resumable:
+    """Look whether the saved machine ``name`` can be resumed.
+
+    Disks, engine and state file must be those of the moment it was saved. Raises
+    :class:`SavedStateError` that says what differs and the way out.
+    """
+    record, directory = slots.current(name)
+    engine = _engine(record)
+    for disk in record.disks:
+        disks.check(name, disk, directory, engine.qemu_img, tag=record.tag)
+    if record.method is not Method.INTERNAL:
+        _check_state(record, directory / slots.STATE)
+    return Resumable(record, directory, engine)
+
+
+def _engine(record: SavedMachine) -> Engine:
+    """The very engine that saved the machine."""
+    from sysqcache.spec.engines import find_engine, list_engines
+
+    arch = str(record.spec.arch)
+    engines = list_engines(arch)
+    with contextlib.suppress(EngineMissing):
+        engines.insert(0, find_engine(arch))
+    for engine in engines:
+        if engine.key == record.engine and engine.build_id == record.build_id:
+            return engine
+    raise SavedStateError(
+        f"the saved machine {record.name} can't be resumed: the engine {record.engine} that "
+        "saved it is gone",
+        hint="a state fits the engine that made it; sysqcache boot starts the machine afresh, "
+        f"sysqcache snapshot delete {record.name} forgets it",
+    )
+
+
+def _check_state(record: SavedMachine, file: Path) -> None:
+    """A file that nobody touched is believed but for its devices; any other is read in full."""
+    try:
+        now = FileIdentity.of(file)
+        sums, saved = record.checksums, record.state
+        if sums is None or saved is None:
+            raise SavedStateError(f"{record.name} has no checksums of its state")
+        if now.size != saved.size:
+            good = False
+        elif now == saved:
+            good = ramfile.state_checksum(file) == sums.state
+        else:
+            good = ramfile.checksums(file) == sums
+    except (OSError, SavedStateError) as error:
+        good, why = False, getattr(error, "strerror", "") or str(error)
+    else:
+        why = "it is not what was saved"
+    if not good:
+        raise SavedStateError(
+            f"the saved machine {record.name} can't be resumed: its state {file} is damaged "
+            f"({why})",
+            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
+            "forgets it",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResumeOptions:
+    """How to resume. ``cache`` None: as the machine was saved with."""
+
+    tasks: tuple[str, ...] = ()
+    detach: bool = False
+    cache: CacheMode | None = None
+    task_timeout: float = 3600.0
+
+
+def resume(
+    name: str, options: ResumeOptions = ResumeOptions(), listener: Listener = progress.ignore
+) -> BootReport:
+    """Let the saved machine ``name`` go on; it stays saved.
+
+    Raises :class:`SavedStateError`, :class:`MachineBusy` and what ``machine.start.boot`` raises.
+    """
+    checked = _checked_idle(name)
+    origin = SavedOrigin(checked.record, checked.directory)
+    spec = _spec(checked.record, options)
+    with _model_may_be_gone(checked.record):
+        return start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+
+
+@contextlib.contextmanager
+def _model_may_be_gone(record: SavedMachine) -> Iterator[None]:
+    """Who resumes a machine can't change its CPU."""
+    try:
+        yield
+    except LaunchError as error:
+        if error.hint != CHANGE_CPU:
+            raise
+        raise SavedStateError(
+            f"the saved machine {record.name} can't be resumed: the engine has no CPU model "
+            f"{record.spec.cpu}",
+            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
+            "forgets it",
+            detail=error.detail,
+        ) from error
+
+
+def resume_copies(
+    name: str,
+    count: int,
+    options: ResumeOptions = ResumeOptions(),
+    listener: Callable[[str], Listener] = lambda _: progress.ignore,
+) -> list[BootReport]:
+    """Start ``count`` machines NAME-1, NAME-2, ... from one template, all at once.
+
+    Each has its own overlays, host ports, MAC address and host name; memory and packs are
+    shared until they are written to. Raises as :func:`resume`, when all have ended or run;
+    the others are not ended then.
+    """
+    if not 1 <= count <= MAX_COPIES:
+        raise UsageError(f"--copies takes 1 to {MAX_COPIES}; found {count}")
+    checked = check(name)
+    if checked.record.method is not Method.TEMPLATE:
+        raise SavedStateError(
+            f"{name} is saved by the method {checked.record.method}: one machine can go on, no "
+            "copies",
+            hint=f"resume it, then sysqcache suspend {name} --method template",
+        )
+    copies = [Copy.number(checked.record, n + 1) for n in range(count)]
+    for copy in copies:
+        if Instance(copy.name).is_held():
+            raise MachineBusy(
+                f"the machine {copy.name} is running already", hint=f"sysqcache stop {copy.name}"
+            )
+    gate = _Gate(count)
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        waiting = [
+            pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
+            for copy in copies
+        ]
+        return [future.result() for future in waiting]
+
+
+class _Gate:
+    """Lets as many of ``copies`` machines wake up at a time as there are processors.
+
+    All at once would share the processors and the caches, and every one would be late; so
+    would the last ones if the first were looked into before all are awake.
+    """
+
+    def __init__(self, copies: int) -> None:
+        self._places = threading.Semaphore(max(2, len(os.sched_getaffinity(0))))
+        self._lock = threading.Lock()
+        self._asleep = copies
+        self._all_awake = threading.Event()
+
+    @contextlib.contextmanager
+    def place(self, listener: Listener) -> Iterator[Listener]:
+        """A place until the machine has waked up, or failed to; the listener to tell that."""
+        self._places.acquire()
+        held = contextlib.ExitStack()
+        held.callback(self._leave)
+
+        def passing(event: progress.Event) -> None:
+            if isinstance(event, PhaseBegan) and event.name not in _WAKING:
+                held.close()
+                if event.name == LOOKING and not self._all_awake.is_set():
+                    listener(PhaseBegan("waiting for the other copies"))
+                    self._all_awake.wait()
+            listener(event)
+
+        with held:
+            yield passing
+
+    def _leave(self) -> None:
+        self._places.release()
+        with self._lock:
+            self._asleep -= 1
+            if self._asleep == 0:
+                self._all_awake.set()
+
+
+def _resume_copy(
+    checked: Resumable, copy: Copy, options: ResumeOptions, gate: _Gate, listener: Listener
+) -> BootReport:
+    spec = copy_spec(_spec(checked.record, options), copy)
+    origin = CopyOrigin(checked.record, checked.directory, copy)
+    with gate.place(listener) as passing, _model_may_be_gone(checked.record):
+        return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
+
+
+def _checked_idle(name: str) -> Resumable:
+    if Instance(name).is_held():
+        raise MachineBusy(f"the machine {name} is running already", hint=f"sysqcache stop {name}")
+    return check(name)
+
+
+def _boot_options(options: ResumeOptions) -> BootOptions:
+    return BootOptions(
+        tasks=options.tasks, detach=options.detach, task_timeout=options.task_timeout
+    )
+
+
+def _spec(record: SavedMachine, options: ResumeOptions) -> MachineSpec:
+    """What was saved, ready as soon as the guest answers."""
+    spec = record.spec
+    if options.cache is not None:
+        spec = spec.with_cache(options.cache)
+    answers = spec.agent is GuestAccess.GUEST_AGENT
+    ready = Ready(
+        Probe.GUEST_AGENT if answers else Probe.NONE,
+        timeout=_AWAKE_TIMEOUT,
+        hint="the guest runs, but its agent does not answer; was it there when it was saved?",
+    )
+    return dataclasses.replace(spec, ready=ready)

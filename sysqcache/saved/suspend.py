@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Suspends a whole machine: its memory, its devices and its disks, then ends QEMU.
+
+At each moment either the machine still runs (or waits, paused, in QEMU) or its saved state
+is complete; the state that was saved before stays until the new one is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sysqcache.attribution.placer import LOOKING
+from sysqcache.base import files, paths
+from sysqcache.base.errors import (
+    GuestCommandError,
+    MachineBusy,
+    MachineDied,
+    QmpError,
+    SavedStateError,
+    StoreError,
+    SysqcacheError,
+)
+from sysqcache.base.types import DiskFormat, DiskMode, MachineState
+from sysqcache.machine.instances import Instance
+from sysqcache.machine.life import place_before_end
+from sysqcache.machine.running import Machine, settle
+from sysqcache.qmp import commands, migration
+from sysqcache.saved import disks, idle, ramfile, slots
+from sysqcache.saved.origin import snapshot_nodes
+from sysqcache.saved.record import FileIdentity, Method, SavedMachine
+from sysqcache.spec.spec import MachineSpec
+from sysqcache.spec.specjson import read_spec
+
+if TYPE_CHECKING:
+    from sysqcache.qmp.commands import TbCacheStats
+    from sysqcache.spec.engines import Engine
+
+Warn = Callable[[str], None]
+Phase = Callable[[str], None]
+_LOCK: Final = ".lock"
+_AGENT_TIMEOUT: Final = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Suspended:
+    """A machine that was saved.
+
+    :param suspend_s: seconds from stopping the guest to a complete saved state.
+    :param wall_s: seconds of the whole command.
+    """
+
+    record: SavedMachine
+    directory: Path
+    suspend_s: float
+    wall_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `suspend` reports."""
+        return {
+            "machine": self.record.name,
+            "method": str(self.record.method),
+            "why": self.record.why,
+            "suspend_s": round(self.suspend_s, 4),
+            "wall_s": round(self.wall_s, 4),
+            "disk_bytes": self.record.disk_bytes,
+            "directory": str(self.directory),
+        }
+
+
+def choose(wanted: str, spec: MachineSpec, *, plain: bool) -> tuple[Method, str]:
+    """The method for a machine, and why. Raises :class:`SavedStateError`.
+
+    :param wanted: a method or "auto".
+    :param plain: the engine was built without our patches.
+    """
+    writable = [disk for disk in spec.disks if disk.mode is not DiskMode.READ_ONLY]
+    kept = [disk for disk in writable if disk.mode is DiskMode.PERSISTENT]
+    problems = {
+        Method.TEMPLATE: _no_template(kept, plain=plain),
+        Method.FILE: "",
+        Method.INTERNAL: _no_internal(spec),
+    }
+    if wanted != "auto":
+        method = Method(wanted)
+        if problems[method]:
+            usable = ", ".join(str(m) for m, problem in problems.items() if not problem)
+            raise SavedStateError(
+                f"{spec.name} can't be saved by the method {method}: {problems[method]}",
+                hint=f"usable: {usable}",
+            )
+        return method, "asked for"
+    if not problems[Method.TEMPLATE]:
+        return Method.TEMPLATE, "the fastest: memory is mapped, not read, and can be shared"
+    return Method.FILE, f"not a template: {problems[Method.TEMPLATE]}"
+
+
+def _no_template(kept: Sequence[object], *, plain: bool) -> str:
+    if plain:
+        return "QEMU without our patches can't map a saved memory"
+    return "what it writes to a persistent disk can't be shared" if kept else ""
+
+
+def _no_internal(spec: MachineSpec) -> str:
+    writable = [disk for disk in spec.disks if disk.mode is not DiskMode.READ_ONLY]
+    if not writable:
+        return "it has no disk to hold the snapshot"
+    raw = [d for d in writable if d.mode is DiskMode.PERSISTENT and d.format is DiskFormat.RAW]
+    return f"a raw disk holds no snapshots: {raw[0].file}" if raw else ""
+
+
+def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
+    """Save the running machine ``name`` and end its QEMU.
+
+    Raises :class:`MachineError` and its subclasses; the machine runs on then, unless the
+    message says that it ended.
+    """
+    started = time.monotonic()
+    instance = Instance(name)
+    with _only_one(instance), Machine.attach(name) as machine:
+        spec = read_spec(instance.file(paths.INSTANCE_SPEC))
+        engine = _engine_of(machine, spec)
+        method, why = choose(wanted, spec, plain=engine.plain)
+        phase("saving")
+        saving = _Saving(machine, spec, engine, method, why)
+        record, directory = saving.run()
+        suspend_s = time.monotonic() - saving.stopped_at
+        phase(LOOKING)
+        place_before_end(machine, warn)
+        machine.quit()
+    if method is Method.INTERNAL:
+        sealing = time.monotonic()
+        record = saving.seal(directory, record)
+        suspend_s += time.monotonic() - sealing
+    settle(instance)
+    instance.update(state=MachineState.SAVED)
+    slots.sweep(instance)
+    _pin(record, warn)
+    return Suspended(record, directory, suspend_s, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _only_one(instance: Instance) -> Iterator[None]:
+    instance.require_running()
+    directory = instance.file(paths.INSTANCE_SAVED)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with files.locked(directory / _LOCK) as fd:
+        if fd is None:
+            raise MachineBusy(f"{instance.name} is being suspended already")
+        yield
+
+
+def _engine_of(machine: Machine, spec: MachineSpec) -> Engine:
+    """The engine that a machine runs on."""
+    from sysqcache.spec.engines import find_engine, load
+
+    binary = Path(machine.state.argv[0]) if machine.state.argv else None
+    found = load(binary.parents[1], str(spec.arch)) if binary is not None else None
+    return found or find_engine(str(spec.arch))
+
+
+class _Saving:
+    """One machine being saved. :meth:`run` leaves QEMU paused, with nothing more to write."""
+
+    def __init__(
+        self, machine: Machine, spec: MachineSpec, engine: Engine, method: Method, why: str
+    ) -> None:
+        self.machine, self.spec, self.engine = machine, spec, engine
+        self.method, self.why = method, why
+        self.stopped_at = time.monotonic()
+        self.instance = machine.instance
+        self._overlays = self.instance.file(paths.INSTANCE_OVERLAYS)
+
+    def run(self) -> tuple[SavedMachine, Path]:
+        """Save; on any failure the guest goes on, and what was saved before stays."""
+        stats = self._stats()
+        _ = self.engine.build_id  # reading it takes a moment in which the guest may run
+        migration.settle(self.machine.qmp)
+        self._wake_agent()
+        idle.wait_until_idle(self.machine.process.cpu_seconds)
+        one, slot = slots.new_slot(self.instance)
+        try:
+            self.stopped_at = time.monotonic()
+            commands.stop(self.machine.qmp)
+            record = self._write(one, slot, stats)
+            return record, slots.publish(self.instance, slot, record)
+        except (SysqcacheError, OSError) as error:
+            raise self._go_on(slot, error) from error
+        except BaseException:
+            self._go_on(slot, MachineBusy("interrupted"))
+            raise
+
+    def _wake_agent(self) -> None:
+        """Save the guest's agent waiting for a command, not asleep for want of a client."""
+        agent = self.machine.agent.keep()
+        with contextlib.suppress(GuestCommandError):
+            if agent is not None and not agent.sync(_AGENT_TIMEOUT):
+                # busy with another client, or not there
+                self.machine.agent.close()
+
+    def _stats(self) -> TbCacheStats | None:
+        with contextlib.suppress(QmpError):
+            return self.machine.stats()
+        return None
+
+    def _write(self, one: str, slot: Path, stats: TbCacheStats | None) -> SavedMachine:
+        tag = ""
+        state, sums, ram = None, None, ("", 0, 0)
+        if self.method is Method.INTERNAL:
+            tag = f"sysqcache-{one}"
+            migration.snapshot_save(self.machine.qmp, tag, snapshot_nodes(self.spec.disks))
+        else:
+            file = slot / slots.STATE
+            migration.save_to_file(self.machine.qmp, file)
+            file.chmod(0o400)
+            sums = ramfile.checksums(file)
+            block = max(ramfile.read_blocks(file).values(), key=lambda b: b.size)
+            state, ram = FileIdentity.of(file), (block.name, block.size, block.offset)
+        saved = disks.freeze(
+            self.spec.disks,
+            self._overlays,
+            slot,
+            self.engine.qemu_img,
+            tag=tag,
+        )
+        return SavedMachine(
+            id=one,
+            name=self.spec.name,
+            method=self.method,
+            created=time.time(),
+            spec=self.spec,
+            engine=self.engine.key,
+            build_id=self.engine.build_id,
+            fingerprint=stats.fingerprint if stats else "",
+            disks=saved,
+            packs=_pack_names(stats),
+            tag=tag,
+            state=state,
+            checksums=sums,
+            ram=ram,
+            disk_bytes=sum(ramfile.allocated(path) for path in slot.iterdir()),
+            why=self.why,
+        )
+
+    def _go_on(self, slot: Path, error: Exception) -> SysqcacheError:
+        """Let the guest run again; the error to be raised, which says what state things are in."""
+        shutil.rmtree(slot, ignore_errors=True)
+        text = getattr(error, "message", "") or str(error)
+        try:
+            commands.cont(self.machine.qmp)
+        except (QmpError, MachineDied):
+            then = "the machine does not answer any more"
+        else:
+            then = "the machine runs on"
+        if self.instance.is_saved():
+            then += ", and what was saved before is intact"
+        full = "No space left" in text or getattr(error, "errno", 0) == 28
+        hint = "free some space and try again" if full else ""
+        return SavedStateError(f"{self.spec.name} was not saved: {text}; {then}", hint=hint)
+
+    def seal(self, directory: Path, record: SavedMachine) -> SavedMachine:
+        """After QEMU's end, write down what the disks with the snapshot are like now."""
+        record = dataclasses.replace(record, disks=disks.refresh(record.disks, directory))
+        slots.rewrite(directory, record)
+        return record
+
+
+def _pack_names(stats: TbCacheStats | None) -> tuple[str, ...]:
+    packs = stats.packs if stats is not None else ()
+    return tuple(Path(pack.path).stem for pack in packs if pack.status == "mapped")
+
+
+def _pin(record: SavedMachine, warn: Warn) -> None:
+    """Keep the packs of a saved machine; without them it would only be slower."""
+    from sysqcache.store.facade import Store
+
+    try:
+        with Store.open(paths.store_dir()) as store:
+            store.pin(record.name, record.packs)
+    except (StoreError, OSError) as error:
+        warn(f"compact may remove packs that {record.name} starts warm with: {error}")

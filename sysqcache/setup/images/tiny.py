@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tiny guest: Debian's kernel, and busybox in an initial RAM disk.
+
+It needs seconds to build and runs no foreign code while it does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sysqcache.base.errors import ImageBuildError
+from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec.catalog import INITRD, KERNEL
+from sysqcache.spec.recipe import Image, TinyRecipe
+
+_KERNELS: Final = "boot/vmlinu[xz]-*"
+"""Debian's name is vmlinux where the kernel does not unpack itself."""
+
+
+@dataclass(frozen=True)
+class TinyParts:
+    """What was built: the kernel's release and the packages used, ``name_version``."""
+
+    kernel_release: str
+    packages: tuple[str, ...]
+
+
+def build(
+    image: Image, recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path
+) -> TinyParts:
+    """Write kernel and initrd of a tiny guest into ``target``.
+
+    :param apt: of the recipe's release and architecture.
+    :raises ImageBuildError: a package has not the expected contents.
+    """
+    kernel_package = next(
+        (name for name in apt.depends(recipe.kernel) if name.startswith("linux-image-")), ""
+    )
+    if not kernel_package:
+        raise ImageBuildError(f"{recipe.kernel} depends on no kernel package")
+    debs = apt.download(kernel_package, "busybox-static")
+    for deb in debs:
+        apt.unpack(deb, scratch)
+    kernel = _one(scratch, _KERNELS)
+    release = kernel.name.partition("-")[2]
+    (target / KERNEL).write_bytes(kernel.read_bytes())
+    archive = _initrd(
+        image.files, recipe.modules, scratch, _one(scratch, f"**/lib/modules/{release}")
+    )
+    # level 1 and no time stamp: quick to unpack, and equal inputs give equal bytes
+    (target / INITRD).write_bytes(gzip.compress(archive, 1, mtime=0))
+    return TinyParts(release, tuple(deb.stem for deb in debs))
+
+
+def _one(root: Path, pattern: str) -> Path:
+    found = sorted(root.glob(pattern))
+    if not found:
+        raise ImageBuildError(f"no {pattern} in the unpacked packages")
+    return found[-1]
+
+
+def _initrd(own: Sequence[Path], wanted: tuple[str, ...], root: Path, modules: Path) -> bytes:
+    cpio = CpioWriter()
+    for name in ("proc", "sys", "dev", "tmp", "root", "sbin", "usr/bin", "usr/sbin"):
+        cpio.directory(name)
+    cpio.device("dev/console", 5, 1)
+    cpio.file("bin/busybox", _one(root, "**/bin/busybox").read_bytes(), 0o755)
+    cpio.symlink("bin/sh", "busybox")
+    found = [*modules.rglob("*.ko"), *modules.rglob("*.ko.xz")]
+    files = {path.name.partition(".")[0].replace("-", "_"): path for path in found}
+    order = load_order(wanted, files)
+    for name in order:
+        cpio.file(f"lib/modules/{name}.ko", module_bytes(files[name]))
+    cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
+    for tree in own:
+        cpio.tree(tree)
+    return cpio.getvalue()
+
+
+def load_order(wanted: tuple[str, ...], files: dict[str, Path]) -> list[str]:
+    """Names of ``wanted`` modules and what they depend on, dependencies first.
+
+    :param files: module name -> its file; a wanted module that is not there is
+        taken to be built into the kernel.
+    """
+    order: list[str] = []
+    for name in wanted:
+        if name in order or name not in files:
+            continue
+        for before in load_order(dependencies(module_bytes(files[name])), files):
+            if before not in order:
+                order.append(before)
+        order.append(name)
+    return order
+
+
+def module_bytes(file: Path) -> bytes:
+    """A module's ELF file; Debian 13 packs them with xz.
+
+    :raises ImageBuildError: the file is damaged.
+    """
+    data = file.read_bytes()
+    if file.suffix != ".xz":
+        return data
+    try:
+        return lzma.decompress(data)
+    except lzma.LZMAError as err:
+        raise ImageBuildError(f"{file}: {err}") from err
+
+
+def dependencies(module: bytes) -> tuple[str, ...]:
+    """Names in the ``depends=`` line of a kernel module's .modinfo section."""
+    match = re.search(rb"\0depends=([^\0]*)\0", module)
+    names = match.group(1).decode() if match else ""
+    return tuple(name.replace("-", "_") for name in names.split(",") if name)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding built engines and telling what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from sysqcache.base import paths
+from sysqcache.base.errors import EngineBuildError, EngineMissing, ImageBuildError
+from sysqcache.spec.series import OPTIONS, series_digest
+
+META: Final = "engine.json"
+FIRMWARE: Final = "share/qemu"
+ENV_ENGINE: Final = "SYSQCACHE_ENGINE"
+"""Environment variable: the directory of the engine to use, whatever it was built from."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine.
+
+    :param dir: its directory, with ``bin/`` and ``share/qemu/``.
+    :param binary: the system emulator for the target that was asked for.
+    :param build_id: hex build id of ``binary``.
+    :param key: what it was built from: version, patches and options.
+    :param current: whether it was built from the patches and options as they are now.
+    """
+
+    dir: Path
+    binary: Path
+    qemu_img: Path
+    firmware_dir: Path
+    key: str
+    current: bool
+    meta: Mapping[str, Any]
+
+    @cached_property
+    def build_id(self) -> str:
+        """Hex build id of the binary, read from the file; "" when it has none."""
+        return read_build_id(self.binary)
+
+    @property
+    def version(self) -> str:
+        """QEMU's version, such as "10.0.13"."""
+        return str(self.meta.get("version", ""))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it was built without our patches."""
+        return bool(self.meta.get("plain"))
+
+
+def binary_name(target: str) -> str:
+    """File name of the system emulator for ``target``, such as "x86_64"."""
+    return f"qemu-system-{target}"
+
+
+def load(directory: Path, target: str) -> Engine | None:
+    """The engine in ``directory``, or None when it lacks the target or is incomplete."""
+    binary = directory / "bin" / binary_name(target)
+    if not os.access(binary, os.X_OK):
+        return None
+    try:
+        meta = json.loads((directory / META).read_text())
+    except (OSError, ValueError):
+        meta = {}
+    return Engine(
+        dir=directory,
+        binary=binary,
+        qemu_img=directory / "bin" / "qemu-img",
+        firmware_dir=directory / FIRMWARE,
+        key=directory.name,
+        current=_is_current(meta),
+        meta=meta,
+    )
+
+
+def _is_current(meta: Mapping[str, Any]) -> bool:
+    try:
+        series = series_digest(plain=bool(meta.get("plain")))
+    except (OSError, EngineBuildError):
+        return False  # a series in the middle of an edit must not stop a machine
+    return meta.get("series_sha256") == series and meta.get("options") == list(OPTIONS)
+
+
+def list_engines(target: str) -> list[Engine]:
+    """Every built engine for ``target``, the newest first."""
+    try:
+        folders = [d for d in paths.engines_dir().iterdir() if not d.name.startswith(".")]
+    except OSError:
+        return []
+    engines = [engine for folder in folders if (engine := load(folder, target))]
+    return sorted(engines, key=lambda e: str(e.meta.get("built", "")), reverse=True)
+
+
+def find_engine(target: str, *, plain: bool = False) -> Engine:
+    """The engine to run: one built from the present patches, else the newest one.
+
+    SYSQCACHE_ENGINE names a directory to use instead.
+    :param plain: the engine without our patches, for comparisons.
+    :raises EngineMissing: none is built for ``target``.
+    """
+    override = os.environ.get(ENV_ENGINE)
+    if override and not plain:
+        engine = load(Path(override).absolute(), target)
+        if engine is None:
+            raise EngineMissing(
+                f"{ENV_ENGINE}={override} holds no bin/{binary_name(target)}",
+                hint=f"unset {ENV_ENGINE}, or name a directory that `engine build` made",
+            )
+        return engine
+    engines = [engine for engine in list_engines(target) if engine.plain == plain]
+    for engine in engines:
+        if engine.current:
+            return engine
+    if engines:
+        return engines[0]
+    option = " --plain" if plain else ""
+    raise EngineMissing(f"no engine is built for {target}", hint=f"sysqcache engine build{option}")
+
+
+def any_qemu_img() -> Path:
+    """The engine's own qemu-img when one is built, else the system's.
+
+    :raises ImageBuildError: there is neither.
+    """
+    for engine in list_engines("x86_64"):
+        if engine.qemu_img.is_file():
+            return engine.qemu_img
+    found = shutil.which("qemu-img")
+    if not found:
+        raise ImageBuildError("there is no qemu-img", hint="sysqcache engine build")
+    return Path(found)
+
+
+def read_build_id(binary: Path) -> str:
+    """Hex build id of an ELF file; "" when it has none or is no ELF file."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import NoteSection
+
+    try:
+        with binary.open("rb") as file:
+            for section in ELFFile(file).iter_sections():
+                if not isinstance(section, NoteSection):
+                    continue
+                for note in section.iter_notes():
+                    if note["n_type"] == "NT_GNU_BUILD_ID":
+                        return str(note["n_desc"])
+    except (OSError, ELFError):
+        return ""
+    return ""
