@@ -57,13 +57,20 @@ def golden_copy(directory: Path, fingerprint: bytes | None = None, golden: Path 
     return copy
 
 
-def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) -> None:
+def test_without_one_and_too_late_for_one(x86_engine: Engine, tmp_path: Path) -> None:
     with qemu(x86_engine, tmp_path) as client:
         with pytest.raises(CommandRefusedError, match="no tb-cache object"):
             info(client)
-        client.execute("object-add", {"qom-type": "tb-cache", "id": "late", "mode": "read-only"})
+        with pytest.raises(CommandRefusedError, match="before the machine starts"):
+            client.execute("object-add", {"qom-type": "tb-cache", "id": "late"})
+
+
+def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) -> None:
+    with qemu(x86_engine, tmp_path, "-preconfig") as client:
+        client.execute("object-add", {"qom-type": "tb-cache", "id": "own", "mode": "read-only"})
+        client.execute("x-exit-preconfig")
         state = info(client)
-        assert (state["id"], state["mode"], state["active"]) == ("late", "read-only", True)
+        assert (state["id"], state["mode"], state["active"]) == ("own", "read-only", True)
         assert "target=x86_64\n" in state["fingerprint-text"]
 
         foreign = client.execute("tb-cache-add-pack", {"path": str(golden_copy(tmp_path))})
