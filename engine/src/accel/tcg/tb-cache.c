@@ -55,7 +55,8 @@ void tb_cache_for_each_thread(TbCacheThreadFn *fn, void *opaque)
     TbCacheThread *t;
 
     /* Threads are only ever added, at the head. */
-    for (t = qatomic_read(&threads.slh_first); t; t = t->next.sle_next) {
+    for (t = qatomic_load_acquire(&threads.slh_first); t;
+         t = t->next.sle_next) {
         fn(t, opaque);
     }
 }
