@@ -60,6 +60,11 @@ def _python_headers() -> bool:
     return Path(sysconfig.get_paths()["include"], "Python.h").exists()
 
 
+def _fuzzer_runtime() -> bool:
+    name = "clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a"
+    return any(Path("/usr/lib").glob(f"llvm-*/lib/{name}"))
+
+
 def _libvirt_driver() -> bool:
     name = "libvirt/connection-driver/libvirt_driver_qemu.so"
     return any(Path("/usr").glob(f"lib*/{name}")) or any(Path("/usr/lib").glob(f"*/{name}"))
@@ -101,6 +106,8 @@ PACKAGES: Final = (
     HostPackage("libvirt-daemon-driver-qemu", "test", _libvirt_driver),
     HostPackage("libvirt-clients", "test", _program("virsh")),
     HostPackage("apparmor", "test", _program("apparmor_parser")),
+    HostPackage("clang", "test", _program("clang")),
+    HostPackage("libclang-rt-14-dev", "test", _fuzzer_runtime),
 )
 """Every package, in the order in which they are listed to the user."""
 

@@ -11,6 +11,7 @@ import pytest
 from bench.modules import Session
 from bench.verdicts import guests, suites, tcg
 from bench.verdicts.verdict import Outcome, table
+from sysqcache.setup.work import ignore
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image")]
 
@@ -23,9 +24,7 @@ PROGRAMS = (
 
 @pytest.fixture
 def place(tmp_path: Path) -> suites.Place:
-    tree = tcg.kept()
-    if tree is None:
-        pytest.skip("QEMU's source is not kept here: python -m bench.verdicts fetches it")
+    tree = tcg.tree(ignore)
     if reason := tcg.missing("x86_64"):
         pytest.skip(reason)
     return suites.Place(tree, Session(tmp_path), time.monotonic(), guests.RUNS)
