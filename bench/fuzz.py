@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Feed the readers of journals, packs and the store's other files with changed ones.
 
-    python -m bench.fuzz [--python] [--seconds N] [--seed N] [--target NAME]... [--keep DIR]
+    python -m bench.fuzz [--PART]... [--seconds N] [--seed N] [--target NAME]... [--keep DIR]
     python -m bench.fuzz --replay FILE
 
 Without the name of a part all parts run, each for so many seconds. The exit code is 1 when
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from bench.fuzzing import python
+from bench.fuzzing import engine, python
 
 Part = Callable[[argparse.Namespace], bool]
 """Runs for ``seconds`` with ``seed``; whether nothing was found."""
@@ -27,8 +27,13 @@ def _python(asked: argparse.Namespace) -> bool:
     return python.run(asked.seconds, asked.seed, asked.target, asked.keep)
 
 
+def _engine(asked: argparse.Namespace) -> bool:
+    return engine.run(asked.seconds, asked.seed, asked.target, asked.keep)
+
+
 PARTS: Final[dict[str, tuple[Part, str]]] = {
     "python": (_python, "the readers in Python: journals, packs, bundles, boot sets, notes"),
+    "engine": (_engine, "the engine's, in C: packs, boot sets, lists of touched pages"),
 }
 """By the option that picks them alone."""
 
