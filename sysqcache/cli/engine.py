@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from sysqcache.spec.engines import Engine
+    from sysqcache.spec.series import Sanitizer
 
 app = typer.Typer(
     help="Build the engine (QEMU with our patches), and tell what is built.",
@@ -19,6 +20,13 @@ app = typer.Typer(
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 _Plain = Annotated[bool, typer.Option("--plain", help="The same QEMU without our patches.")]
+_Sanitize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="With a sanitizer, thread or address: slow, to look for faults of the engine.",
+    ),
+]
 _Target = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,6 +43,7 @@ def build(
     ] = None,
     target: _Target = None,
     plain: _Plain = False,
+    sanitize: _Sanitize = None,
     force: Annotated[bool, typer.Option("--force", help="Build even when one is there.")] = False,
     keep_tree: Annotated[
         bool, typer.Option("--keep-tree", help="Keep the tree: the next build is incremental.")
@@ -48,9 +57,10 @@ def build(
     from sysqcache.setup.engine.build import build as build_engine
 
     options = BuildOptions(
-        targets=_targets(target),
+        targets=_targets(target or (["x86_64"] if sanitize else None)),
         source=source,
         plain=plain,
+        sanitize=_sanitizer(sanitize),
         force=force,
         keep_tree=keep_tree,
         jobs=jobs,
@@ -73,6 +83,15 @@ def _targets(names: list[str] | None) -> tuple[str, ...]:
     return targets
 
 
+def _sanitizer(name: str | None) -> Sanitizer | None:
+    from sysqcache.base.errors import UsageError
+    from sysqcache.spec.series import Sanitizer
+
+    if name is not None and name not in list(Sanitizer):
+        raise UsageError(f"no sanitizer {name!r}", hint=f"sanitizers: {', '.join(Sanitizer)}")
+    return Sanitizer(name) if name else None
+
+
 def _report(engine: Engine) -> dict[str, Any]:
     return {
         **engine.meta,
@@ -87,11 +106,16 @@ def _report(engine: Engine) -> dict[str, Any]:
 
 
 @app.command()
-def info(target: _Target = None, plain: _Plain = False, as_json: _Json = False) -> None:
+def info(
+    target: _Target = None,
+    plain: _Plain = False,
+    sanitize: _Sanitize = None,
+    as_json: _Json = False,
+) -> None:
     """Tell which engine machines run on, and what it was built from."""
     from sysqcache.spec.engines import find_engine
 
-    report = _report(find_engine(_targets(target)[0], plain=plain))
+    report = _report(find_engine(_targets(target)[0], plain=plain, sanitize=_sanitizer(sanitize)))
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -104,14 +128,19 @@ def info(target: _Target = None, plain: _Plain = False, as_json: _Json = False) 
 
 
 @app.command()
-def check(target: _Target = None, plain: _Plain = False, as_json: _Json = False) -> None:
+def check(
+    target: _Target = None,
+    plain: _Plain = False,
+    sanitize: _Sanitize = None,
+    as_json: _Json = False,
+) -> None:
     """Start the engine without a machine, and ask it what it is."""
     from dataclasses import asdict
 
     from sysqcache.setup.engine.check import check as check_engine
     from sysqcache.spec.engines import find_engine
 
-    engine = find_engine(_targets(target)[0], plain=plain)
+    engine = find_engine(_targets(target)[0], plain=plain, sanitize=_sanitizer(sanitize))
     result = check_engine(engine)
     if as_json:
         typer.echo(json.dumps({"key": engine.key, **asdict(result)}))

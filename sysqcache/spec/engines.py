@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError, EngineMissing, ImageBuildError
-from sysqcache.spec.series import OPTIONS, series_digest
+from sysqcache.spec.series import Sanitizer, options, series_digest
 
 META: Final = "engine.json"
 FIRMWARE: Final = "share/qemu"
@@ -56,6 +56,11 @@ class Engine:
         """Whether it was built without our patches."""
         return bool(self.meta.get("plain"))
 
+    @property
+    def sanitize(self) -> str | None:
+        """The sanitizer that it was built with: slow, and only for looking for faults."""
+        return self.meta.get("sanitize")
+
 
 def binary_name(target: str) -> str:
     """File name of the system emulator for ``target``, such as "x86_64"."""
@@ -87,7 +92,11 @@ def _is_current(meta: Mapping[str, Any]) -> bool:
         series = series_digest(plain=bool(meta.get("plain")))
     except (OSError, EngineBuildError):
         return False  # a series in the middle of an edit must not stop a machine
-    return meta.get("series_sha256") == series and meta.get("options") == list(OPTIONS)
+    name = meta.get("sanitize")
+    if name is not None and name not in list(Sanitizer):
+        return False  # of a later version
+    wanted = options(Sanitizer(name) if name else None)
+    return meta.get("series_sha256") == series and meta.get("options") == list(wanted)
 
 
 def list_engines(target: str) -> list[Engine]:
@@ -100,15 +109,16 @@ def list_engines(target: str) -> list[Engine]:
     return sorted(engines, key=lambda e: str(e.meta.get("built", "")), reverse=True)
 
 
-def find_engine(target: str, *, plain: bool = False) -> Engine:
+def find_engine(target: str, *, plain: bool = False, sanitize: Sanitizer | None = None) -> Engine:
     """The engine to run: one built from the present patches, else the newest one.
 
     SYSQCACHE_ENGINE names a directory to use instead.
     :param plain: the engine without our patches, for comparisons.
+    :param sanitize: an engine with this sanitizer; none is ever chosen without being asked for.
     :raises EngineMissing: none is built for ``target``.
     """
     override = os.environ.get(ENV_ENGINE)
-    if override and not plain:
+    if override and not plain and not sanitize:
         engine = load(Path(override).absolute(), target)
         if engine is None:
             raise EngineMissing(
@@ -116,13 +126,15 @@ def find_engine(target: str, *, plain: bool = False) -> Engine:
                 hint=f"unset {ENV_ENGINE}, or name a directory that `engine build` made",
             )
         return engine
-    engines = [engine for engine in list_engines(target) if engine.plain == plain]
+    kind = (plain, sanitize)
+    engines = [e for e in list_engines(target) if (e.plain, e.sanitize) == kind]
     for engine in engines:
         if engine.current:
             return engine
     if engines:
         return engines[0]
     option = " --plain" if plain else ""
+    option += f" --sanitize {sanitize}" if sanitize else ""
     raise EngineMissing(f"no engine is built for {target}", hint=f"sysqcache engine build{option}")
 
 
@@ -132,7 +144,7 @@ def any_qemu_img() -> Path:
     :raises ImageBuildError: there is neither.
     """
     for engine in list_engines("x86_64"):
-        if engine.qemu_img.is_file():
+        if engine.qemu_img.is_file() and not engine.sanitize:
             return engine.qemu_img
     found = shutil.which("qemu-img")
     if not found:

@@ -12,7 +12,7 @@ from sysqcache.base.errors import EngineBuildError
 from sysqcache.setup.engine import source
 from sysqcache.setup.engine.build import sync
 from sysqcache.setup.work import Work
-from sysqcache.spec.series import build_key
+from sysqcache.spec.series import Sanitizer, build_key
 
 
 def make_tree(root: Path, version: str) -> Path:
@@ -71,8 +71,9 @@ def test_the_key_names_everything_that_changes_the_code() -> None:
         series: str = "aa",
         targets: tuple[str, ...] = ("x86_64",),
         plain: bool = False,
+        sanitize: Sanitizer | None = None,
     ) -> str:
-        return build_key(version, origin, series, targets, plain=plain)
+        return build_key(version, origin, series, targets, plain=plain, sanitize=sanitize)
 
     keys = {
         key(),
@@ -81,11 +82,14 @@ def test_the_key_names_everything_that_changes_the_code() -> None:
         key(series="bb"),
         key(targets=("x86_64", "aarch64")),
         key(plain=True),
+        key(sanitize=Sanitizer.THREAD),
+        key(sanitize=Sanitizer.ADDRESS),
     }
-    assert len(keys) == 6
+    assert len(keys) == 8
     assert key(targets=("aarch64", "x86_64")) == key(targets=("x86_64", "aarch64"))
     assert key().startswith("10.0.13-")
     assert "-plain-" in key(plain=True)
+    assert "-thread-" in key(sanitize=Sanitizer.THREAD)
 
 
 def test_sync_keeps_the_time_of_equal_files(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from sysqcache.setup.engine import configure, firmware, patch
 from sysqcache.setup.engine import source as source_
 from sysqcache.setup.work import Listener, Work, alone, ignore, published, require_space, scratch
 from sysqcache.spec import engines
-from sysqcache.spec.series import OPTIONS, build_key, series_digest
+from sysqcache.spec.series import Sanitizer, build_key, series_digest
+from sysqcache.spec.series import options as configure_options
 
 SPACE: Final = 2_000_000_000
 """Bytes that unpacked source and objects take, with some to spare."""
@@ -36,6 +37,7 @@ class BuildOptions:
 
     :param source: directory or archive of QEMU's source; None: Debian's source package.
     :param plain: without our patches.
+    :param sanitize: with a sanitizer, which makes it slow.
     :param force: even when an engine of the present patches is there.
     :param keep_tree: keep the tree for an incremental build the next time.
     :param jobs: compilers at once; 0: one a processor.
@@ -44,6 +46,7 @@ class BuildOptions:
     targets: tuple[str, ...] = configure.TARGETS
     source: Path | None = None
     plain: bool = False
+    sanitize: Sanitizer | None = None
     force: bool = False
     keep_tree: bool = False
     jobs: int = field(default=0)
@@ -51,7 +54,8 @@ class BuildOptions:
     @property
     def variant(self) -> str:
         """Name of the kept tree and the log."""
-        return "plain" if self.plain else "engine"
+        kind = "plain" if self.plain else "engine"
+        return f"{kind}-{self.sanitize}" if self.sanitize else kind
 
 
 def build(options: BuildOptions, listener: Listener = ignore) -> engines.Engine:
@@ -98,7 +102,7 @@ def _build(options: BuildOptions, listener: Listener) -> engines.Engine:
         series = series_digest(plain=options.plain)
         tree = _prepare(options, directory, work)
         with work.step("configure"):
-            build_dir = configure.configure(tree.directory, options.targets, work)
+            build_dir = configure.configure(tree.directory, options.targets, work, options.sanitize)
         with work.step("compile"):
             _compile(build_dir, options, work)
         with work.step("publish"):
@@ -110,8 +114,8 @@ def _existing(options: BuildOptions) -> engines.Engine | None:
     if options.source is not None:
         return None
     for engine in engines.list_engines(options.targets[0]):
-        same = engine.plain == options.plain and engine.current
-        if same and set(options.targets) <= set(engine.meta.get("targets", ())):
+        same = (engine.plain, engine.sanitize) == (options.plain, options.sanitize)
+        if same and engine.current and set(options.targets) <= set(engine.meta.get("targets", ())):
             return engine
     return None
 
@@ -184,7 +188,14 @@ def _publish(
     series: str,
     took: float,
 ) -> engines.Engine:
-    key = build_key(tree.version, tree.origin, series, options.targets, plain=options.plain)
+    key = build_key(
+        tree.version,
+        tree.origin,
+        series,
+        options.targets,
+        plain=options.plain,
+        sanitize=options.sanitize,
+    )
     target = paths.engines_dir() / key
     names = [engines.binary_name(name) for name in options.targets]
     with published(target) as output:
@@ -193,16 +204,18 @@ def _publish(
             binary = output / "bin" / name
             shutil.copyfile(build_dir / name, binary)
             binary.chmod(0o755)
-            work.run(["strip", "--strip-debug", binary])
+            if not options.sanitize:  # whose reports name lines
+                work.run(["strip", "--strip-debug", binary])
         versions = _firmware(tree.directory, options.targets, output / engines.FIRMWARE, work)
         meta = {
             "version": tree.version,
             "source": tree.origin,
             "key": key,
             "plain": options.plain,
+            "sanitize": options.sanitize,
             "targets": list(options.targets),
             "series_sha256": series,
-            "options": list(OPTIONS),
+            "options": list(configure_options(options.sanitize)),
             "build_ids": {name: engines.read_build_id(output / "bin" / name) for name in names},
             "firmware": versions,
             "built": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,7 +11,7 @@ from typing import Final
 
 from sysqcache.base.errors import EngineBuildError
 from sysqcache.setup.work import Work
-from sysqcache.spec.series import OPTIONS
+from sysqcache.spec.series import Sanitizer, options
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")
 """Guest architectures; all are built unless some are asked for."""
@@ -33,7 +33,9 @@ def require_meson() -> None:
         )
 
 
-def configure(tree: Path, targets: Sequence[str], work: Work) -> Path:
+def configure(
+    tree: Path, targets: Sequence[str], work: Work, sanitize: Sanitizer | None = None
+) -> Path:
     """Run QEMU's configure; gives the build directory.
 
     A configured directory is used again: ninja itself reruns meson when it has to.
@@ -49,7 +51,7 @@ def configure(tree: Path, targets: Sequence[str], work: Work) -> Path:
             f"--target-list={','.join(f'{target}-softmmu' for target in targets)}",
             # no path of this build in the binary: equal sources give an equal build id
             f"--extra-cflags=-ffile-prefix-map={tree}=.",
-            *OPTIONS,
+            *options(sanitize),
         ],
         cwd=build,
         hint="the packages it needs are listed by: sysqcache doctor",
