@@ -69,7 +69,7 @@ class Target:
 TARGETS: Final = (
     Target("pack", ("pack.c", "pack-mutator.c"), share=10, longest=40_000),
     Target("touched", ("touched.c",), share=1, longest=4_096),
-    Target("bootset", ("bootset.c",), share=1, longest=4_096),
+    Target("bootset", ("bootset.c",), share=1, longest=512),
 )
 
 

@@ -47,7 +47,7 @@ static inline void fill_file(int fd, const uint8_t *data, size_t size)
     require(pwrite(fd, data, size, 0) == size);
 }
 
-/* Memory that was given back is soon reused: not to touch new pages is quick. */
+/* Memory that was given back is reused soon: touching new pages is slow. */
 const char *__asan_default_options(void)
 {
     return "quarantine_size_mb=4";

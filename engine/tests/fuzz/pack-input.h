@@ -79,6 +79,7 @@ typedef struct FuzzInput {
 /* What is too long for @data is left out, from its end. */
 bool fuzz_parse(FuzzInput *in, const uint8_t *data, size_t size);
 
-void fuzz_seal_header(TbCachePackHeader *h);
+/* libFuzzer's own changes of any bytes. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
 
 #endif /* FUZZ_PACK_INPUT_H */

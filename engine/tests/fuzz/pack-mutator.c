@@ -20,8 +20,6 @@
 #define MAX_PART    (64 * KiB)
 #define MAX_BLOCKS  64
 
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
-
 /* The input that is worked on; @in leads to the parts. */
 static struct {
     FuzzInput in;
@@ -84,7 +82,7 @@ static void change_bytes(uint8_t *p, size_t size)
     }
 }
 
-void fuzz_seal_header(TbCachePackHeader *h)
+static void seal_header(TbCachePackHeader *h)
 {
     h->checksum = XXH3_64bits(h, offsetof(TbCachePackHeader, checksum));
 }
@@ -94,7 +92,7 @@ static bool parse_pack(FuzzInput *in, const uint8_t *data, size_t size)
     FuzzScript script = { .packs = 1 };
 
     memcpy(&in->header, data, FUZZ_TEXT);
-    fuzz_seal_header(&in->header);
+    seal_header(&in->header);
     for (int i = 0; i < FUZZ_LOOKUPS; i++) {
         script.lookup[i].block = i;
     }
@@ -552,7 +550,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
         pick(3) ? change_index() : change_header();
     }
     if (pick(16)) {
-        fuzz_seal_header(&w.in.header);
+        seal_header(&w.in.header);
     }
     return store(data, max) ?: LLVMFuzzerMutate(data, size, max);
 }

@@ -62,6 +62,7 @@ static unsigned n_gone;
 static const FuzzLookup *now;
 static unsigned reads;
 static unsigned page2_calls;
+static size_t where;            /* the block that is wanted, in the file */
 static TbCacheKey key;
 static jmp_buf left;
 
@@ -96,8 +97,6 @@ static size_t wanted_block(const FuzzLookup *l, const TbCacheFind *f)
     }
     return SIZE_MAX;
 }
-
-static size_t where;            /* the block that is wanted, in the file */
 
 static void change_guest(const FuzzChange *c, size_t size)
 {

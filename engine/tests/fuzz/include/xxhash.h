@@ -16,13 +16,14 @@
 #undef XXH_INLINE_ALL
 #include_next <xxhash.h>
 #include <sanitizer/asan_interface.h>
+#include "qemu/atomic.h"
 
 static inline XXH64_hash_t checked_xxh3(const void *p, size_t size)
 {
-    const volatile char *bad = __asan_region_is_poisoned((void *)p, size);
+    char *bad = __asan_region_is_poisoned((void *)p, size);
 
     if (bad) {
-        *bad;
+        qatomic_read(bad);      /* reported there */
     }
     return (XXH3_64bits)(p, size);
 }
