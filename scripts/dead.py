@@ -22,6 +22,7 @@ NAMES: Final = (
     "handle_*", "*Handler", "optionxform", "list_commands", "format_help",  # of base classes
     "seekable", "readinto", "trace", "frame", "formatter", "__cause__",
     "mtime", "uname", "gname", "linkname",  # attributes of tarfile's
+    "atexit",  # of weakref.finalize
 )  # fmt: skip
 DECORATORS: Final = ("@*.command", "@*.callback", "@pytest.fixture", "@model_validator")
 

@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import workers
+from hypothesis import settings
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineMissing, ImageMissing
 from sysqcache.spec import catalog
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine, find_engine
+
+settings.register_profile("any-host", deadline=None)  # no test measures time
+settings.load_profile("any-host")
 
 
 def pytest_report_header() -> list[str]:

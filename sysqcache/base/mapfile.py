@@ -3,22 +3,43 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Final
 
 from sysqcache.base.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+_MADV_POPULATE_READ: Final = 22
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+NO_FILE: Final = (errno.ELOOP, errno.ENXIO)
+"""What open(2) says of symbolic links and sockets."""
+
 
 def check_private(path: Path, info: os.stat_result) -> None:
     """Refuse a file that another user than root owns or could have written.
 
     The engine decides by the same rules. Raises FormatError with reason "owner",
-    "writable" or "unreadable" (not a regular file).
+    "writable" or "unreadable" (not a regular file); none of it says that the content is bad.
     """
     if not stat.S_ISREG(info.st_mode):
         raise FormatError(f"{path} is not a regular file", reason="unreadable")
@@ -31,16 +52,17 @@ def check_private(path: Path, info: os.stat_result) -> None:
 def open_private(path: Path) -> int:
     """A read-only descriptor of a private regular file; symbolic links are refused.
 
-    Raises FormatError as :func:`check_private`, or "unreadable". The check is on
-    the open file, so that a swap of the name changes nothing.
+    Raises FormatError as :func:`check_private`, which tells what the file is, and OSError
+    when the system refuses, which tells nothing about it. The check is on the open file, so
+    that a swap of the name changes nothing.
     """
     try:
         # O_NONBLOCK: opening a FIFO that someone put there must not wait
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise FormatError(
-            f"{path} can't be opened: {error.strerror}", reason="unreadable"
-        ) from error
+        if error.errno in NO_FILE:
+            raise FormatError(f"{path} is not a regular file", reason="unreadable") from error
+        raise
     try:
         check_private(path, os.fstat(fd))
     except FormatError:
@@ -53,31 +75,47 @@ def map_private(path: Path) -> memoryview:
     """The bytes of a private file, mapped read-only.
 
     The mapping lives as long as something refers to the returned view.
-    Raises FormatError as :func:`open_private`.
+    No descriptor stays open. Raises FormatError and OSError as :func:`open_private`.
     """
     fd = open_private(path)
     try:
-        size = os.fstat(fd).st_size
-        if size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))
+        return map_bytes(fd, os.fstat(fd).st_size)
     except OSError as error:
-        raise FormatError(
-            f"{path} can't be mapped: {error.strerror}", reason="unreadable"
-        ) from error
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     finally:
         os.close(fd)
+
+
+def map_bytes(fd: int, size: int) -> memoryview:
+    """The first ``size`` bytes of a file, mapped read-only; ``fd`` may be closed.
+
+    Raises OSError, also when a page can't be read: what reads it later would get SIGBUS.
+    """
+    if size == 0:
+        return memoryview(b"")
+    # not mmap.mmap, which before Python 3.13 keeps a descriptor for each mapping
+    start = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
+    if start == _MAP_FAILED:
+        raise _error(ctypes.get_errno())
+    content = (ctypes.c_char * size).from_address(start)
+    weakref.finalize(content, _LIBC.munmap, start, size).atexit = False
+    failed = _LIBC.madvise(start, size, _MADV_POPULATE_READ) and ctypes.get_errno()
+    if failed not in (0, errno.EINVAL):  # kernels before 5.14 do not know it
+        raise _error(errno.EIO if failed == errno.EFAULT else failed)
+    return memoryview(content).cast("B").toreadonly()
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def read_private(path: Path, size: int) -> tuple[bytes, int]:
     """The first ``size`` bytes of a private file, and how long the file is.
 
-    Raises FormatError as :func:`open_private`.
+    Raises FormatError and OSError as :func:`open_private`.
     """
     fd = open_private(path)
     try:
         return os.pread(fd, size, 0), os.fstat(fd).st_size
-    except OSError as error:
-        raise FormatError(f"{path} can't be read: {error.strerror}", reason="unreadable") from error
     finally:
         os.close(fd)

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from sysqcache import __version__
 from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.system import allow_open_files
 from sysqcache.cli.errors import report_error, set_debug, unexpected
 
 COMMANDS: Final[dict[str, str]] = {
@@ -124,6 +125,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; the process ends with the exit codes of docs/errors.md."""
+    allow_open_files()
     arguments = _take_debug(sys.argv[1:])
     try:
         app(arguments, prog_name="sysqcache")

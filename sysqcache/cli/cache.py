@@ -98,6 +98,8 @@ def rebuild(as_json: view.Json = False) -> None:
         f"{report.superseded} are superseded ({report.seconds:.1f} s)"
     )
     _print_outdated(report.outdated)
+    for refused in report.refused:
+        typer.echo(f"left as it is: {refused}")
     if report.moved:
         typer.echo(
             f"{report.salvaged:,} blocks of damaged packs were kept, {report.lost:,} are lost; "

@@ -8,6 +8,7 @@ import sys
 import traceback
 from typing import Final
 
+from sysqcache.base import system
 from sysqcache.base.errors import SysqcacheError
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
@@ -28,7 +29,8 @@ def unexpected(error: Exception) -> SysqcacheError:
     """An error that nothing expected, such as a full disk in the state directory."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        wrapped = SysqcacheError(f"{error.strerror}{where}", hint="--debug shows where")
+        hint = system.hint(error.errno) or "--debug shows where"
+        wrapped = SysqcacheError(f"{error.strerror}{where}", hint=hint)
     else:
         name = type(error).__name__
         wrapped = SysqcacheError(f"internal error: {name}: {error}", hint="--debug shows where")

@@ -70,7 +70,7 @@ class Journal:
 def read_journal(path: Path) -> Journal:
     """Map and read a journal.
 
-    Raises FormatError when the file is not ours alone, or its header is damaged;
+    Raises OSError, FormatError when the file is not ours alone, or its header is damaged;
     damage behind the header is counted instead.
     """
     return parse_journal(map_private(path), name=str(path))
@@ -104,7 +104,7 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
 def outdated_blocks(path: Path) -> int | None:
     """How many blocks a journal of an earlier format version holds; None for any other file.
 
-    Nobody reads what is in them.
+    Nobody reads what is in them. Raises OSError.
     """
     try:
         buffer = map_private(path)

@@ -51,7 +51,7 @@ class RunFiles:
         return self.path.with_name(self.path.name + paths.JOURNAL_PLACES_SUFFIX)
 
     def read_journal(self) -> Journal:
-        """The journal as it is now. Raises FormatError."""
+        """The journal as it is now. Raises FormatError, OSError."""
         from sysqcache.formats.journal import read_journal
 
         now = self._state()
@@ -70,7 +70,7 @@ class RunFiles:
         return info.st_ino, info.st_size, info.st_mtime_ns
 
     def read_places(self) -> Places:
-        """What was found out about the blocks; nothing when that can't be read."""
+        """What was found out about the blocks; nothing when that is damaged. Raises OSError."""
         from sysqcache.formats.places import Places, read_places
 
         try:
@@ -83,7 +83,7 @@ class RunFiles:
         replace_file(self.places, found.encode(), synced=True)
 
     def read_note(self) -> Note:
-        """Whose journal this is. Raises FormatError when that can't be read."""
+        """Whose journal this is. Raises FormatError, OSError when that can't be read."""
         content, _ = read_private(self.note, _NOTE_MAX_BYTES)
         try:
             values = json.loads(content)

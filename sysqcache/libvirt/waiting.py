@@ -17,6 +17,7 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
+from sysqcache.base.mapfile import NO_FILE
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.machine.cache import new_run_id
 from sysqcache.store.journals import is_being_written
@@ -32,22 +33,31 @@ def rotate(folder: DomainFolder, uid: int) -> Path | None:
 
     The name is free then for the next start; a QEMU that still runs goes on writing into
     the moved file. None when there is none. Raises FormatError for what is no journal of
-    QEMU's user; it was removed. Raises OSError.
+    QEMU's user; it was removed. Raises OSError; then it is where it was.
     """
     run = os.open(folder.run, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     target = folder.waiting / f"{new_run_id('libvirt')}{paths.JOURNAL_SUFFIX}"
     try:
         os.rename(paths.DOMAIN_JOURNAL, target, src_dir_fd=run)
+        _take_over(target, uid)
     except FileNotFoundError:
         return None
-    finally:
-        os.close(run)
-    try:
-        _take_over(target, uid)
     except FormatError:
         _remove(target)
         raise
+    except OSError:
+        _give_back(target, run)
+        raise
+    finally:
+        os.close(run)
     return target
+
+
+def _give_back(target: Path, run: int) -> None:
+    """Move a journal back, unless QEMU has a new one by now."""
+    with contextlib.suppress(OSError):
+        os.link(target, paths.DOMAIN_JOURNAL, dst_dir_fd=run, follow_symlinks=False)
+        target.unlink()
 
 
 def _take_over(path: Path, uid: int) -> None:
@@ -55,9 +65,9 @@ def _take_over(path: Path, uid: int) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise FormatError(
-            f"the journal can't be opened: {error.strerror}", reason="unreadable"
-        ) from None
+        if error.errno in NO_FILE:
+            raise FormatError("the journal is no file", reason="unreadable") from None
+        raise
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
@@ -86,7 +96,7 @@ def journals(folder: DomainFolder) -> list[Path]:
 def ended(folder: DomainFolder) -> Iterator[Path]:
     """Those that no QEMU writes any more; a file of somebody else's is passed over."""
     for path in journals(folder):
-        with contextlib.suppress(FormatError):
+        with contextlib.suppress(FormatError, OSError):
             if not is_being_written(path):
                 yield path
 
@@ -94,7 +104,7 @@ def ended(folder: DomainFolder) -> Iterator[Path]:
 def being_written(folder: DomainFolder) -> Path | None:
     """The journal of the QEMU that runs now."""
     for path in reversed(journals(folder)):
-        with contextlib.suppress(FormatError):
+        with contextlib.suppress(FormatError, OSError):
             if is_being_written(path):
                 return path
     return None

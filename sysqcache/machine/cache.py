@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
+from sysqcache.base.system import few_files
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import RunFiles
@@ -95,11 +96,13 @@ class Keeper:
             found.packs = store.boot_set(
                 spec.image_id, str(spec.arch), lambda: self._contents(spec)
             )
-            found.left_out = bool(store.warnings)
+            found.left_out = store.damage_seen
             if mode.records:
                 journal = store.new_journal(image_id=spec.image_id, run=run)
                 found.files = RunFiles(journal)
 
+        if words := few_files():
+            self._warn(words)
         self._try("starting without kept blocks, recording none", fill)
         return found
 

@@ -21,7 +21,7 @@ from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GroupWriter, Translator
 from sysqcache.store.key import Identities
 from sysqcache.store.layout import StoreLayout
-from sysqcache.store.live import LivePack, load_live
+from sysqcache.store.live import load_live
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, RunRow
@@ -48,9 +48,10 @@ class Change:
         self.warnings: list[str] = []
         self.registry = Registry(meta.modules(), self._surroundings(), self.now)
         self.dead = DeadAreas(meta.dead())
-        self.live, lost = load_live(layout, meta, recording.fingerprint)
-        for row in lost:
-            self.warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
+        packs = load_live(layout, meta, recording.fingerprint)
+        self.live = packs.found
+        self.warnings += packs.warnings()
+        for row in packs.lost:
             self.batch.put_pack(row)
         self.warnings += outdated.retire(meta, self.batch)
         header = recording.journal.header
@@ -172,7 +173,7 @@ class Change:
                 self.batch.put_columns(row.sha256, columns, ("uses", "last"))
                 row = dataclasses.replace(row, last_used=self.now)
                 self.batch.put_pack(row)
-            updated.append(LivePack(row, pack.pack, columns))
+            updated.append(dataclasses.replace(pack, row=row, columns=columns))
             start = end
         self.live = updated
 

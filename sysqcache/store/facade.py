@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.base.files import share
-from sysqcache.base.mapfile import read_private
 from sysqcache.base.types import RunInfo
-from sysqcache.formats.block import HEADER_SIZE
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.store import inspect, journals, pins, summary
@@ -34,11 +32,11 @@ from sysqcache.store.layout import (
     remove_temporary,
     writing,
 )
+from sysqcache.store.live import is_damage, require_same
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
 from sysqcache.store.outdated import set_aside
-from sysqcache.store.pack import parse_header
 from sysqcache.store.rebuild import Progress, RebuildReport, open_meta, rebuild, silent
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import ModuleLine, PackRow
@@ -68,6 +66,8 @@ class Store:
         self.layout = layout
         self.timeout = timeout
         self.warnings: list[str] = []
+        self.damage_seen = False
+        """Whether a boot set left a pack out for its content."""
 
     @classmethod
     def open(cls, root: Path, *, timeout: float = LOCK_TIMEOUT) -> Store:
@@ -97,8 +97,8 @@ class Store:
     ) -> list[Path]:
         """Packs to map for the next start, those of the image's last engine first.
 
-        Waits for nobody, takes a few milliseconds, and never raises for damage: a
-        pack that is missing, foreign or not what it was is left out.
+        Waits for nobody, takes a few milliseconds, and never raises: a pack that is
+        missing, foreign, not what it was or can't be opened now is left out, with a warning.
 
         :param contents: what an image contains that never ran, asked for when that can
             make a difference; None when nobody can tell.
@@ -118,9 +118,10 @@ class Store:
         for row in rows:
             path = self.layout.pack(row.sha256)
             try:
-                _check_quickly(path, row)
-            except FormatError as error:
-                self.warnings.append(f"a pack is not used: {error.message}")
+                require_same(path, row)
+            except (FormatError, OSError) as error:
+                self.warnings.append(f"a pack is not used: {error}")
+                self.damage_seen |= isinstance(error, FormatError) and is_damage(error)
             else:
                 found.append(path)
         return found
@@ -212,8 +213,11 @@ class Store:
         for path in waiting:
             try:
                 note = RunFiles(path).read_note()
-            except FormatError:
+            except (FormatError, FileNotFoundError):
                 continue  # not started by us, or the note is still to come
+            except OSError as error:
+                self.warnings.append(f"{path.name} waits, its note can't be read: {error}")
+                continue
             try:
                 result = self.ingest(path, image_id=note.image_id, run=note.run)
             except FormatError as error:
@@ -367,16 +371,8 @@ def _as_store_errors(layout: StoreLayout) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f": {error.filename}" if error.filename else ""
         raise StoreError(
-            f"the store {layout.root} can't be used: {error.strerror or error}",
-            hint="free some space, or run 'sysqcache cache compact'" if full else "",
+            f"the store {layout.root} can't be used: {error.strerror or error}{where}",
+            hint=system.hint(error.errno),
         ) from error
-
-
-def _check_quickly(path: Path, row: PackRow) -> None:
-    """Read a pack's header; raises FormatError unless it is the pack of ``row``."""
-    first, size = read_private(path, HEADER_SIZE)
-    header = parse_header(first, size, name=str(path))
-    if header.fingerprint.hex() != row.fingerprint or header.block_count != row.blocks:
-        raise FormatError(f"{path} is not the pack of its name", reason="fingerprint")

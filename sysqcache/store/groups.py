@@ -23,7 +23,7 @@ from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.crowding import crowded
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.layout import StoreLayout
-from sysqcache.store.live import LivePack
+from sysqcache.store.live import LivePack, is_damage
 from sysqcache.store.records import PackRow, PackStatus
 from sysqcache.store.writer import WrittenPack, new_seed, write_pack
 
@@ -87,8 +87,8 @@ class GroupWriter:
         for pack in live if len(live) >= MAX_LIVE else ():
             try:
                 table, kept = pack.intact()
-            except FormatError as error:
-                self._lose(pack, str(error))
+            except (FormatError, OSError) as error:
+                self._leave_out(pack, error)
                 continue
             alive = ~dead.cover(StorePlaces(kept.module, kept.offset))
             alive &= ~self._given_up(kept)
@@ -130,9 +130,12 @@ class GroupWriter:
         given_up: Mask = once & np.isin(kept.module, self._generated)
         return given_up
 
-    def _lose(self, pack: LivePack, why: str) -> None:
-        self._warnings.append(f"pack {pack.row.sha256[:12]} is damaged, not merged: {why}")
-        self._batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
+    def _leave_out(self, pack: LivePack, error: FormatError | OSError) -> None:
+        damaged = is_damage(error)
+        words = "is damaged, not merged" if damaged else "can't be merged now"
+        self._warnings.append(f"pack {pack.row.sha256[:12]} {words}: {error}")
+        if damaged:
+            self._batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
 
     def _put(self, group: str, written: WrittenPack, columns: Columns) -> None:
         now = time.time()

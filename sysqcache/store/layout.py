@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sysqcache.base import paths
+from sysqcache.base import paths, system
 from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
 from sysqcache.base.files import TEMPORARY, locked, replace_file
 
@@ -114,7 +114,7 @@ def open_layout(root: Path) -> StoreLayout:
     except OSError as error:
         raise StoreError(
             f"the store {root} can't be used: {error.strerror}",
-            hint="check owner and permissions of the directory, or set SYSQCACHE_STORE",
+            hint=system.hint(error.errno) or "set SYSQCACHE_STORE to another directory",
         ) from error
     return layout
 

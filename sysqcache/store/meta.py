@@ -26,6 +26,7 @@ from typing import Final, Self, TypeVar
 import numpy as np
 import rocksdict
 
+from sysqcache.base import system
 from sysqcache.base.errors import StoreBusy, StoreError
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
@@ -43,15 +44,8 @@ from sysqcache.store.records import (
 
 _R = TypeVar("_R", bound=Row)
 
-_NOT_DAMAGE: Final = (
-    "No space left",
-    "Disk quota exceeded",
-    "File too large",
-    "Permission denied",
-    "Too many open files",
-    "Read-only file system",
-    "Cannot allocate memory",
-)
+_OPEN_FILES: Final = 20
+"""The fewest that RocksDB goes down to; a store has few tables."""
 
 
 class MetaDamaged(Exception):
@@ -63,8 +57,11 @@ def _translate(error: Exception, path: Path) -> Exception:
     text = str(error)
     if "lock" in text.lower() and "LOCK" in text:
         return StoreBusy(f"another process holds the metadata in {path}")
-    if any(sign in text for sign in _NOT_DAMAGE):
-        return StoreError(f"the metadata in {path} can't be used: {text}")
+    refusal = system.refusal(text)
+    if refusal is not None:
+        return StoreError(
+            f"the metadata in {path} can't be used: {text}", hint=system.hint(refusal)
+        )
     return MetaDamaged(text)
 
 
@@ -73,6 +70,7 @@ def _options(*, create: bool) -> rocksdict.Options:
     options.create_if_missing(create)
     options.set_compression_type(rocksdict.DBCompressionType.zstd())
     options.set_keep_log_file_num(2)
+    options.set_max_open_files(_OPEN_FILES)
     options.set_max_log_file_size(1 << 20)
     options.set_write_buffer_size(64 << 20)
     return options

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING
 
+from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.store.manifest import Manifest, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 class OldMetadata:
     """Rows of the old RocksDB, or else of the boot sets; never raises for damage.
+
+    Raises OSError and StoreError when the system refuses them: nothing may be made anew then.
 
     ``damaged`` becomes true when RocksDB is there and something in it can't be read.
     """
@@ -59,8 +63,16 @@ class OldMetadata:
             self.images |= meta.images()
             self.modules |= meta.modules()
             self.dead += meta.dead()
-        except (MetaDamaged, StoreError):
+        except MetaDamaged:
             self.damaged = True
+        except StoreError as error:
+            self._lost_unless_refused(error)
+
+    def _lost_unless_refused(self, error: StoreError) -> None:
+        """Give up what the disk can't read; anything else will be there when asked again."""
+        if system.refusal(error.message) != errno.EIO:
+            raise error
+        self.damaged = True
 
     @property
     def generation(self) -> int:
@@ -73,9 +85,11 @@ class OldMetadata:
             return None
         try:
             return self._meta.columns(row)
-        except (MetaDamaged, StoreError):
+        except MetaDamaged:
             self.damaged = True
-            return None
+        except StoreError as error:
+            self._lost_unless_refused(error)
+        return None
 
     def runs(self) -> list[tuple[bytes, RunRow]]:
         """Every run that can be read, with the identity of its journal."""
@@ -83,9 +97,11 @@ class OldMetadata:
             return []
         try:
             return list(self._meta.runs_with_journals())
-        except (MetaDamaged, StoreError):
+        except MetaDamaged:
             self.damaged = True
-            return []
+        except StoreError as error:
+            self._lost_unless_refused(error)
+        return []
 
     def why(self, run: int) -> dict[int, dict[str, int]]:
         """Why blocks of a run missed, if that can be read."""
@@ -93,9 +109,11 @@ class OldMetadata:
             return {}
         try:
             return self._meta.why(run)
-        except (MetaDamaged, StoreError):
+        except MetaDamaged:
             self.damaged = True
-            return {}
+        except StoreError as error:
+            self._lost_unless_refused(error)
+        return {}
 
     def close(self) -> None:
         """Close the old RocksDB."""

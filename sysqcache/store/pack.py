@@ -62,7 +62,7 @@ def slots_for(block_count: int) -> int:
 def outdated_header(path: Path) -> PackHeader | None:
     """The header of a pack of an earlier format version; None for any other file.
 
-    No engine reads such a pack, and nothing here reads its blocks.
+    No engine reads such a pack, and nothing here reads its blocks. Raises OSError.
     """
     try:
         first, size = read_private(path, bf.HEADER_SIZE)
@@ -70,6 +70,15 @@ def outdated_header(path: Path) -> PackHeader | None:
     except FormatError:
         return None
     return None if header.version == bf.VERSION else header
+
+
+def read_header(path: Path) -> PackHeader:
+    """The checked header of a pack that only we could have written; maps nothing.
+
+    Raises FormatError, OSError.
+    """
+    first, size = read_private(path, bf.HEADER_SIZE)
+    return parse_header(first, size, name=str(path))
 
 
 def parse_header(
@@ -144,7 +153,7 @@ def _sizes_fit(v: dict[str, int]) -> bool:
 
 
 class Pack:
-    """A mapped pack. Opening reads the header and nothing else."""
+    """A mapped pack. Opening checks the header and nothing else."""
 
     def __init__(self, buffer: memoryview, *, name: str = "pack") -> None:
         """Check the header of a pack in memory. Raises FormatError."""
@@ -154,7 +163,7 @@ class Pack:
 
     @classmethod
     def open(cls, path: Path) -> Pack:
-        """Map a pack that only we could have written. Raises FormatError."""
+        """Map a pack that only we could have written. Raises FormatError, OSError."""
         return cls(map_private(path), name=str(path))
 
     @cached_property

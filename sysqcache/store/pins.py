@@ -30,10 +30,15 @@ def unpin(layout: StoreLayout, machine: str) -> None:
 
 
 def pinned(layout: StoreLayout) -> set[str]:
-    """Names of all packs that a saved machine relies on; damaged files are passed over."""
+    """Names of all packs that a saved machine relies on; damaged files are passed over.
+
+    Raises OSError.
+    """
     found: set[str] = set()
     for path in layout.pins.glob("*.json"):
-        with contextlib.suppress(FormatError, ValueError, TypeError, RecursionError):
+        with contextlib.suppress(
+            FileNotFoundError, FormatError, ValueError, TypeError, RecursionError
+        ):
             names = json.loads(read_private(path, _MAX_BYTES)[0])
             found |= {name for name in names if _PACK.fullmatch(name)}
     return found

@@ -26,6 +26,7 @@ from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns
 from sysqcache.store.crowding import crowded
 from sysqcache.store.layout import StoreLayout, move_aside
+from sysqcache.store.live import is_damage
 from sysqcache.store.manifest import publish, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.old import OldMetadata
@@ -59,6 +60,8 @@ class RebuildReport:
     :param salvaged: intact blocks of damaged packs that were kept.
     :param lost: blocks that damaged packs should have had besides.
     :param outdated: packs of earlier format versions: left for ``compact``.
+    :param refused: packs that can't be opened now, or that others could write, and why:
+        their files and what was known of them stay as they are.
     """
 
     packs: int = 0
@@ -68,6 +71,7 @@ class RebuildReport:
     lost: int = 0
     outdated: int = 0
     moved: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -97,8 +101,11 @@ class _Rebuilder:
         old = self.old.packs.get(sha256)
         try:
             pack = Pack.open(path)
-        except FormatError:
-            self._retire(sha256, path, old)
+        except (FormatError, OSError) as error:
+            if is_damage(error):
+                self._retire(sha256, path, old)
+            else:
+                self._refuse(old, error)
             return
         table = pack.blocks()
         if is_whole(pack, table, sha256):
@@ -114,6 +121,23 @@ class _Rebuilder:
             return
         row = _row(sha256, head, path, old)
         self.retired.append(dataclasses.replace(row, status=PackStatus.OUTDATED))
+
+    def _refuse(self, old: PackRow | None, error: FormatError | OSError) -> None:
+        """Leave what is known of a pack as it is."""
+        self.report.refused.append(str(error))
+        columns = self.old.columns(old)
+        if old is None or columns is None:
+            return
+        columns = references.only_known(columns, self.old.modules, self._image_numbers())
+        self._list(references.mended_shares(old, self.old.modules), columns, "")
+
+    def _list(self, row: PackRow, columns: Columns, text: str) -> None:
+        """Take a pack and its fingerprint, made of ``text``, into the new metadata."""
+        self.kept[row.sha256] = (row, columns)
+        known = self.old.fingerprints.get(row.fingerprint)
+        self.fingerprints[row.fingerprint] = known or FingerprintRow(
+            row.fingerprint, row.arch, text, row.created, row.last_used
+        )
 
     def _lose(self, path: Path, blocks: int) -> None:
         self.report.lost += blocks
@@ -140,12 +164,7 @@ class _Rebuilder:
         row = dataclasses.replace(
             _row(sha256, pack.header, path, old), shares=_shares(columns, old)
         )
-        row = references.mended_shares(row, self.old.modules)
-        self.kept[sha256] = (row, columns)
-        known = self.old.fingerprints.get(row.fingerprint)
-        self.fingerprints[row.fingerprint] = known or FingerprintRow(
-            row.fingerprint, row.arch, pack.header.text, row.created, row.last_used
-        )
+        self._list(references.mended_shares(row, self.old.modules), columns, pack.header.text)
 
     def _columns(self, table: BlockTable, old: PackRow | None) -> Columns:
         """Columns of a pack: the old ones where they fit, else as if brought by run 0."""

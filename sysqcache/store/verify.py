@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable, Offsets
 from sysqcache.store import key, references
 from sysqcache.store.layout import StoreLayout
+from sysqcache.store.live import is_damage
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.pack import Pack, outdated_header
 from sysqcache.store.records import PackRow, PackStatus
@@ -73,7 +75,8 @@ class VerifyReport:
 def verify(layout: StoreLayout, progress: Callable[[int, int], None]) -> VerifyReport:
     """Check everything; ``progress`` is told (bytes done, bytes in all).
 
-    Needs no lock: packs are immutable. Raises OSError when the directory can't be read.
+    Needs no lock: packs are immutable. Raises OSError, StoreError when the
+    directory or the metadata can't be read now.
     """
     started = time.monotonic()
     report = VerifyReport()
@@ -104,14 +107,13 @@ def _rows(layout: StoreLayout, report: VerifyReport) -> dict[str, PackRow]:
             return rows
     except MetaDamaged as error:
         report.problems.append(f"the metadata are damaged: {error}")
-    except StoreError as error:
-        report.problems.append(error.message)
     return {}
 
 
 def _check(sha256: str, path: Path, row: PackRow | None) -> PackCheck:
-    if outdated_header(path) is not None:
-        return PackCheck(sha256, PackStatus.OUTDATED)
+    with contextlib.suppress(OSError):  # told below
+        if outdated_header(path) is not None:
+            return PackCheck(sha256, PackStatus.OUTDATED)
     if row is not None and row.status == PackStatus.DAMAGED:
         return PackCheck(sha256, row.status, problem="marked as damaged")
     return check_pack(sha256, path, row)
@@ -122,8 +124,9 @@ def check_pack(sha256: str, path: Path, row: PackRow | None = None) -> PackCheck
     status = row.status if row else "unlisted"
     try:
         pack = Pack.open(path)
-    except FormatError as error:
-        return PackCheck(sha256, status, problem=error.message)
+    except (FormatError, OSError) as error:
+        is_damage(error)  # raises what is about no file in particular
+        return PackCheck(sha256, status, problem=str(error))
     table = pack.blocks()
     good = table.select(table.good_checksums())
     blocks = pack.header.block_count

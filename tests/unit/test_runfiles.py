@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from storehelp import make_blocks, make_run, write_journal
 
-from sysqcache.base.errors import FormatError
 from sysqcache.formats.places import Places
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.store.facade import Store
@@ -28,7 +27,7 @@ def test_a_journal_that_is_gone_is_not_remembered(tmp_path: Path) -> None:
     files = RunFiles(write_journal(tmp_path / "j", make_blocks(1)))
     files.read_journal()
     files.path.unlink()
-    with pytest.raises(FormatError):
+    with pytest.raises(FileNotFoundError):
         files.read_journal()
 
 

@@ -212,7 +212,7 @@ def test_journals_without_content(store: Store, tmp_path: Path) -> None:
     assert caught.value.reason == "truncated"
     assert str(store.layout.damaged) in caught.value.hint
     assert [p.name.split(".")[0] for p in store.layout.damaged.iterdir()] == ["torn"]
-    with pytest.raises(FormatError):
+    with pytest.raises(StoreError, match="No such file"):
         store.ingest(tmp_path / "absent", image_id="image", run=make_run())
 
 

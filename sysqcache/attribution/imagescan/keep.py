@@ -30,7 +30,7 @@ def load(kind: str, name: str) -> memoryview | None:
     """The content of a file; None when there is none or it is damaged or not private."""
     try:
         view = map_private(kept_file(kind, name))
-    except FormatError:
+    except (FormatError, OSError):
         return None
     if not _HASH <= len(view) <= limits.CACHE_BYTES:
         return None

@@ -114,7 +114,8 @@ class Merge:
             np.concatenate([pack.table.offsets for pack in packs]),
             np.concatenate([pack.table.headers for pack in packs]),
         )
-        live, lost = load_live(self._layout, self._meta, fingerprint)
+        packs_here = load_live(self._layout, self._meta, fingerprint)
+        live = packs_here.found
         keys = key.identities(table)
         split = dedupe.split([pack.columns.key for pack in live], keys)
         columns = self._columns(table, keys, packs)
@@ -125,8 +126,8 @@ class Merge:
         self._counts["blocks_dead"] += int(np.count_nonzero(split.fresh & dead))
         if not fresh.any():
             return
-        for row in lost:
-            self._warnings.append(f"pack {row.sha256[:12]} is {row.status}: not used any more")
+        self._warnings += packs_here.warnings()
+        for row in packs_here.lost:
             self._batch.put_pack(row)
         writer = self._writer(packs[0])
         groups = self._groups(columns.module, packs)

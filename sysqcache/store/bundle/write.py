@@ -104,10 +104,10 @@ class Export:
         self.packs: list[_Pack] = []
         self._crowded = 0
         for one in _fingerprints(meta, fingerprint):
-            live, lost = load_live(layout, meta, one)
-            self.warnings += [f"pack {row.sha256[:12]} is {row.status}: left out" for row in lost]
-            for group in sorted({pack.row.group for pack in live}):
-                self._collect([pack for pack in live if pack.row.group == group])
+            packs = load_live(layout, meta, one)
+            self.warnings += packs.warnings()
+            for group in sorted({pack.row.group for pack in packs.found}):
+                self._collect([pack for pack in packs.found if pack.row.group == group])
         self.warnings += crowding_words(self._crowded)
 
     def _collect(self, live: list[LivePack]) -> None:
@@ -117,8 +117,8 @@ class Export:
         for pack in live:
             try:
                 table, columns = pack.intact()
-            except FormatError as error:
-                self.warnings.append(f"left out: {error.message}")
+            except (FormatError, OSError) as error:
+                self.warnings.append(f"left out: {error}")
                 continue
             chosen = ~dead.cover(StorePlaces(columns.module, columns.offset))
             if self._wanted is not None:
@@ -127,7 +127,7 @@ class Export:
             parts.append(only_known(columns.select(chosen), self._rows, self._images))
         if not sum(map(len, tables)):
             return
-        row, head = live[0].row, live[0].pack.header
+        row, head = live[0].row, live[0].header
         left_out = crowded(tables, parts, _SEED)
         tables = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
         columns = Columns.concatenate(parts).select(~np.concatenate(left_out))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the system refuses, and what to do then: never a reason to believe that a file is bad."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import Final
+
+_SPACE: Final = "free some space, or run 'sysqcache cache compact'"
+_OWNER: Final = "check owner and permissions of the directory, or set SYSQCACHE_STORE"
+_FILES: Final = "allow more open files: ulimit -n 1024"
+_MEMORY: Final = "free some memory, or allow more: ulimit -v, the limits of the control group"
+_LOCKS: Final = "its file system has no locks: set SYSQCACHE_HOME to a directory on another one"
+_DISK: Final = "the disk fails, the kernel's log says how: copy what can be read to another one"
+
+_HINTS: Final[dict[int, str]] = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
+    errno.EACCES: _OWNER,
+    errno.EPERM: _OWNER,
+    errno.EROFS: _OWNER,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENOMEM: _MEMORY,
+    errno.ENOLCK: _LOCKS,
+    errno.EIO: _DISK,
+}
+
+REFUSALS: Final = tuple(_HINTS)
+"""Errors that say nothing about what a file holds."""
+
+_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+
+ENOUGH_FILES: Final = 4096
+"""A store has a few packs an image, and none of them stays open."""
+
+FEW_FILES: Final = 128
+
+
+def hint(number: int | None) -> str:
+    """The next step after an error of the system, or ""."""
+    return _HINTS.get(number or 0, "")
+
+
+def is_short(error: OSError) -> bool:
+    """Whether the system is short of something for a while; no file is to blame."""
+    return error.errno in _SHORT
+
+
+def refusal(text: str) -> int | None:
+    """The error of the system that a message of a library ends with, if it is one."""
+    return next((n for n in REFUSALS if os.strerror(n) in text), None)
+
+
+def allow_open_files() -> None:
+    """Raise the soft limit of open files, which is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def few_files() -> str:
+    """A line for the user when hardly any files may be open, else ""."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
+        return ""
+    return f"this process may open {soft} files only: {_FILES}"
