@@ -49,6 +49,22 @@ def replace_file(path: Path, content: bytes, *, synced: bool = False) -> None:
         file.write(content)
 
 
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """Make a directory and those above it; what is made gets this mode, whatever the umask.
+
+    Directories that are there stay as they are. Raises OSError.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent, mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode)
+        path.chmod(mode)
+        return
+    path.mkdir(exist_ok=True)  # raises unless another process made the same directory
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames inside ``directory`` durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -2,7 +2,8 @@
 """Where files live: every file name of the state and cache directories.
 
 ``SYSQCACHE_HOME`` moves everything into one folder; ``SYSQCACHE_STORE`` moves the
-block store alone. Without them the XDG directories are used.
+block store alone. Without them the XDG directories are used. Functions that name one raise
+ConfigError for a user without a home directory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Final
+
+from sysqcache.base.errors import ConfigError
 
 ENV_HOME: Final = "SYSQCACHE_HOME"
 ENV_STORE: Final = "SYSQCACHE_STORE"
@@ -75,7 +78,17 @@ BUILD_LOCK: Final = "build.lock"
 
 def _xdg(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable, "")
-    return Path(value) if value.startswith("/") else Path.home() / fallback
+    return Path(value) if value.startswith("/") else _home(variable) / fallback
+
+
+def _home(variable: str) -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # no HOME, and the password file does not know the user
+        raise ConfigError(
+            f"user {os.getuid()} has no home directory",
+            hint=f"set {ENV_HOME} to a directory of its own (or HOME, or {variable})",
+        ) from None
 
 
 def cache_dir() -> Path:

@@ -8,6 +8,7 @@ imports neither them nor anything heavy.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any, Final, NoReturn
 
@@ -125,6 +126,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; the process ends with the exit codes of docs/errors.md."""
+    os.umask(os.umask(0o077) | 0o022)  # nobody else writes what becomes host code
     allow_open_files()
     arguments = _take_debug(sys.argv[1:])
     try:

@@ -38,7 +38,7 @@ def workshop(engine: Path) -> Iterator[Path]:
     Raises OSError. What ran in it has ended afterwards.
     """
     parent, cache = paths.state_dir(), paths.cache_dir()
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_directory(parent)
     with contextlib.ExitStack() as stack:
         # a new directory must not be swept before it is locked
         with _locked(parent / _MAKING, wait=True):

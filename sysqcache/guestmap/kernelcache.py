@@ -19,7 +19,7 @@ from typing import Any, Final
 import xxhash
 
 from sysqcache.base import paths
-from sysqcache.base.files import replace_file
+from sysqcache.base.files import make_directory, replace_file
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
@@ -105,5 +105,5 @@ def save(build_id: str, kernel: KnownKernel) -> None:
         "enums": dict(kernel.layout.enums),
     }
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(file.parent)
         replace_file(file, json.dumps(value).encode())

@@ -167,7 +167,7 @@ class DomainFolder:
             )
         base = paths.libvirt_dir()
         try:
-            base.parent.mkdir(parents=True, exist_ok=True)
+            files.make_directory(base.parent, 0o711)
             for directory in (base, self.directory.parent, self.directory, self.run.parent):
                 _directory(directory, 0o711)
             _directory(self.waiting, 0o700)

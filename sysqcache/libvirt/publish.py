@@ -20,7 +20,7 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import LibvirtError
-from sysqcache.base.files import TEMPORARY, replace_file, replacing
+from sysqcache.base.files import TEMPORARY, make_directory, replace_file, replacing
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.spec.engines import FIRMWARE, Engine
@@ -44,7 +44,7 @@ def publish_engine(engine: Engine) -> str:
         if target.exists():
             _complete(engine.dir / FIRMWARE, target / FIRMWARE)
             return target.name
-        engines_dir().mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_directory(engines_dir(), 0o755)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=engines_dir()) as scratch:
             whole = Path(scratch) / "engine"
             shutil.copytree(engine.dir, whole, copy_function=_link_or_copy)

@@ -20,6 +20,10 @@ HOOK: Final = "hook.sh"
 PROFILES: Final = ("qemu", "libvirtd")
 """Who needs rules of AppArmor's."""
 
+_PLAIN: Final = re.compile(r"[\w@+=:,./-]+")
+
+_UNITS: Final = (SYSTEM, USER)
+
 _GLOBS: Final = re.compile(r'([\\*?"\[\]{}^@])')
 
 
@@ -45,13 +49,23 @@ def _writable() -> list[Path]:
     return [paths.libvirt_dir().parent, paths.state_dir(), paths.cache_dir()]
 
 
+def _systemd_quoted(word: str) -> str:
+    """A word of a setting, as systemd.syntax(7) wants it; commands double ``$`` besides."""
+    special = {"\\": "\\\\", '"': '\\"', "%": "%%", "\n": "\\n", "\t": "\\t"}
+    quoted = "".join(special.get(letter, letter) for letter in word)
+    return word if _PLAIN.fullmatch(word) else f'"{quoted}"'
+
+
 def _filled(name: str) -> str:
     text = (resources.files("sysqcache.libvirt") / "data" / name).read_text(encoding="utf-8")
     home = os.environ.get(paths.ENV_HOME)
+    quote = _systemd_quoted if name in _UNITS else shlex.quote
+    command = " ".join(quote(word) for word in (sys.executable, "-m", "sysqcache"))
     values = {
-        "COMMAND": shlex.join([sys.executable, "-m", "sysqcache"]),
-        "ENVIRONMENT": shlex.quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
-        "WRITABLE": shlex.join(map(str, _writable())),
+        "COMMAND": command.replace("$", "$$") if name in _UNITS else command,
+        "ENVIRONMENT": quote(f"{paths.ENV_HOME}={home}") if home else "LC_ALL=C.UTF-8",
+        "WRITABLE": " ".join(quote(str(path)) for path in _writable()),
+        "MADE": " ".join(quote(str(path)).replace("$", "$$") for path in _writable()),
         "NAMESPACE": NAMESPACE,
         "LIBVIRT": _GLOBS.sub(r"\\\1", str(paths.libvirt_dir())),
     }

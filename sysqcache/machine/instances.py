@@ -120,7 +120,7 @@ class Instance:
         Makes the directory if needed. Raises :class:`MachineBusy` when the machine runs
         or another command starts it.
         """
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_directory(self.directory)
         # another command may hold the lock for a moment while it looks at the machine
         with files.locked(self.file(paths.INSTANCE_LOCK), _LOCK_PATIENCE) as fd:
             if fd is None:

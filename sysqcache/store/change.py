@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -41,7 +40,7 @@ class Change:
         self, layout: StoreLayout, meta: Meta, recording: Recording, reached: Callable[[str], None]
     ) -> None:
         self.meta, self.recording = meta, recording
-        self.now = time.time()
+        self.now = meta.now()
         self.batch = Batch()
         self.run_number = meta.counters.runs + 1
         self.image = self._image_row()
@@ -62,6 +61,7 @@ class Change:
             self.warnings,
             reached,
             run=self.run_number,
+            now=self.now,
             generated=self.registry.of_kind(ModuleKind.JIT),
         )
 

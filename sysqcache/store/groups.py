@@ -8,7 +8,6 @@ must be few; and a merge copies all blocks, so it must be seldom.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -60,9 +59,13 @@ class GroupWriter:
         reached: Callable[[str], None],
         *,
         run: int,
+        now: float,
         generated: Sequence[int],
     ) -> None:
-        """:param run: number of this run; ``generated``: modules of code made at run time."""
+        """:param run: number of this run; ``now``: its time, in seconds since 1970;
+        ``generated``: modules of code made at run time.
+        """
+        self._now = now
         self._layout, self._batch, self._translator = layout, batch, translator
         self._run, self._generated = run, list(generated)
         self._warnings, self._reached = warnings, reached
@@ -138,7 +141,6 @@ class GroupWriter:
             self._batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
 
     def _put(self, group: str, written: WrittenPack, columns: Columns) -> None:
-        now = time.time()
         self._batch.put_pack(
             PackRow(
                 sha256=written.sha256,
@@ -146,8 +148,8 @@ class GroupWriter:
                 arch=self._translator.arch,
                 blocks=len(columns),
                 bytes=written.size,
-                created=now,
-                last_used=now,
+                created=self._now,
+                last_used=self._now,
                 group=group,
                 shares=columns.shares(),
                 version=bf.VERSION,

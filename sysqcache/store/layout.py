@@ -14,7 +14,7 @@ from typing import Final
 
 from sysqcache.base import paths, system
 from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
-from sysqcache.base.files import TEMPORARY, locked, replace_file
+from sysqcache.base.files import TEMPORARY, locked, make_directory, replace_file
 
 STORE_VERSION: Final = 1
 LOCK_TIMEOUT: Final = 60.0
@@ -107,7 +107,7 @@ def open_layout(root: Path) -> StoreLayout:
     try:
         version = _version(layout)
         for directory in (root, layout.packs, layout.journals):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(directory)
         _require_private(root)
         if version is None:
             replace_file(layout.format, f"{_FORMAT_LINE}{STORE_VERSION}\n".encode(), synced=True)

@@ -18,6 +18,7 @@ Keys (docs/formats.md lists them too)::
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ import rocksdict
 
 from sysqcache.base import system
 from sysqcache.base.errors import StoreBusy, StoreError
+from sysqcache.base.files import make_directory
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
 from sysqcache.store.records import (
@@ -43,6 +45,8 @@ from sysqcache.store.records import (
 )
 
 _R = TypeVar("_R", bound=Row)
+
+_TICK: Final = 0.001
 
 _OPEN_FILES: Final = 20
 """The fewest that RocksDB goes down to; a store has few tables."""
@@ -96,6 +100,8 @@ class Meta:
             if not (path / "CURRENT").exists():
                 raise MetaDamaged("there is no CURRENT file")
             access = rocksdict.AccessType.read_only()
+        elif not path.exists():
+            make_directory(path)  # RocksDB asks for 0777
         try:
             self._db = rocksdict.Rdict(
                 str(path), _options(create=not read_only), access_type=access
@@ -164,6 +170,11 @@ class Meta:
     def images(self) -> dict[str, ImageRow]:
         """Every image by its id."""
         return {row.image_id: row for row in self._rows(b"i/", ImageRow)}
+
+    def now(self) -> float:
+        """The time; behind all that the last runs left, also when the clock was set back."""
+        last = max((row.last_used for row in self.fingerprints().values()), default=0.0)
+        return max(time.time(), last + _TICK)
 
     def modules(self) -> dict[int, ModuleRow]:
         """Every module by its number."""

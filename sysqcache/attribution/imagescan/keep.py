@@ -13,7 +13,7 @@ import xxhash
 from sysqcache.attribution.imagescan import limits
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
-from sysqcache.base.files import replacing
+from sysqcache.base.files import make_directory, replacing
 from sysqcache.base.mapfile import map_private
 
 _HASH: Final = 16
@@ -42,7 +42,7 @@ def save(kind: str, name: str, content: bytes | memoryview) -> None:
     """Keep a file under its name; without a disk to write on nothing is kept."""
     file = kept_file(kind, name)
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(file.parent)
         with replacing(file) as stream:
             stream.write(xxhash.xxh3_128_digest(content))
             stream.write(content)

@@ -9,7 +9,6 @@ packs are written anew and committed with one batch.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ class Merge:
     ) -> None:
         self._progress = stage(progress, 2, found.size)
         self._layout, self._meta, self._bundle, self._reached = layout, meta, found, reached
-        self._now, self._run = time.time(), meta.counters.runs + 1
+        self._now, self._run = meta.now(), meta.counters.runs + 1
         self._names = Renumbering(meta, found.contents, self._now, self._run)
         self._dead = DeadAreas([*self._names.dead_rows, *self._names.changed_dead])
         self._batch = Batch()
@@ -175,6 +174,7 @@ class Merge:
             self._warnings,
             self._reached,
             run=self._run,
+            now=self._now,
             generated=generated,
         )
 
