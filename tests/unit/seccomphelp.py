@@ -7,21 +7,20 @@ import ctypes
 import errno
 import struct
 
-FLOCK = 73  # x86_64
-FSYNC = 74
+CALLS = {"flock": 73, "fsync": 74}  # of x86_64
 
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _FILTER = 22, 38, 2
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ERRNO, _ALLOW = 0x0005_0000, 0x7FFF_0000
 
 
-def refuse(call: int, error: int = errno.ENOLCK) -> None:
+def refuse(call: str, error: int = errno.ENOLCK) -> None:
     """From now on ``call`` fails with ``error``."""
     code = b"".join(
         struct.pack("HBBI", *words)
         for words in (
             (_LOAD, 0, 0, 0),
-            (_EQUAL, 0, 1, call),
+            (_EQUAL, 0, 1, CALLS[call]),
             (_RETURN, 0, 0, _ERRNO | error),
             (_RETURN, 0, 0, _ALLOW),
         )

@@ -61,9 +61,7 @@ except app.SysqcacheError as error:
 
 
 def test_without_locks_the_way_out_is_named(tmp_path: Path) -> None:
-    ended = run(
-        "seccomphelp.refuse(seccomphelp.FLOCK)", "cache", "rebuild", SYSQCACHE_HOME=str(tmp_path)
-    )
+    ended = run("seccomphelp.refuse('flock')", "cache", "rebuild", SYSQCACHE_HOME=str(tmp_path))
     assert ended.returncode == 20
     assert "No locks available" in ended.stderr
     assert "hint: its file system has no locks" in ended.stderr
@@ -71,7 +69,7 @@ def test_without_locks_the_way_out_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EDQUOT"])
 def test_a_disk_that_fails_is_named(tmp_path: Path, error: str) -> None:
-    before = f"seccomphelp.refuse(seccomphelp.FSYNC, errno.{error})"
+    before = f"seccomphelp.refuse('fsync', errno.{error})"
     ended = run(before, "cache", "verify", SYSQCACHE_HOME=str(tmp_path))
     assert ended.returncode == 20
     assert "internal error" not in ended.stderr

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The short form of ``python -m bench.soak``: machines and upkeep of the store side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.soak import soak
+from bench.soaking.kills import kills
+
+SECONDS = 8
+KILLS = 30
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+@pytest.mark.usefixtures("x86_engine", "tiny_image")
+def test_machines_on_one_store_leave_it_as_it_was(tmp_path: Path) -> None:
+    faults = soak(tmp_path, machines=3, seconds=SECONDS, seed=5, rounds=1)
+    assert faults.found == []
+    done = set(faults.counts)
+    assert {"task", "saved"} <= done
+    assert done & {"cache verify", "cache compact", "cache rebuild", "cache export"}
+
+
+def test_killed_writers_leave_a_whole_store(tmp_path: Path) -> None:
+    faults = kills(tmp_path, KILLS, seed=3)
+    assert faults.found == []
+    assert sum(count for name, count in faults.counts.items() if "killed" in name) == KILLS
