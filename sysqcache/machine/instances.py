@@ -23,6 +23,7 @@ from sysqcache.base.types import GuestAccess, MachineState
 from sysqcache.machine.launch.process import ProcessId, log_tail, wait_pid
 
 _LOCK_PATIENCE: Final = 0.3
+_NAME_MAX: Final = 255
 _LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
 
 
@@ -95,6 +96,8 @@ class Instance:
         Raises :class:`NoSuchMachine`, or :class:`MachineError` for a damaged file.
         """
         file = self.file(paths.INSTANCE_STATE)
+        if "/" in self.name or self.name.startswith(".") or len(os.fsencode(self.name)) > _NAME_MAX:
+            raise no_such_machine(self.name)  # and no way into other folders
         try:
             return InstanceState.parse(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -219,7 +222,7 @@ def no_such_machine(name: str) -> NoSuchMachine:
     known = [file.parent.name for file in paths.instances_dir().glob(f"*/{paths.INSTANCE_STATE}")]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "sysqcache list shows all machines"
-    return NoSuchMachine(f"there is no machine {name!r}", hint=hint)
+    return NoSuchMachine(f"there is no machine {name[:80]!r}", hint=hint)
 
 
 class ForeignProcess:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,12 +57,12 @@ def resolve(name: str) -> ImagePaths:
     :raises ImageMissing: it is not built, or no image has this name.
     """
     directory = paths.images_dir() / name
-    if not (directory / META).is_file():
+    if not _is_built(directory):
         known = recipe.names()
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known images: {', '.join(known)}"
-            raise ImageMissing(f"there is no image {name!r}", hint=hint)
+            raise ImageMissing(f"there is no image {name[:80]!r}", hint=hint)
         raise ImageMissing(f"the image {name} is not built", hint=f"sysqcache image build {name}")
 
     def existing(file: str) -> Path | None:
@@ -69,6 +70,12 @@ def resolve(name: str) -> ImagePaths:
         return path if path.is_file() else None
 
     return ImagePaths(name, existing(DISK), existing(KERNEL), existing(INITRD))
+
+
+def _is_built(directory: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # no folder can have such a name
+        return (directory / META).is_file()
+    return False
 
 
 def list_images() -> list[ImageInfo]:

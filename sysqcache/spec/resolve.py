@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import ConfigError, ImageMissing
-from sysqcache.base.types import DiskFormat, GuestAccess, Probe
+from sysqcache.base.types import ArchName, DiskFormat, GuestAccess, Probe
 from sysqcache.spec import vmyaml
 from sysqcache.spec.arch import Arch, get_arch, read_kernel_machine
+from sysqcache.spec.onhost import is_here, is_same, no_pc_firmware, shown, unusable, unwritable
 from sysqcache.spec.schema import DiskFields, VmFields
 from sysqcache.spec.spec import (
     Accelerator,
@@ -26,10 +28,14 @@ from sysqcache.spec.spec import (
     Network,
     Ready,
 )
-from sysqcache.spec.vmyaml import CheckedFields, Loc, Problem
+from sysqcache.spec.vmyaml import CheckedFields, Problem
+from sysqcache.spec.yamltext import Loc
 
 _IMAGE_PREFIX: Final = "image:"
 _QCOW2_MAGIC: Final = b"QFI\xfb"
+_NAMED: Final = re.compile("[A-Za-z0-9._-]")
+_NOTHING: Final = Path(os.devnull)
+"""In place of a file that a problem was noted of."""
 
 
 def load(file: Path, overrides: Sequence[str] = ()) -> MachineSpec:
@@ -82,7 +88,7 @@ class _Resolver:
             cmdline=fields.cmdline,
             disks=disks,
             network=self._network(),
-            serial_log=None if fields.serial.log == "auto" else self._base / fields.serial.log,
+            serial_log=self._serial_log(),
             ready=self._ready(),
             agent=fields.agent,
             cache=CachePolicy(fields.cache.mode, fields.cache.journal_max),
@@ -101,25 +107,46 @@ class _Resolver:
         if self._fields.name != "auto":
             return self._fields.name
         stem = self._checked.document.file.stem
-        kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip("._-")
+        kept = "".join(c if _NAMED.match(c) else "-" for c in stem).lstrip("._-")
         return kept[:63] or "machine"
 
     def _file(self, loc: Loc, written: str | None) -> Path | None:
-        """An existing, readable file; a problem is noted and the path given anyway."""
+        """An existing, readable file; where there is none, a problem and nothing's file."""
         if written is None:
             return None
-        path = self._image(loc, written) if written.startswith(_IMAGE_PREFIX) else None
+        named = written.startswith(_IMAGE_PREFIX)
+        path = self._image(loc, written) if named else self._path(loc, written)
         if path is None:
-            if written.startswith(_IMAGE_PREFIX):
-                return Path(written)
-            path = self._base / Path(written).expanduser()
-        if not path.exists():
-            self._add(loc, f"no such file: {path}")
-        elif not path.is_file() and not path.is_block_device():
-            self._add(loc, f"not a file: {path}")
-        elif not os.access(path, os.R_OK):
-            self._add(loc, f"can't be read: {path}")
+            return _NOTHING
+        if problem := unusable(path):
+            self._add(loc, problem)
+            return _NOTHING
         return path
+
+    def _path(self, loc: Loc, written: str) -> Path | None:
+        """A path that may be relative to the file, or to a home."""
+        try:
+            return self._base / Path(written).expanduser()
+        except RuntimeError:
+            self._add(loc, f"there is no home folder {written.partition('/')[0]}")
+            return None
+
+    def _serial_log(self) -> Path | None:
+        """Where the serial output goes: QEMU empties the file when it starts."""
+        loc, written = ("serial", "log"), self._fields.serial.log
+        path = None if written == "auto" else self._path(loc, written)
+        if path is None:
+            return None
+        if problem := unwritable(path):
+            self._add(loc, problem)
+        return path
+
+    def _check_log(self, spec: MachineSpec) -> None:
+        """A log that is another file of the machine would end that file."""
+        files = [spec.source, spec.firmware, spec.kernel, spec.initrd]
+        for file in filter(None, [*files, *(d.file for d in spec.disks)]):
+            if spec.serial_log and file != _NOTHING and is_same(spec.serial_log, file):
+                self._add(("serial", "log"), f"the machine needs this file: {shown(file)}")
 
     def _firmware(self, arch: Arch) -> Path | None:
         written = self._fields.firmware
@@ -171,6 +198,9 @@ class _Resolver:
                     f"port {forward.host} is forwarded already, by forwards.{taken[key]}",
                 )
             taken.setdefault(key, index)
+            if not is_here(forward.address, forward.protocol):
+                loc = ("network", "forwards", index, "address")
+                self._add(loc, f"no address of this host: {forward.address}")
         return Network(fields.mode == "user", forwards)
 
     def _ready(self) -> Ready:
@@ -199,6 +229,7 @@ class _Resolver:
         if spec.kernel:
             self._check_kernel(spec, spec.kernel)
         self._check_firmware(spec)
+        self._check_log(spec)
         if spec.initrd and not spec.kernel:
             self._add(("initrd",), "needs a kernel")
         if spec.cmdline and not spec.kernel:
@@ -228,6 +259,10 @@ class _Resolver:
                 ("cpu",),
                 f"{spec.cpu} has 32 bits, and the engine's firmware 64: name one in firmware",
             )
+
+        pc = spec.firmware if spec.arch is ArchName.X86_64 else None
+        if pc and (problem := no_pc_firmware(pc)):
+            self._add(("firmware",), problem)
 
     def _check_tcp(self, spec: MachineSpec) -> None:
         ready = spec.ready

@@ -7,12 +7,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import re
 import sys
+import warnings
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from sysqcache.base.types import (
@@ -24,9 +27,11 @@ from sysqcache.base.types import (
 )
 
 _SIZE_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)", re.ASCII)
+_MAX_SIZE: Final = 1 << 60
 _TIME_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h)")
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h)", re.ASCII)
+_MAX_TIME: Final = 10 * 365 * 86400.0
 
 
 def parse_size(value: object) -> int:
@@ -34,7 +39,10 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PydanticCustomError("size", "expected a size such as 1GiB or 512MiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+    size = float(match[1]) * _SIZE_UNITS[match[2]]
+    if size > _MAX_SIZE:
+        raise PydanticCustomError("size", "expected a size of at most 1,048,576 TiB")
+    return int(size)
 
 
 def parse_time(value: object) -> float:
@@ -42,7 +50,10 @@ def parse_time(value: object) -> float:
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise PydanticCustomError("time", "expected a time such as 120s, 2min or 500ms")
-    return float(match[1]) * _TIME_UNITS[match[2]]
+    seconds = float(match[1]) * _TIME_UNITS[match[2]]
+    if seconds > _MAX_TIME:
+        raise PydanticCustomError("time", "expected a time of at most ten years")
+    return seconds
 
 
 def _auto_size(value: object) -> int:
@@ -53,12 +64,40 @@ def _check_pattern(value: object) -> str:
     if not isinstance(value, str):
         raise PydanticCustomError("regex", "expected a regular expression")
     try:
-        re.compile(value)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python may read in another way
+            re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
         raise PydanticCustomError(
             "regex", "not a regular expression: {why}", {"why": str(error)}
         ) from None
     return value
+
+
+def _check_argument(value: str) -> str:
+    """What goes to the system ends at a NUL there."""
+    if "\0" in value:
+        raise PydanticCustomError("nul", "expected text without a NUL")
+    return _check_text(value)
+
+
+def _check_text(value: str) -> str:
+    """Text, or with bytes of names that are no UTF-8, as Python reads arguments and folders."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise PydanticCustomError("half", "expected whole characters") from None
+    return value
+
+
+def _check_address(value: str) -> str:
+    """QEMU's NAT listens at IPv4 addresses alone, and would look names up."""
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise PydanticCustomError(
+            "ipv4", "expected an IPv4 address such as 127.0.0.1 or 0.0.0.0"
+        ) from None
 
 
 def _written(text: str) -> Any:
@@ -73,6 +112,9 @@ _AUTO_SIZE_SCHEMA: Final = {"type": "string", "pattern": f"^(auto|{_SIZE.pattern
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 AutoSize = Annotated[int, BeforeValidator(_auto_size), WithJsonSchema(_AUTO_SIZE_SCHEMA)]
 Time = Annotated[float, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
+Text = Annotated[str, AfterValidator(_check_text)]
+Argument = Annotated[str, AfterValidator(_check_argument)]
+Address = Annotated[str, AfterValidator(_check_address)]
 Pattern = Annotated[str, BeforeValidator(_check_pattern)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 HostPort = Annotated[int, Field(ge=0, le=65535, strict=True)]
@@ -93,7 +135,7 @@ class Section(BaseModel):
 class DiskFields(Section):
     """One disk of the machine."""
 
-    file: str = Field(description="image file, or image:NAME for a built image")
+    file: Argument = Field(description="image file, or image:NAME for a built image")
     format: Literal["auto", "qcow2", "raw"] = Field(
         "auto", description="qcow2 or raw; auto looks into the file"
     )
@@ -110,7 +152,7 @@ class ForwardFields(Section):
     host: HostPort = Field(description="port on this host; 0 takes a free one")
     guest: Port = Field(description="port in the guest")
     protocol: Literal["tcp", "udp"] = Field("tcp", description="tcp or udp")
-    address: str = Field("127.0.0.1", description="address on this host to listen on")
+    address: Address = Field("127.0.0.1", description="address on this host to listen on")
 
 
 class NetworkFields(Section):
@@ -125,7 +167,7 @@ class NetworkFields(Section):
 class SerialFields(Section):
     """The serial console."""
 
-    log: str = Field("auto", description="file that gets all output; auto: kept per machine")
+    log: Argument = Field("auto", description="file that gets all output; auto: kept per machine")
 
 
 class ReadyFields(Section):
@@ -137,9 +179,9 @@ class ReadyFields(Section):
     )
     pattern: Pattern = Field("", description="regular expression in the serial output")
     port: HostPort = Field(0, description="guest port that must answer; needs a forward")
-    send: str = Field("", description="text sent to the port first, for silent protocols")
+    send: Text = Field("", description="text sent to the port first, for silent protocols")
     timeout: Time = Field(_written("300s"), description="counted from the start of QEMU")
-    hint: str = Field("", description="shown when the machine does not get ready")
+    hint: Argument = Field("", description="shown when the machine does not get ready")
 
 
 class CacheFields(Section):
@@ -169,18 +211,18 @@ class VmFields(Section):
 
     name: Name = Field("auto", description="the machine's name; auto: the name of this file")
     arch: ArchName = Field(ArchName.X86_64, description="guest architecture")
-    machine: str = Field("auto", description="QEMU machine type; auto: pc or virt")
-    cpu: str = Field("auto", description="QEMU CPU model; auto: one without slow features")
+    machine: Argument = Field("auto", description="QEMU machine type; auto: pc or virt")
+    cpu: Argument = Field("auto", description="QEMU CPU model; auto: one without slow features")
     memory: Size = Field(_written("1GiB"), description="guest memory")
     vcpus: Annotated[int, Field(ge=1, le=255, strict=True)] = Field(
         1, description="number of virtual CPUs"
     )
-    firmware: str = Field(
+    firmware: Argument = Field(
         "auto", description="auto: the machine type's own; efi: the engine's EFI; or a file"
     )
-    kernel: str | None = Field(None, description="kernel to boot directly")
-    initrd: str | None = Field(None, description="initial RAM disk for the kernel")
-    cmdline: str = Field("", description="kernel command line")
+    kernel: Argument | None = Field(None, description="kernel to boot directly")
+    initrd: Argument | None = Field(None, description="initial RAM disk for the kernel")
+    cmdline: Argument = Field("", description="kernel command line")
     disks: tuple[DiskFields, ...] = Field((), description="disks, in the guest's order")
     network: NetworkFields = Field(NetworkFields(), description="the network card")
     serial: SerialFields = Field(SerialFields(), description="the serial console")
@@ -200,7 +242,7 @@ class VmFields(Section):
     reboot: Annotated[bool, Field(strict=True)] = Field(
         True, description="false: a guest that reboots ends QEMU"
     )
-    qemu_args: tuple[str, ...] = Field((), description="more arguments for QEMU")
+    qemu_args: tuple[Argument, ...] = Field((), description="more arguments for QEMU")
 
 
 def json_schema() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,14 @@ def from_json(value: object) -> MachineSpec:
 
 def write_spec(file: Path, spec: MachineSpec) -> None:
     """Keep what a machine was started from. Raises OSError."""
-    from pydantic import TypeAdapter
-
-    text = TypeAdapter(MachineSpec).dump_json(spec, indent=1)
-    file.write_bytes(text)
+    # as ASCII: paths need not be UTF-8
+    file.write_text(json.dumps(to_json(spec), indent=1), encoding="ascii")
 
 
 def read_spec(file: Path) -> MachineSpec:
     """What the machine of a directory was started from. Raises :class:`MachineError`."""
-    from pydantic import TypeAdapter
-
     try:
-        return TypeAdapter(MachineSpec).validate_json(file.read_bytes())
+        return from_json(json.loads(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise MachineError(
             f"what {file.parent.name} was started from can't be read: {error}"

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sysqcache.base.errors import ConfigError
+from sysqcache.spec import yamltext
 from sysqcache.spec.schema import NAME_PATTERN, UUID_PATTERN, WORD_PATTERN, Section, VmFields
-
-Loc = tuple[int | str, ...]
+from sysqcache.spec.yamltext import Loc
 
 _ROOT_LINE = 1
+_FOUND = 60
+_INDEX: Final = re.compile("[0-9]{1,6}")
 _HINT = "docs/vm-yaml.md describes every field, configs/default.yaml shows the defaults"
 _PATTERNS = {
     NAME_PATTERN: "letters, digits, '.', '_' and '-', at most 63",
@@ -96,7 +98,7 @@ class CheckedFields:
 
 def dotted(loc: Loc) -> str:
     """``("disks", 0, "mode")`` as ``disks.0.mode``."""
-    return ".".join(str(part) for part in loc)
+    return ".".join(str(part)[:60] for part in loc)
 
 
 def config_error(file: Path, problems: Iterable[Problem], hint: str = _HINT) -> ConfigError:
@@ -115,14 +117,14 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Document:
 
     Raises :class:`ConfigError` for an unreadable file and for broken YAML.
     """
+    text = _text(file)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"can't read {file}: {reason}") from None
+        data, lines = yamltext.load(text)
+    except yamltext.BadYaml as error:
+        raise config_error(file, [Problem(f"{file}:{error.line}", "", error.text)]) from None
     positions = Positions(file)
-    tree = _load_yaml(file, text)
-    data = _plain(tree, (), positions)
+    for loc, line in lines.items():
+        positions.set_line(loc, line)
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -133,37 +135,16 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Document:
     return Document(file, data, positions)
 
 
-def _load_yaml(file: Path, text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
+def _text(file: Path) -> str:
+    """The text of a file, or of what a pipe holds; not more than could be a vm.yaml."""
     try:
-        return YAML(typ="rt").load(io.StringIO(text))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else _ROOT_LINE
-        problem = (error.problem or "broken YAML").split("\n")[0]
-        raise config_error(file, [Problem(f"{file}:{line}", "", problem)]) from None
-    except YAMLError as error:
-        raise config_error(file, [Problem(f"{file}:1", "", str(error))]) from None
-
-
-def _plain(node: Any, loc: Loc, positions: Positions) -> Any:
-    """Plain Python values of a ruamel tree; lines go to ``positions``."""
-    if isinstance(node, Mapping):
-        result: dict[Any, Any] = {}
-        for key, value in node.items():
-            positions.set_line((*loc, key), node.lc.key(key)[0] + 1)  # type: ignore[attr-defined]
-            result[key] = _plain(value, (*loc, key), positions)
-        return result
-    if isinstance(node, list):
-        for index in range(len(node)):
-            positions.set_line((*loc, index), node.lc.item(index)[0] + 1)  # type: ignore[attr-defined]
-        return [_plain(value, (*loc, i), positions) for i, value in enumerate(node)]
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
+        with file.open("rb") as stream:
+            return stream.read(4 * yamltext.MAX_CHARACTERS).decode("utf-8")
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise ConfigError(f"can't read {file}: {reason}") from None
 
 
 def _override(data: dict[str, Any], item: str, positions: Positions) -> Problem | None:
@@ -172,32 +153,34 @@ def _override(data: dict[str, Any], item: str, positions: Positions) -> Problem 
     key, equals, text = item.partition("=")
     if not equals or not key:
         return Problem(option, "", "expected key=value, such as memory=2GiB")
-    loc: Loc = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    loc: Loc = tuple(int(p) if _INDEX.fullmatch(p) else p for p in key.split("."))
+    if len(loc) > yamltext.MAX_DEPTH:
+        return Problem(option, "", "no field lies that deep")
     target: Any = data
     for part in loc[:-1]:
         if isinstance(target, dict):
-            target = target.setdefault(part, {})
+            target = target.setdefault(str(part), {})
         elif isinstance(target, list) and isinstance(part, int) and part < len(target):
             target = target[part]
         else:
             return Problem(option, key, f"there is nothing to set at {part!r}")
-    last = loc[-1]
-    if isinstance(target, list) and not (isinstance(last, int) and last < len(target)):
-        return Problem(option, key, f"the list has {len(target)} items")
-    if not isinstance(target, (dict, list)):
+    last, value = loc[-1], _yaml_value(text)
+    if isinstance(target, dict):
+        target[str(last)] = value
+    elif not isinstance(target, list):
         return Problem(option, key, "the value above it holds no fields")
-    target[last] = _yaml_value(text)  # type: ignore[index]
+    elif isinstance(last, int) and last < len(target):
+        target[last] = value
+    else:
+        return Problem(option, key, f"the list has {len(target)} items")
     positions.set_option(loc, option)
     return None
 
 
 def _yaml_value(text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+        return yamltext.load(text)[0]
+    except yamltext.BadYaml:
         return text
 
 
@@ -251,7 +234,7 @@ def _explain(error: ErrorDetails, loc: Loc, model: type[BaseModel]) -> str:
 
 def _found(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _FOUND else text[: _FOUND - 3] + "..."
 
 
 def _unknown_key(loc: Loc, known: Sequence[str]) -> str:

@@ -137,3 +137,12 @@ def test_process_identity() -> None:
     assert not identity.alive()
     assert watched.wait(1.0) == 0
     assert ProcessId.of(child.pid) is None
+
+
+@pytest.mark.parametrize("name", ["../b", "", ".", "..", "x" * 300, "a/b", "\udcff"])
+def test_names_that_no_machine_has(home: Path, name: str) -> None:
+    """Also where a state file of somebody else lies on the way."""
+    make("a")
+    (paths.instances_dir().parent / "b").symlink_to(Instance("a").directory)
+    with pytest.raises(NoSuchMachine):
+        Instance(name).current()

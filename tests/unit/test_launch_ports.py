@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from sysqcache.base.errors import LaunchError
 from sysqcache.machine.launch.ports import free_port
 from sysqcache.spec.spec import Forward
 
@@ -31,5 +32,5 @@ def test_what_is_taken_is_not_given() -> None:
 
 
 def test_an_address_of_another_host() -> None:
-    with pytest.raises(OSError, match=r"[Aa]ssign"):
+    with pytest.raises(LaunchError, match=r"port at 192.0.2.1: .*assign"):
         free_port(Forward(guest=22, host=0, protocol="tcp", address="192.0.2.1"))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from sysqcache.base.errors import ConfigError, ImageMissing
 from sysqcache.base.types import ArchName, CacheMode, DiskFormat, DiskMode, Probe
 from sysqcache.spec import resolve
 from sysqcache.spec.spec import MachineSpec
+from sysqcache.spec.specjson import read_spec, write_spec
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> MachineSpec:
@@ -197,3 +200,77 @@ def test_kernels_and_models_of_32_bits(tmp_path: Path) -> None:
     assert details(tmp_path, "arch: riscv64\ncpu: rv32") == [
         "vm.yaml:2: cpu: rv32 has 32 bits, and the engine's firmware 64: name one in firmware"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("kernel: ~nobody-has-this/x", "kernel: there is no home folder ~nobody-has-this"),
+        (f"kernel: {'x' * 300}", f"kernel: can't be read: {{0}}/{'x' * 300}"),
+        ("kernel: fifo", "kernel: not a file: {0}/fifo"),
+        ("disks: [{file: fifo}]", "disks.0.file: not a file: {0}/fifo"),
+        ("disks: [{file: /dev/zero}]", "disks.0.file: not a file: /dev/zero"),
+        ("kernel: file/below", "kernel: no such file: {0}/file/below"),
+        ("serial: {log: none/x}", "serial.log: not a file in a folder: {0}/none/x"),
+        ("serial: {log: .}", "serial.log: not a file in a folder: {0}"),
+        (
+            "{serial: {log: file}, disks: [{file: file}]}",
+            "serial.log: the machine needs this file: {0}/file",
+        ),
+        (
+            "network: {forwards: [{host: 0, guest: 1, address: 192.0.2.1}]}",
+            "network.forwards.0.address: no address of this host: 192.0.2.1",
+        ),
+        ("firmware: file", "firmware: the firmware of a PC has a whole number of 64 KiB: {0}/file"),
+    ],
+)
+def test_files_and_addresses_that_can_t_be_used(tmp_path: Path, text: str, problem: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_bytes(bytes(512))
+    [found] = details(tmp_path, text)
+    shown = problem.format(tmp_path)[:200]
+    assert found.startswith(f"vm.yaml:1: {shown}")
+
+
+def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    """In a process without the rights of root, which may read everything."""
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    (tmp_path / "vm.yaml").write_text("kernel: theirs/vmlinuz\n")
+    child = os.fork() if os.geteuid() == 0 else 0
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return
+    code = 1
+    try:
+        os.chdir(tmp_path)
+        os.setresuid(65534, 65534, 65534)
+        with pytest.raises(ConfigError) as caught:
+            resolve.load(Path("vm.yaml"))
+        code = 0 if "can't be read" in caught.value.detail else 2
+    finally:
+        os._exit(code)
+
+
+def test_names_of_machines_are_short_and_ascii(tmp_path: Path) -> None:
+    file = tmp_path / ("\u00e9\u4e16" * 30 + ".yaml")
+    file.write_text("")
+    assert resolve.load(file).name == "machine"
+    file = tmp_path / "\udcff \u00e9x.yaml"
+    file.write_text("")
+    assert resolve.load(file).name == "x"
+
+
+def test_a_machine_of_paths_that_are_not_utf8_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"d\xff,.raw")).write_bytes(bytes(512))
+    spec = load(folder, "", "disks=[]", os.fsdecode(b"serial.log=l\xfe"))
+    spec = dataclasses.replace(spec, disks=load(folder, "", *_not_utf8_disk()).disks)
+    write_spec(tmp_path / "spec.json", spec)
+    assert read_spec(tmp_path / "spec.json") == spec
+    assert os.fsencode(spec.disks[0].file).endswith(b"/caf\xe9/d\xff,.raw")
+
+
+def _not_utf8_disk() -> list[str]:
+    return ["disks=[{file: x}]", os.fsdecode(b"disks.0.file=d\xff,.raw")]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -226,3 +227,103 @@ def field_names() -> set[str]:
     for definition in [schema.json_schema(), *schema.json_schema()["$defs"].values()]:
         names |= set(definition.get("properties", {}))
     return names
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &a [*a]", ":1: nested deeper than 32 levels"),
+        ("a: &a {<<: *a}", ":1: nested deeper than 32 levels"),
+        ("x: " + "[" * 60_000, ":1: nested deeper than 32 levels"),
+        ("a: [[x]]\n" * 20_000, ": longer than 64 Ki characters"),
+        ("x: [" + "1," * 6000 + "]", ":1: more than 5,000 values, aliases counted"),
+        ("a: !!python/none x", ":1: the tag tag:yaml.org,2002:python/none means nothing here"),
+        ("? [a]\n: b", ":1: a key has to be a word"),
+        ("\n<<: 1", ":2: << takes a section, or a list of them"),
+        ('x: "\\ud800"', ":1: half a character, as no text has it"),
+        ("a: \0", ":1: broken YAML: unacceptable character"),
+    ],
+)
+def test_text_that_no_vm_yaml_has(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        vmyaml.read(file)
+    assert expected in caught.value.detail
+
+
+def test_aliases_that_unfold_to_millions(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 25))]
+    file = tmp_path / "vm.yaml"
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as caught:
+        vmyaml.read(file)
+    assert "more than 5,000 values" in caught.value.detail
+
+
+def test_merges_have_values_and_lines(tmp_path: Path) -> None:
+    text = "disks:\n- &d {file: a, mode: x}\n- <<: *d\n  file: b\n- {file: c, <<: [*d, {y: 1}]}\n"
+    assert sorted(problems(tmp_path, text)) == [
+        *(
+            f"vm.yaml:2: disks.{n}.mode: expected 'ephemeral', 'persistent' or 'read-only'; "
+            "found 'x'"
+            for n in range(3)
+        ),
+        "vm.yaml:5: disks.2.y: unknown key; known are file, format, mode",
+    ]
+    (tmp_path / "good.yaml").write_text(text.replace("mode: x", "mode: read-only"), "utf-8")
+    disks = vmyaml.read(tmp_path / "good.yaml").data["disks"]
+    assert [disk["file"] for disk in disks] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("memory: " + "9" * 5000, "memory: expected a size such as 1GiB or 512MiB; found '999"),
+        ("vcpus: 0x" + "f" * 9000, "vcpus: expected a valid integer; found '0xfff"),
+        (f"memory: {'9' * 400}TiB", "memory: expected a size of at most 1,048,576 TiB; found"),
+        (
+            f"ready: {{timeout: {'9' * 400}h}}",
+            "ready.timeout: expected a time of at most",
+        ),
+        ("memory: \u0663GiB", "memory: expected a size such as 1GiB"),
+        ("ready: {pattern: 'a{99999999999}'}", "ready.pattern: not a regular expression"),
+        ('cpu: "max\\0"', "cpu: expected text without a NUL"),
+        ('qemu_args: ["a\\0b"]', "qemu_args.0: expected text without a NUL"),
+        ("network: {forwards: [{host: 1, guest: 1, address: '::1'}]}", "an IPv4 address such as"),
+        ("network: {forwards: [{host: 1, guest: 1, address: localhost}]}", "an IPv4 address"),
+        (
+            "network: {forwards: [{host: 1, guest: 1, address: '127.0.0.1,hostfwd=tcp::2-:2'}]}",
+            "network.forwards.0.address: expected an IPv4 address such as 127.0.0.1 or 0.0.0.0",
+        ),
+    ],
+)
+def test_values_beyond_all_bounds(tmp_path: Path, text: str, expected: str) -> None:
+    [problem] = problems(tmp_path, text)
+    assert problem.startswith("vm.yaml:1: ")
+    assert expected in problem
+
+
+@pytest.mark.parametrize("key", ["disks.\u00b2.mode", "disks.-1.mode", f"disks.{'9' * 5000}.mode"])
+def test_no_index_of_a_list(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("disks: [{file: x}]")
+    with pytest.raises(ConfigError) as caught:
+        vmyaml.read(file, [f"{key}=raw"])
+    assert "there is nothing to set" in caught.value.detail
+
+
+def test_dates_and_yes_are_words(tmp_path: Path) -> None:
+    assert problems(tmp_path, "name: 2001-01-01\ncmdline: yes\nkernel: k") == []
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"name: x\n")
+    os.close(writer)
+    try:
+        assert vmyaml.read(Path(f"/dev/fd/{reader}")).data == {"name": "x"}
+    finally:
+        os.close(reader)
+    with pytest.raises(ConfigError, match="1 problem"):
+        vmyaml.read(Path("/dev/zero"))

@@ -85,7 +85,7 @@ class TcpProbe:
 
     def __init__(self, address: str, port: int, send: str) -> None:
         self._target = (address, port)
-        self._send = send.encode()
+        self._send = send.encode("utf-8", "surrogateescape")
 
     def wait(self, seconds: float) -> bool:
         """See :class:`ReadyProbe`."""

@@ -191,7 +191,7 @@ def network_args(launch: Launch) -> list[str]:
 
 
 def _hostfwd(forward: Forward) -> str:
-    return f"{forward.protocol}:{forward.address}:{forward.host}-:{forward.guest}"
+    return f"{forward.protocol}:{escape(forward.address)}:{forward.host}-:{forward.guest}"
 
 
 def serial_args(launch: Launch) -> list[str]:

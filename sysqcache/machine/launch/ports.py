@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from typing import Final
 
+from sysqcache.base.errors import LaunchError
 from sysqcache.spec.spec import Forward
 
 RECENT: Final = 1000
@@ -24,14 +25,20 @@ def free_port(forward: Forward) -> int:
     The port is free until QEMU takes it: copies of a template that start at once would
     otherwise be given the same one now and then.
 
-    :raises OSError: the address is not one of this host, or no port is free.
+    :raises LaunchError: the address is not one of this host, or no port is free.
     """
     kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
     with _lock, contextlib.ExitStack() as passed_over:
         while True:
             # bound as long as we look, so that the kernel names another one
-            probe = passed_over.enter_context(socket.socket(socket.AF_INET, kind))
-            probe.bind((forward.address, 0))
+            try:
+                probe = passed_over.enter_context(socket.socket(socket.AF_INET, kind))
+                probe.bind((forward.address, 0))
+            except OSError as error:
+                raise LaunchError(
+                    f"no free {forward.protocol} port at {forward.address}: {error.strerror}",
+                    hint="see network.forwards: in vm.yaml",
+                ) from None
             port = int(probe.getsockname()[1])
             if (forward.protocol, port) not in _recent:
                 _recent.append((forward.protocol, port))
