@@ -102,7 +102,16 @@ def _chain(file: Path, qemu_img: Path) -> list[str]:
     if done.returncode:
         raise DiskError(f"the disk image can't be read: {file}", detail=done.stderr.strip())
     found: list[dict[str, Any]] = json.loads(done.stdout)
-    return [str(Path(one["filename"]).absolute()) for one in found]
+    return [str(path) for one in found for path in _files(one)]
+
+
+def _files(image: dict[str, Any]) -> list[Path]:
+    """An image and the other files that it keeps its data in."""
+    path = Path(image["filename"]).absolute()
+    data = image.get("format-specific", {}).get("data", {})
+    named = [data["data-file"]] if "data-file" in data else []
+    named += [extent["filename"] for extent in data.get("extents", ())]
+    return [path, *(path.parent / name for name in named)]
 
 
 def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: str = "") -> None:
@@ -163,11 +172,18 @@ def _check_tables(file: Path, qemu_img: Path) -> None:
 def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
     try:
         now = FileIdentity.of(path)
-    except OSError:
+    except FileNotFoundError:
         raise _lost(name, path) from None
-    if now != identity:
+    except OSError as error:
         raise SavedStateError(
-            f"the saved machine {name} can't be resumed: {path} was changed since it was saved",
+            f"the saved machine {name} can't be resumed: {path}: {error.strerror}"
+        ) from None
+    if now != identity:
+        was = "was changed since it was saved"
+        if now.device:
+            was = "is a device that was written to, or came up anew, since it was saved"
+        raise SavedStateError(
+            f"the saved machine {name} can't be resumed: {path} {was}",
             hint="its memory does not fit the disk any more; sysqcache boot starts it afresh, "
             f"sysqcache snapshot delete {name} forgets it",
         )
@@ -199,7 +215,8 @@ def thaw(
 def _thaw(disk: SavedDisk, method: Method, own: Path, overlay: Path, qemu_img: Path) -> Disk:
     mode = DiskMode(disk.mode)
     if not disk.own:
-        return Disk(Path(disk.file), DiskFormat(disk.format), mode)
+        file = Path(disk.file)
+        return Disk(file, DiskFormat(disk.format), mode, device=file.is_block_device())
     if method is Method.INTERNAL:
         link_or_copy(own, overlay)
     else:

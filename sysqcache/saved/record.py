@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
+from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SavedStateError
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
@@ -32,15 +33,22 @@ class Method(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What a file was like; equal means that nobody wrote to it."""
+    """What a file was like; equal means that nobody wrote to it.
+
+    A block device has no time and no inode of its own, but a ``device`` state
+    (:func:`sysqcache.base.devices.device_state`).
+    """
 
     size: int
     mtime_ns: int
     inode: int
+    device: str = ""
 
     @classmethod
     def of(cls, path: Path) -> Self:
         """Of a file as it is now. Raises OSError."""
+        if device := device_state(path):
+            return cls(device_size(path), 0, 0, device)
         info = path.stat()
         return cls(info.st_size, info.st_mtime_ns, info.st_ino)
 

@@ -183,8 +183,8 @@ class _Resolver:
         file = self._file(("disks", index, "file"), disk.file)
         assert file is not None
         if disk.format != "auto":
-            return Disk(file, DiskFormat(disk.format), disk.mode)
-        return Disk(file, _probe_format(file), disk.mode)
+            return Disk(file, DiskFormat(disk.format), disk.mode, file.is_block_device())
+        return Disk(file, _probe_format(file), disk.mode, file.is_block_device())
 
     def _network(self) -> Network:
         fields = self._fields.network

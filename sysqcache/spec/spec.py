@@ -22,11 +22,12 @@ from sysqcache.base.types import (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk image on the host, an absolute path."""
+    """A disk image on the host, an absolute path; ``device``: it is a block device."""
 
     file: Path
     format: DiskFormat
     mode: DiskMode
+    device: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -147,16 +147,21 @@ def test_disks() -> None:
         Disk(Path("/o,1.qcow2"), DiskFormat.QCOW2, DiskMode.EPHEMERAL),
         Disk(Path("/p.img"), DiskFormat.RAW, DiskMode.PERSISTENT),
         Disk(Path("/r.img"), DiskFormat.RAW, DiskMode.READ_ONLY),
+        Disk(Path("/dev/d"), DiskFormat.RAW, DiskMode.READ_ONLY, device=True),
     )
     args = argv.disk_args(launch(disks=disks))
-    ephemeral, persistent, read_only = values(args, "-blockdev")
+    ephemeral, persistent, read_only, device = values(args, "-blockdev")
+    assert [",file.driver=file," in disk for disk in (ephemeral, persistent, read_only)] == [
+        True
+    ] * 3
+    assert ",file.driver=host_device,file.filename=/dev/d," in device
     assert "file.filename=/o,,1.qcow2" in ephemeral
     assert ephemeral.endswith("cache.no-flush=on")
     assert "no-flush" not in persistent
     assert "read-only" not in persistent
     assert read_only.endswith("read-only=on")
     devices = values(args, "-device")
-    assert [f"drive=disk{i}," in device for i, device in enumerate(devices)] == [True] * 3
+    assert [f"drive=disk{i}," in device for i, device in enumerate(devices)] == [True] * 4
 
 
 def test_network() -> None:

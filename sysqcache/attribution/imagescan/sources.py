@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import xxhash
+
 from sysqcache.attribution.imagescan import limits
 from sysqcache.attribution.imagescan.diskimage import Image, open_image
 from sysqcache.attribution.imagescan.ext import ExtFileSystem
@@ -16,6 +18,7 @@ from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.initrd import Archive, read_archive
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, partitions
+from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
 from sysqcache.formats.access import UnreadableImage
@@ -30,8 +33,10 @@ Identity = tuple[str, int, int, int]
 
 
 def identity(path: Path) -> Identity:
-    """What changes when a file is written; -1 for what can't be asked."""
+    """What changes when a file or device is written; -1 for what can't be asked."""
     try:
+        if device := device_state(path):
+            return str(path), device_size(path), xxhash.xxh3_64_intdigest(device), 0
         info = path.stat()
     except OSError:
         return str(path), -1, -1, -1

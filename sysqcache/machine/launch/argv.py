@@ -171,7 +171,8 @@ def disk_args(launch: Launch) -> list[str]:
 def _one_disk(index: int, disk: Disk) -> list[str]:
     node = f"disk{index}"
     value = f"driver={disk.format},node-name={node},discard=unmap"
-    value += f",file.driver=file,file.filename={escape(disk.file)}"
+    value += f",file.driver={'host_device' if disk.device else 'file'}"
+    value += f",file.filename={escape(disk.file)}"
     if disk.mode is DiskMode.READ_ONLY:
         value += ",read-only=on"
     if disk.mode is DiskMode.EPHEMERAL:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from sysqcache.base.devices import refuses_writes
 from sysqcache.base.errors import DiskError
 from sysqcache.base.types import DiskMode
 from sysqcache.machine.launch.argv import overlay_disk
@@ -47,6 +49,35 @@ def check_disk(disk: Disk) -> None:
     if not os.access(disk.file, wanted):
         verb = "written" if os.access(disk.file, os.R_OK) else "read"
         raise DiskError(f"the disk image can't be {verb}: {disk.file}", hint="check its owner")
+    if disk.device:
+        _check_device(disk)
+
+
+def _check_device(disk: Disk) -> None:
+    """No guest writes beside this host, and a drive may hold nothing."""
+    writes = disk.mode is DiskMode.PERSISTENT
+    # O_EXCL of a device: the kernel has it for no file system and no other device
+    flags = os.O_RDWR | os.O_EXCL if writes else os.O_RDONLY
+    try:
+        fd = os.open(disk.file, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise DiskError(
+                f"this host uses the device itself: {disk.file} is mounted, or part of another",
+                hint="unmount it, or use mode: ephemeral or read-only",
+            ) from None
+        verb = "written" if writes else "read"
+        raise DiskError(f"the device can't be {verb}: {disk.file}: {error.strerror}") from None
+    try:
+        if os.lseek(fd, 0, os.SEEK_END) == 0:
+            raise DiskError(f"the device holds nothing: {disk.file} has no medium, or no file")
+        if writes and refuses_writes(fd):
+            raise DiskError(
+                f"the device can't be written: {disk.file} is read-only",
+                hint="use mode: ephemeral or read-only",
+            )
+    finally:
+        os.close(fd)
 
 
 def create_overlay(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
