@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measure machines with several vCPUs: boots, blocks and turns a second, a stress in verify mode.
 
-    python -m bench.vcpus [boot] [storm] [spin] [stress] [race] [--rounds N] [--config VM.yaml]
+    python -m bench.vcpus [boot|storm|spin|stress|race|off]... [--rounds N] [--config VM.yaml]
 
 ``boot`` uses the given machine (default: Debian 12), the others the tiny guest with programs
 of tests/vm/guest, which gcc must be able to link statically. ``race`` (only if it is asked for)
-counts calls that got stale code, with the cache on, off, and on QEMU of the same source without our
-patches (`make plain-engine`), where there are some. Results go to bench/results.
+counts calls that got stale code, with the cache on, off, and on QEMU of the same source without
+our patches (`make plain-engine`), where there are some. ``off`` (only if it is asked for) compares
+memory and speed of our engine with the cache off and of that QEMU. Results go to bench/results.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,17 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.figures import RATIO, SHARE, Figure, Limit
+from bench import tinyguest, unused
+from bench.figures import OFF_RATIO, RATIO, SHARE, Figure, Limit
 from bench.modules import NAME, Session
 from bench.output import finish
-from sysqcache.setup.images.cpio import CpioWriter
-from sysqcache.spec import catalog
 from sysqcache.spec import engines as info
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
-TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"
-PROGRAMS: Final = ROOT / "tests" / "vm" / "guest"
 COUNTS: Final = (1, 4)
 STORM_VCPUS: Final = (1, 2, 4)
 STORM_BLOCKS: Final = 480 * 1024
@@ -91,39 +88,6 @@ def _add_pair(found: Values, name: str, cold: Mapping[str, Any], warm: Mapping[s
     found[f"{name}, cycles an adoption"].append(cycles)
 
 
-def compiled(name: str, directory: Path) -> Path:
-    """A program of tests/vm/guest, static."""
-    binary = directory / name
-    subprocess.run(["gcc", "-O2", "-static", "-o", binary, PROGRAMS / f"{name}.c"], check=True)
-    return binary
-
-
-def initrd(directory: Path) -> Path:
-    """The tiny guest's, with the programs in its /bin."""
-    directory.mkdir()
-    image = catalog.resolve("tiny-x86_64")
-    assert image.initrd is not None
-    extra = CpioWriter()
-    for name in ("storm", "spin", "busy", "racewrite"):
-        extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
-    # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
-    size = (image.initrd.stat().st_size + 3) & -4
-    target = directory / "initrd"
-    target.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
-    return target
-
-
-def _tiny(session: Session, store: Path, files: Path, count: int, mode: str, task: str) -> Any:
-    report = session.boot(
-        store, TINY, "--set", f"initrd={files}", "--set", f"vcpus={count}",
-        "--cache", mode, "--task", task,
-    )  # fmt: skip
-    [done] = report["times"]["tasks"]
-    if done["exit"] != 0:
-        raise SystemExit(f"{task} failed: {done}")
-    return report
-
-
 def storms(session: Session, files: Path, found: Values) -> None:
     """One round: new code on 1, 2 and 4 vCPUs, translated and adopted."""
     stores = {count: session.root / f"storm-{count}" for count in STORM_VCPUS}
@@ -131,7 +95,9 @@ def storms(session: Session, files: Path, found: Values) -> None:
         for count, own in stores.items():
             # all adopt what the machine with one vCPU recorded
             store = own if mode == "on" else stores[1]
-            report = _tiny(session, store, files, count, mode, f"storm {count} {STORM_BLOCKS}")
+            report = tinyguest.boot(
+                session, store, files, count, mode, f"storm {count} {STORM_BLOCKS}"
+            )
             output = report["times"]["tasks"][0]["stdout"]
             match = re.match(r"(\d+) blocks ([\d.]+) s", output)
             assert match, output
@@ -147,7 +113,7 @@ def spin(session: Session, files: Path, found: Values) -> None:
     """One round: vCPUs that wait for each other with PAUSE, as many as processors and more."""
     store = session.root / "spin"
     for count in (2, 4):
-        report = _tiny(session, store, files, count, "on", f"spin {count} {SPIN_ROUNDS}")
+        report = tinyguest.boot(session, store, files, count, "on", f"spin {count} {SPIN_ROUNDS}")
         turns, _, seconds, _ = report["times"]["tasks"][0]["stdout"].split()
         found[f"turns handed on a second, {count} vCPU"].append(int(turns) / float(seconds))
     shutil.rmtree(store)
@@ -156,8 +122,8 @@ def spin(session: Session, files: Path, found: Values) -> None:
 def stress(session: Session, files: Path, found: Values) -> None:
     """Four busy threads on four vCPUs, with everything that is found verified."""
     store = session.root / "stress"
-    _tiny(session, store, files, 4, "on", "busy 4 10")
-    blocks = _tiny(session, store, files, 4, "verify", f"busy 4 {STRESS_S}")["blocks"]
+    tinyguest.boot(session, store, files, 4, "on", "busy 4 10")
+    blocks = tinyguest.boot(session, store, files, 4, "verify", f"busy 4 {STRESS_S}")["blocks"]
     found[f"stress of {STRESS_S} s, verified"].append(blocks["verified"])
     found[f"stress of {STRESS_S} s, mismatches"].append(blocks["mismatches"])
     shutil.rmtree(store)
@@ -172,7 +138,7 @@ def race(session: Session, files: Path, found: Values) -> None:
         stale = 0
         for way in RACE_WAYS:
             task = f"racewrite {way} 2 {RACE_S}"
-            report = _tiny(session, session.root / "race", files, 4, mode, task)
+            report = tinyguest.boot(session, session.root / "race", files, 4, mode, task)
             words = report["times"]["tasks"][0]["stdout"].split()
             stale += int(words[words.index("stale") - 1])
         found[f"calls of stale code, {kind}"].append(stale)
@@ -192,12 +158,14 @@ def _unit(name: str) -> str:
         return RATIO
     if "hit rate" in name or "other kind" in name or "share" in name:
         return SHARE
-    return "s" if "ready" in name else ""
+    return unused.unit(name) or ("s" if "ready" in name else "")
 
 
 def _limit(name: str, found: Values) -> Limit | None:
     if name == "4 vCPU, ready, warm/cold":
         return Limit(Figure("", "", RATIO, tuple(found["1 vCPU, ready, warm/cold"])).median)
+    if name.endswith(unused.RATIO_ENDING):
+        return OFF_RATIO
     if name in ("adopted a second, 2 vCPU", "adopted a second, 4 vCPU"):
         one = tuple(found["adopted a second, 1 vCPU"])
         return Limit(Figure("", "", "", one).median, at_most=False)
@@ -210,20 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parts = ("boot", "storm", "spin", "stress", "race")
+    parts = ("boot", "storm", "spin", "stress", "race", "off")
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all but race"
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default the first four"
     )
     parser.add_argument("--rounds", type=int, default=3, help="of all but stress")
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
     options = parser.parse_args(arguments)
-    chosen = options.parts or parts[:-1]
+    chosen = options.parts or parts[:4]
     if unknown := set(chosen) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     started, found = time.time(), defaultdict[str, list[float]](list)
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
         session = Session(Path(directory))
-        files = initrd(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
+        files = (
+            tinyguest.initrd(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
+        )
         for number in range(options.rounds):
             if "boot" in chosen:
                 boots(session, options.config.absolute(), found)
@@ -231,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 storms(session, files, found)
             if "spin" in chosen:
                 spin(session, files, found)
+            if "off" in chosen:
+                unused.pair(session, files, number, found)
             sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
         if "stress" in chosen:
             stress(session, files, found)

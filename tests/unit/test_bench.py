@@ -261,6 +261,20 @@ def test_several_vcpus_are_held_against_one() -> None:
     assert figures["1 vCPU, ready, warm/cold"].passed is None
 
 
+def test_what_an_unused_cache_costs() -> None:
+    found = {
+        "own memory, 8 vCPU, off": [101.0, 103.0],
+        "own memory, 8 vCPU, off/plain": [1.0, 1.03],
+        "storm, 8 vCPU, plain": [2.5],
+        "storm, 8 vCPU, off/plain": [1.005],
+    }
+    figures = {figure.name: figure for figure in vcpus.table(found)}
+    assert [figure.unit for figure in figures.values()] == ["MiB", fig.RATIO, "s", fig.RATIO]
+    assert figures["own memory, 8 vCPU, off"].passed is None
+    assert figures["own memory, 8 vCPU, off/plain"].passed is False
+    assert figures["storm, 8 vCPU, off/plain"].passed
+
+
 def test_one_table_of_all_architectures() -> None:
     found = {name: [0.5, 0.7] for name in arches.COLUMNS}
     found |= {arches.HITS: [0.95, 0.93, 0.9], arches.COLD_SHARE: [0.5], arches.MISMATCHES: [0.0]}

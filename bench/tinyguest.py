@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tiny guest with programs of tests/vm/guest, which gcc must be able to link statically."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from bench.modules import Session
+from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.spec import catalog
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"
+PROGRAMS: Final = ROOT / "tests" / "vm" / "guest"
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """A program of tests/vm/guest, static."""
+    binary = directory / name
+    subprocess.run(["gcc", "-O2", "-static", "-o", binary, PROGRAMS / f"{name}.c"], check=True)
+    return binary
+
+
+def initrd(directory: Path) -> Path:
+    """The tiny guest's, with the programs in its /bin."""
+    directory.mkdir()
+    image = catalog.resolve("tiny-x86_64")
+    assert image.initrd is not None
+    extra = CpioWriter()
+    for name in ("storm", "spin", "busy", "racewrite"):
+        extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
+    # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
+    size = (image.initrd.stat().st_size + 3) & -4
+    target = directory / "initrd"
+    target.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
+    return target
+
+
+def boot(
+    session: Session, store: Path, files: Path, count: int, mode: str, task: str
+) -> dict[str, Any]:
+    """The report of a boot with ``count`` vCPUs. Raises SystemExit when ``task`` fails in it."""
+    report = session.boot(
+        store, TINY, "--set", f"initrd={files}", "--set", f"vcpus={count}",
+        "--cache", mode, "--task", task,
+    )  # fmt: skip
+    [done] = report["times"]["tasks"]
+    if done["exit"] != 0:
+        raise SystemExit(f"{task} failed: {done}")
+    return report
