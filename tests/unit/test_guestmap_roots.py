@@ -119,13 +119,13 @@ def test_exports_end_in_an_image_full_of_them() -> None:
     size = 16 << 20
     words = -4 * np.arange(size // 4, dtype=np.int64)
     image = image_of(words.astype("<i4").tobytes() + text)
-    start = time.monotonic()
+    start = time.process_time()
     assert find_exports(image, WANTED) == {}
     near = image_of(text + (words - len(text)).astype("<i4").tobytes())
     assert find_exports(near, WANTED) == {}
     absolute = (np.zeros(size // 8, np.uint64) + np.uint64(BASE + size)).tobytes()
     assert find_exports(image_of(absolute + text), WANTED) == {}
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert len(list(image.find(b"init_task\0"))) == limits.SEARCH_HITS
     late = KernelImage(image.pieces, Budget(seconds=-1))
     with pytest.raises(ExhaustedError):
