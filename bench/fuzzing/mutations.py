@@ -77,7 +77,7 @@ def _seal(content: bytearray) -> None:
         content[: bf.HEADER_SIZE] = bf.seal_header(content[: bf.HEADER_SIZE])
 
 
-def _seal_block(content: bytearray, at: int) -> None:
+def seal_block(content: bytearray, at: int) -> None:
     """Put the checksum of the block at ``at`` right, if all of it is there."""
     if at < 0 or at + bf.BLOCK.size > len(content):
         return
@@ -116,7 +116,7 @@ def _change_block(rng: random.Random, content: bytearray, at: int) -> None:
         _set_field(rng, content, bf.BLOCK_IMM, start + bf.BLOCK_IMM.size * rng.randrange(count))
     else:
         _set_field(rng, content, bf.BLOCK, at)
-    _seal_block(content, at)
+    seal_block(content, at)
 
 
 def journal(rng: random.Random, content: bytes) -> bytes:

@@ -43,6 +43,7 @@ REJECTS: Final[tuple[str, ...]] = (
     "writable",  # the file could have been written by others
     "unreadable",
     "page-bits",
+    "limit",  # as many packs are mapped as there is room for
 )
 """Why a pack, or a block of it, was refused."""
 

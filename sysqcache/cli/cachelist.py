@@ -118,11 +118,15 @@ def _print_rest(modules: list[ModuleLine], shown: list[ModuleLine]) -> None:
 
 
 def _print_stats(store: Store, stats: StoreStats) -> None:
+    from sysqcache.formats.block import left_out_words
+
     if stats.blocks:
         typer.echo(
             f"{view.many(stats.blocks, 'block')} in {view.many(stats.packs, 'pack')}, "
             f"{view.size(stats.bytes)} on disk in {store.layout.root}"
         )
+    if stats.left_out:
+        typer.echo(f"{left_out_words(stats.left_out)}.")
     if stats.superseded:
         are = "is" if stats.superseded == 1 else "are"
         typer.echo(

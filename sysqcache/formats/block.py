@@ -83,6 +83,15 @@ MAX_CANDIDATES: Final = 320
 MAX_WALK: Final = 4096
 """So many entries of the index does a lookup read, from its home slot on."""
 
+MAX_PACKS: Final = 1024
+"""So many packs does an engine map: no boot set names more."""
+
+INDEX_TOLD: Final = 0x8000
+"""In an index entry's ``page_offset``; files of before have the guest code's size there."""
+
+INDEX_LONG: Final = 0x1000
+"""In an index entry's ``page_offset``: the key has eight guest bytes."""
+
 _CTYPES: Final[dict[str, str]] = {
     "u64": "<u8",
     "u32": "<u4",
@@ -291,7 +300,7 @@ INDEX_ENTRY: Final = Layout(
     (
         Field(0, "u64", "prefix", "first min(8, guest_size) guest bytes, rest 0"),
         Field(8, "u32", "position", "of the block / 16, from the file's start; 0 = empty"),
-        Field(12, "u16", "guest_size", "of the block"),
+        Field(12, "u16", "page_offset", "of the block \\| long << 12 \\| 0x8000"),
         Field(14, "u16", "tag", "hash & 0xffff"),
     ),
 )
@@ -309,6 +318,14 @@ LAYOUTS: Final = (
     INDEX_ENTRY,
 )
 """Every structure of version 2, in the order of docs/formats.md."""
+
+
+def left_out_words(count: int) -> str:
+    """What to say of so many packs beyond :data:`MAX_PACKS`."""
+    return (
+        f"{count:,} packs are left out, as an engine maps {MAX_PACKS:,}; "
+        "sysqcache cache compact --max-bytes N removes those that were used least"
+    )
 
 
 def checksum(data: Buffer) -> int:

@@ -15,6 +15,7 @@ from sysqcache.base import paths
 from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
+from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.libvirt import waiting
@@ -138,6 +139,8 @@ class Intake:
             with Store.open(self._root) as store:
                 packs = store.boot_set(self.folder.image_id, self.state.arch, self._contents)
                 publish_packs(self.folder, packs, self.state.owner)
+                if store.packs_left_out:
+                    self._warn(f"{self.state.name}: {left_out_words(store.packs_left_out)}")
         except (StoreError, OSError) as error:
             self._warn(f"{self.state.name} will start with the packs it had: {error}")
             return sum(1 for _ in self.folder.packs.glob(f"*{paths.PACK_SUFFIX}"))

@@ -16,6 +16,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
 from sysqcache.base.system import few_files
 from sysqcache.base.types import RunInfo
+from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.report import IngestSummary
@@ -33,7 +34,7 @@ class StartSet:
 
     ``packs`` to map, ``files`` to write (None: nothing is recorded), ``fds`` that QEMU
     inherits: they keep the packs from being removed while it runs. ``left_out``: a pack
-    was too damaged to be mapped.
+    was too damaged to be mapped; ``packs_left_out``: so many more than an engine maps.
     """
 
     run: RunInfo
@@ -42,6 +43,7 @@ class StartSet:
     files: RunFiles | None = None
     fds: list[int] = dataclasses.field(default_factory=list)
     left_out: bool = False
+    packs_left_out: int = 0
 
     @property
     def journal(self) -> Path | None:
@@ -97,6 +99,9 @@ class Keeper:
                 spec.image_id, str(spec.arch), lambda: self._contents(spec)
             )
             found.left_out = store.damage_seen
+            found.packs_left_out = store.packs_left_out
+            if store.packs_left_out:
+                self._warn(left_out_words(store.packs_left_out))
             if mode.records:
                 journal = store.new_journal(image_id=spec.image_id, run=run)
                 found.files = RunFiles(journal)

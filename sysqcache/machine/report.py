@@ -62,6 +62,7 @@ class BootReport:
     stats: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
     stats_at_ready: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
     ingest: IngestSummary = dataclasses.field(default_factory=IngestSummary)
+    packs_left_out: int = 0
     attribution: AttributionSummary = dataclasses.field(default_factory=AttributionSummary)
     warnings: list[str] = dataclasses.field(default_factory=list)
     own_memory: int = 0
@@ -81,7 +82,7 @@ class BootReport:
             "own_memory_bytes": self.own_memory,
             "blocks": blocks_json(self.stats),
             "blocks_at_ready": blocks_json(self.stats_at_ready),
-            "cache": cache_json(self.stats, self.ingest),
+            "cache": cache_json(self.stats, self.ingest) | {"packs_left_out": self.packs_left_out},
             "attribution": self.attribution.to_json(),
             "warnings": list(self.warnings),
             "interrupted": self.interrupted,

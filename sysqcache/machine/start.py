@@ -217,6 +217,7 @@ class _Start:
             start_set, placer = None, None
         else:
             start_set = self.keeper.prepare(spec, self.report.start)
+            self.report.packs_left_out = start_set.packs_left_out
             placer = self._placer(start_set)
             afterwards.callback(self._keep, spec, start_set, placer)
         with self._start_qemu(spec, disks, start_set, lock) as process:

@@ -86,7 +86,7 @@ class TbCacheStats:
 
     @classmethod
     def from_qmp(cls, answer: Mapping[str, Any]) -> TbCacheStats:
-        """From the answer of ``query-tb-cache``; members it lacks count as zero."""
+        """From the answer of ``x-query-tb-cache``; members it lacks count as zero."""
         special = {"misses", "rejected", "unrecorded", "writes", "packs", "mismatch_log"}
         plain = {
             field.name: answer[name]
@@ -158,22 +158,22 @@ def has_command(qmp: Executes, name: str) -> bool:
 def query_tb_cache(qmp: Executes, timeout: float = DEFAULT_TIMEOUT) -> TbCacheStats | None:
     """Counters of the cache; None when the engine or the machine has none."""
     try:
-        return TbCacheStats.from_qmp(qmp.execute("query-tb-cache", timeout=timeout))
+        return TbCacheStats.from_qmp(qmp.execute("x-query-tb-cache", timeout=timeout))
     except CommandRefusedError:
         return None
 
 
 def tb_cache_checkpoint(qmp: Executes) -> int:
     """Flush the journal to the disk; its size in bytes."""
-    answer = qmp.execute("tb-cache-checkpoint", timeout=_FSYNC_TIMEOUT)
+    answer = qmp.execute("x-tb-cache-checkpoint", timeout=_FSYNC_TIMEOUT)
     return int(answer["journal-bytes"])
 
 
 def tb_cache_add_pack(qmp: Executes, pack: Path) -> None:
     """Map one more pack while the machine runs."""
-    qmp.execute("tb-cache-add-pack", {"path": str(pack)})
+    qmp.execute("x-tb-cache-add-pack", {"path": str(pack)})
 
 
 def tb_cache_freeze(qmp: Executes, freeze: bool) -> None:
     """Stop (True) or resume (False) recording."""
-    qmp.execute("tb-cache-freeze", {"freeze": freeze})
+    qmp.execute("x-tb-cache-freeze", {"freeze": freeze})

@@ -17,7 +17,7 @@ from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, StorePlaces
 from sysqcache.store.crowding import crowding_words
 from sysqcache.store.deadareas import DeadAreas
-from sysqcache.store.groups import GroupWriter, Translator
+from sysqcache.store.groups import GATHERED, GroupWriter, Translator, too_many_small
 from sysqcache.store.key import Identities
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import load_live
@@ -180,8 +180,8 @@ class Change:
     def _write(self, fresh: BlockTable, keys: Identities, places: StorePlaces) -> tuple[Path, ...]:
         """One pack for each group of modules that has new blocks."""
         columns = Columns.new(fresh, keys, self.run_number, self.image.number, places)
+        written = self._gather(fresh, columns)
         groups = np.array(self.registry.groups(places.module), np.str_)
-        written = []
         for group in sorted(set(groups.tolist())):
             chosen = groups == group
             live = [p for p in self.live if p.row.group == group]
@@ -191,6 +191,19 @@ class Change:
                 )
             )
         return tuple(written)
+
+    def _gather(self, fresh: BlockTable, columns: Columns) -> list[Path]:
+        """Make one pack of the small ones, if they are many; they are live no more."""
+        small = too_many_small(self.live)
+        if not small:
+            return []
+        none = np.zeros(0, np.int64)
+        names = {pack.row.sha256 for pack in small}
+        self.live = [pack for pack in self.live if pack.row.sha256 not in names]
+        written = self.writer.write(
+            GATHERED, small, fresh.select(none), columns.select(none), self.dead
+        )
+        return [written]
 
     def _commit(self, result: IngestResult, adopted: int) -> None:
         for module in self.registry.changed.values():

@@ -16,6 +16,7 @@ from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.base.files import share
 from sysqcache.base.types import RunInfo
+from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.store import inspect, journals, pins, summary
@@ -68,6 +69,7 @@ class Store:
         self.warnings: list[str] = []
         self.damage_seen = False
         """Whether a boot set left a pack out for its content."""
+        self.packs_left_out = 0
 
     @classmethod
     def open(cls, root: Path, *, timeout: float = LOCK_TIMEOUT) -> Store:
@@ -100,9 +102,13 @@ class Store:
         Waits for nobody, takes a few milliseconds, and never raises: a pack that is
         missing, foreign, not what it was or can't be opened now is left out, with a warning.
 
+        ``packs_left_out`` is the number of packs beyond ``block.MAX_PACKS``: those that
+        have least of what the image wants.
+
         :param contents: what an image contains that never ran, asked for when that can
             make a difference; None when nobody can tell.
         """
+        self.packs_left_out = 0
         try:
             manifest = read_manifest(self.layout)
         except (FormatError, OSError) as error:
@@ -124,7 +130,8 @@ class Store:
                 self.damage_seen |= isinstance(error, FormatError) and is_damage(error)
             else:
                 found.append(path)
-        return found
+        self.packs_left_out = max(0, len(found) - MAX_PACKS)
+        return found[:MAX_PACKS]
 
     def hold(self) -> int:
         """A descriptor that keeps ``compact`` from removing packs until it is closed.

@@ -30,6 +30,15 @@ MAX_LIVE: Final = 3
 """Live packs of one group and fingerprint; the next one is merged with all of them."""
 
 
+GATHER: Final = 32
+"""So many small live packs of one fingerprint become one, whatever their groups."""
+
+SMALL: Final = 4 << 20
+"""A pack of fewer bytes is small."""
+
+GATHERED: Final = "gathered"
+"""The group of packs that have been gathered: nothing new goes to them."""
+
 GIVE_UP_AFTER: Final = 2
 """So many runs later, a block of generated code that none of them used is left behind."""
 
@@ -41,6 +50,15 @@ class Translator:
     fingerprint: bytes
     text: str
     arch: str
+
+
+def too_many_small(live: Sequence[LivePack]) -> list[LivePack]:
+    """Live packs of one fingerprint that are better one; none while they are few.
+
+    Each image brings packs of its own, and an engine maps a limited number.
+    """
+    small = [pack for pack in live if pack.row.bytes < SMALL]
+    return small if len(small) >= GATHER else []
 
 
 class GroupWriter:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base import paths
+from sysqcache.formats.block import MAX_PACKS
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow, PackStatus
@@ -21,6 +22,7 @@ from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow,
 class StoreStats:
     """Sizes of the store; bytes are those of files on disk.
 
+    :param left_out: live packs of one fingerprint beyond what an engine maps.
     :param outdated: packs of earlier format versions, ``outdated_journals`` what was set
         aside of them; no engine reads either.
     """
@@ -33,6 +35,7 @@ class StoreStats:
     journals: int
     journal_bytes: int
     runs: int
+    left_out: int = 0
     outdated: int = 0
     outdated_journals: int = 0
 
@@ -54,9 +57,15 @@ def stats(layout: StoreLayout, rows: list[PackRow], runs: int) -> StoreStats:
         journals=len(waiting),
         journal_bytes=file_bytes(waiting),
         runs=runs,
+        left_out=_left_out(rows),
         outdated=sum(r.outdated for r in rows),
         outdated_journals=len(layout.outdated_journals()),
     )
+
+
+def _left_out(rows: list[PackRow]) -> int:
+    counts = Counter(row.fingerprint for row in rows if row.live)
+    return sum(max(0, count - MAX_PACKS) for count in counts.values())
 
 
 def file_bytes(files: Iterable[Path]) -> int:

@@ -198,6 +198,7 @@ def build_index(tables: Sequence[BlockTable], offsets: Offsets, seed: int) -> bf
     hashes = np.concatenate([none, *(key.index_hashes(t, seed) for t in tables)])
     sizes = np.concatenate([none.astype("<u2"), *(t.headers["guest_size"] for t in tables)])
     prefixes = np.concatenate([none, *(t.prefixes() for t in tables)])
+    told = np.concatenate([none.astype("<u2"), *(_told(t) for t in tables)])
     slot_count = slots_for(len(offsets))
     # the home slot grows with the hash, so this is the order (home, hash, size descending)
     order = np.lexsort((-sizes.astype(np.int32), hashes))
@@ -206,9 +207,16 @@ def build_index(tables: Sequence[BlockTable], offsets: Offsets, seed: int) -> bf
     index = np.zeros(length, bf.INDEX_ENTRY.dtype)
     index["prefix"][slots] = prefixes[order]
     index["position"][slots] = offsets[order] // bf.ALIGN
-    index["guest_size"][slots] = sizes[order]
+    index["page_offset"][slots] = told[order]
     index["tag"][slots] = (hashes[order] & np.uint64(0xFFFF)).astype(np.uint16)
     return index
+
+
+def _told(table: BlockTable) -> NDArray[np.uint16]:
+    """What the index tells of the blocks' keys besides the prefix, shape (n,)."""
+    long = key.long_keys(table) * bf.INDEX_LONG
+    told: NDArray[np.uint16] = (table.headers["page_offset"] | long | bf.INDEX_TOLD).astype("<u2")
+    return told
 
 
 def place(homes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -169,7 +169,7 @@ def test_a_run_directory_on_a_full_disk(machine: Machine) -> None:
     machine.enable()
     with full(machine.folder.run, machine.daemon.inside, QEMU_UID):
         machine.daemon.virsh("start", "tiny")
-        query = ("qemu-monitor-command", "tiny", '{"execute":"query-tb-cache"}')
+        query = ("qemu-monitor-command", "tiny", '{"execute":"x-query-tb-cache"}')
         eventually(lambda: '"requested":0,' not in machine.daemon.virsh(*query))
         assert '"mode":"on"' in machine.daemon.virsh(*query)
         machine.destroy()

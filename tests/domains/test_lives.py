@@ -161,7 +161,7 @@ def test_migration_to_another_libvirtd_of_this_host(warm: Machine, second: Daemo
         warm.daemon.virsh("migrate", "--live", "--unsafe", "tiny", second.uri, address)
         assert warm.state() == "shut off"
         assert "running" in second.virsh("domstate", "tiny")
-        answer = second.virsh("qemu-monitor-command", "tiny", '{"execute":"query-tb-cache"}')
+        answer = second.virsh("qemu-monitor-command", "tiny", '{"execute":"x-query-tb-cache"}')
         assert '"mode":"on"' in answer.replace(" ", "")
         second.virsh("destroy", "tiny")
         eventually(lambda: not warm.status()["followed"])

@@ -7,6 +7,9 @@ The committed files are never changed: a new format version gets files of its ow
 engine's tests read the same files. ``v2.expected.json`` says what a reader must find in
 ``v2.journal`` and ``v2.pack``, ``v2-moving.expected.json`` in those with moving immediates.
 
+``v2.pack``, ``v2-contexts.pack``, ``v2-moving.pack`` and ``v2-refused.pack`` were written before
+entries of the index told page offsets; the packs with *told* in their names hold the same blocks.
+
 Files of version 1 were written by the last sysqcache that wrote it: ``v1.pack`` before
 headers told the flags of their blocks, ``v1-flags.pack`` before blocks served any number
 of vCPUs. ``v1-store.tar.zst`` is a whole store with a journal that waits, and
@@ -241,14 +244,14 @@ def expected() -> bytes:
 
 FILES = {
     "v2.journal": journal,
-    "v2.pack": pack,
+    "v2-told.pack": pack,
     "v2.expected.json": expected,
     "v2-contexts.journal": context_journal,
-    "v2-contexts.pack": context_pack,
     "v2-moving.journal": moving_journal,
-    "v2-moving.pack": moving_pack,
+    "v2-told-contexts.pack": context_pack,
+    "v2-told-moving.pack": moving_pack,
     "v2-moving.expected.json": moving_expected,
-    "v2-refused.pack": refused_pack,
+    "v2-told-refused.pack": refused_pack,
 }
 
 

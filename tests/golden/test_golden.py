@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import make_golden
+import numpy as np
 import pytest
 
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
 from sysqcache.formats.journal import outdated_blocks, parse_journal, read_journal
 from sysqcache.store import key
 from sysqcache.store.pack import Pack, Query, outdated_header
@@ -167,6 +169,20 @@ def test_blocks_that_readers_refuse() -> None:
 @pytest.mark.parametrize("name", make_golden.FILES)
 def test_writers_still_write_version_2(name: str) -> None:
     assert make_golden.FILES[name]() == (HERE / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "-contexts", "-moving", "-refused"])
+def test_indexes_tell_what_a_key_has_besides_the_prefix(name: str) -> None:
+    before, pack = Pack(content(f"v2{name}.pack")), Pack(content(f"v2-told{name}.pack"))
+    assert pack.header == before.header
+    others = [field.name for field in bf.INDEX_ENTRY.fields if field.name != "page_offset"]
+    assert pack.index[others].tolist() == before.index[others].tolist()
+    told = pack.index["page_offset"][pack.index["position"] > 0]
+    positions = pack.index["position"][pack.index["position"] > 0].astype(np.int64)
+    table = BlockTable.at(pack.buffer, positions * bf.ALIGN)
+    assert (told & 0xFFF).tolist() == table.headers["page_offset"].tolist()
+    assert (told & bf.INDEX_LONG > 0).tolist() == key.long_keys(table).tolist()
+    assert (told & bf.INDEX_TOLD > 0).all()
 
 
 @pytest.mark.parametrize("name", ["v1.journal", "v1-contexts.journal"])

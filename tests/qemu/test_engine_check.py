@@ -27,7 +27,7 @@ def test_the_engine_answers_and_has_the_cache(engine: Engine) -> None:
     result = check(engine)
     assert result.version.startswith("10.0.")
     assert result.has_cache
-    assert "query-tb-cache" in result.commands
+    assert "x-query-tb-cache" in result.commands
     assert result.reason == ""
 
 

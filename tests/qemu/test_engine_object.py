@@ -41,7 +41,7 @@ def qemu(engine: Engine, directory: Path, *more: str) -> Iterator[QmpClient]:
 
 
 def info(client: QmpClient) -> dict[str, Any]:
-    answer: dict[str, Any] = client.execute("query-tb-cache")
+    answer: dict[str, Any] = client.execute("x-query-tb-cache")
     return answer
 
 
@@ -73,16 +73,16 @@ def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) 
         assert (state["id"], state["mode"], state["active"]) == ("own", "read-only", True)
         assert "target=x86_64\n" in state["fingerprint-text"]
 
-        foreign = client.execute("tb-cache-add-pack", {"path": str(golden_copy(tmp_path))})
+        foreign = client.execute("x-tb-cache-add-pack", {"path": str(golden_copy(tmp_path))})
         assert foreign["status"] == "fingerprint"
         ours = golden_copy(tmp_path, bytes.fromhex(state["fingerprint"]))
-        mapped = client.execute("tb-cache-add-pack", {"path": str(ours)})
+        mapped = client.execute("x-tb-cache-add-pack", {"path": str(ours)})
         assert mapped["status"] == "mapped"
         assert mapped["blocks"] == bf.PACK_HEADER.unpack(GOLDEN.read_bytes())["block_count"]
         before = golden_copy(tmp_path, bytes.fromhex(state["fingerprint"]), OUTDATED)
-        outdated = client.execute("tb-cache-add-pack", {"path": str(before)})
+        outdated = client.execute("x-tb-cache-add-pack", {"path": str(before)})
         assert outdated["status"] == "version"
-        missing = client.execute("tb-cache-add-pack", {"path": str(tmp_path / "none.pack")})
+        missing = client.execute("x-tb-cache-add-pack", {"path": str(tmp_path / "none.pack")})
         assert missing["status"] == "unreadable"
         rejected = {name: n for name, n in info(client)["rejected"].items() if n}
         assert rejected == {"fingerprint": 1, "version": 1, "unreadable": 1}
@@ -97,8 +97,8 @@ def test_there_is_one_and_it_stays(x86_engine: Engine, tmp_path: Path) -> None:
             client.execute("object-del", {"id": "c"})
         with pytest.raises(CommandRefusedError, match="can't be changed"):
             client.execute("qom-set", {"path": "/objects/c", "property": "mode", "value": "verify"})
-        client.execute("tb-cache-freeze", {"freeze": True})
-        checkpoint = client.execute("tb-cache-checkpoint")
+        client.execute("x-tb-cache-freeze", {"freeze": True})
+        checkpoint = client.execute("x-tb-cache-checkpoint")
         assert checkpoint["journal-bytes"] == journal.stat().st_size >= bf.HEADER_SIZE
         assert journal.stat().st_mode & 0o777 == 0o600
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from sysqcache.formats import block as bf
 from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 
+ENGINE = Path(__file__).parents[2] / "engine" / "src" / "accel" / "tcg"
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 
@@ -26,6 +28,25 @@ def test_fields_follow_each_other_without_overlap(layout: bf.Layout) -> None:
 @pytest.mark.parametrize("layout", bf.LAYOUTS, ids=lambda layout: layout.name)
 def test_docs_show_the_table(layout: bf.Layout) -> None:
     assert layout.markdown() in DOCS.read_text()
+
+
+SHARED = (
+    "MAX_PACKS",
+    "MAX_WALK",
+    "MAX_CANDIDATES",
+    "MAX_IMMS",
+    "VERSION",
+    "INDEX_TOLD",
+    "INDEX_LONG",
+)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_engine_has_the_same_numbers(name: str) -> None:
+    headers = [ENGINE / f"tb-cache-{one}.h" for one in ("format", "find")]
+    text = "".join(header.read_text() for header in headers)
+    [number] = re.findall(rf"^#define TB_CACHE_{name} +(\w+?)u?\b", text, re.MULTILINE)
+    assert int(number, 0) == getattr(bf, name)
 
 
 def test_docs_state_the_limits() -> None:

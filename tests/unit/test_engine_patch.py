@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,15 @@ def test_without_changes_the_digest_is_that_of_a_plain_build(tmp_path: Path) -> 
 
 def test_the_real_series_is_well_named() -> None:
     series.series()
+
+
+def test_each_of_our_files_arrives_with_one_patch() -> None:
+    arriving = dict.fromkeys(series.own_files(), 0)
+    for patch_file in series.series():
+        message = patch_file.read_text().partition("\n---\n")[0]
+        for names in re.findall(r"^Adds: (.+)$", message, re.MULTILINE):
+            found = [path for path in arriving if fnmatch.fnmatch(str(path), names)]
+            assert found, (patch_file.name, names)
+            for path in found:
+                arriving[path] += 1
+    assert set(arriving.values()) == {1}, arriving

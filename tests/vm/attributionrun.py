@@ -140,7 +140,7 @@ def settled_look(
 ) -> Checkpoint:
     """A look at what the journal holds now, kept as a copy: the guest runs on."""
     with QmpClient.connect(instance.file(paths.INSTANCE_QMP), process=process, timeout=10) as qmp:
-        qmp.execute("tb-cache-checkpoint")
+        qmp.execute("x-tb-cache-checkpoint")
     shutil.copy(journal, copy)
     return checkpoint(instance, process, RunFiles(copy))
 

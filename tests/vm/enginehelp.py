@@ -93,8 +93,8 @@ class Guest:
         return self.stats()
 
     def info(self) -> dict[str, Any]:
-        """The whole answer of ``query-tb-cache``."""
-        answer: dict[str, Any] = self.qmp.execute("query-tb-cache")
+        """The whole answer of ``x-query-tb-cache``."""
+        answer: dict[str, Any] = self.qmp.execute("x-query-tb-cache")
         return answer
 
     def audit(self) -> dict[str, Any]:

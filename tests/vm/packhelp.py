@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.fuzzing.mutations import seal_block
 from sysqcache.formats import block as bf
-from sysqcache.formats.blocktable import BlockTable
-from sysqcache.store import key
-from sysqcache.store.pack import Pack
-from sysqcache.store.writer import write_pack
 
 Damage = Callable[[bytearray], None]
 
@@ -85,15 +82,6 @@ def longer_guest_code(content: bytearray) -> None:
             data[at + 26 : at + 28] = np.frombuffer(size.to_bytes(2, "little"), np.uint8)
 
 
-def sealed(content: bytearray, at: int) -> None:
-    """Make the checksum of the block at ``at`` right again."""
-    head = bf.BLOCK.unpack(content, at)
-    size = sum(int(head[name]) for name in ("guest_size", "code_size", "search_size"))
-    size += bf.BLOCK_IMM.size * (int(head["block_flags"]) >> bf.BLOCK_IMMS_SHIFT & 0xFF)
-    checksum = bf.checksum(memoryview(content)[at + 8 : at + bf.BLOCK.size + size])
-    content[at : at + 8] = checksum.to_bytes(8, "little")
-
-
 def wrong_in_two_ways(content: bytearray) -> None:
     """Change the host code of half of the blocks and the size of the others, checksums right."""
     for i, at in enumerate(positions(content).tolist()):
@@ -102,7 +90,7 @@ def wrong_in_two_ways(content: bytearray) -> None:
             content[at + bf.BLOCK.size + int(head["guest_size"])] ^= 0x10
         else:
             content[at + 28 : at + 30] = (int(head["icount"]) % 512 + 1).to_bytes(2, "little")
-        sealed(content, at)
+        seal_block(content, at)
 
 
 def flip_sizes(content: bytearray) -> None:
@@ -136,32 +124,6 @@ def shuffled_index(content: bytearray) -> None:
     entries = index(content)
     used = entries["position"] > 0
     entries["position"][used] = np.roll(entries["position"][used], 1)
-
-
-def crowded(pack: Path, folder: Path, keys: int = 64, each: int = 1500) -> Path:
-    """A pack in which many blocks have the key of one that is wanted, and other code behind it.
-
-    The store would leave most of them out.
-    """
-    table, rng = Pack.open(pack).blocks(), np.random.default_rng(1)
-    head = table.headers
-    fit = key.long_keys(table) & (head["guest_size"] > 16) & (head["block_flags"] >> 8 == 0)
-    chosen = np.flatnonzero(fit)[:: max(1, int(fit.sum()) // keys)][:keys]
-    content, offsets = bytearray(), []
-    for i in chosen.tolist():
-        start = int(table.offsets[i])
-        block = bytes(table.buffer[start : start + int(table.padded_sizes()[i])])
-        end = bf.BLOCK.size + int(head["guest_size"][i])
-        for _ in range(each):
-            offsets.append(len(content))
-            content += block
-            tail = slice(offsets[-1] + bf.BLOCK.size + 8, offsets[-1] + end)
-            content[tail] = rng.bytes(tail.stop - tail.start)
-            sealed(content, offsets[-1])
-    folder.mkdir()
-    copies = BlockTable.at(memoryview(content), np.array(offsets, np.int64))
-    header = Pack.open(pack).header
-    return write_pack(folder, header.fingerprint, header.text, [copies]).path
 
 
 @contextlib.contextmanager

@@ -22,9 +22,11 @@ from enginehelp import (
 from machinehelp import NOKASLR
 from packhelp import Damage, cut, damaged, put, small_disk
 
+from bench.packs import crowded, split
 from sysqcache.base.counters import REJECTS
 from sysqcache.base.errors import LaunchError, QmpError
 from sysqcache.base.types import CacheMode
+from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.journal import read_journal
 from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.qmp import commands
@@ -132,13 +134,28 @@ def test_sizes_and_positions_outside(pack: Path, tmp_path: Path, damage: Damage)
 
 def test_a_crowded_pack(pack: Path, tmp_path: Path) -> None:
     """A guest may fill a store with what others look for: few of its blocks are compared."""
-    full = packhelp.crowded(pack, tmp_path / "crowded")
+    full = crowded(pack, tmp_path / "crowded")
     alone = run(Start(READ_ONLY, [full]), tmp_path / "alone")
     assert alone.adopted == 0
     assert alone.misses["crowded"] > 32
     # a block of another pack is found behind it
     stats = run(Start(READ_ONLY, [full, pack]), tmp_path / "both")
     assert hit_rate(stats) >= 0.85
+
+
+def test_many_packs_hold_what_one_does(recorded: Recorded, tmp_path: Path) -> None:
+    """Every block is found wherever it lies, and none that does not fit."""
+    packs = split(recorded.pack, tmp_path / "packs", 60)
+    stats = run(Start(CacheMode.VERIFY, packs), tmp_path / "guest")
+    assert [p.status for p in stats.packs] == ["mapped"] * 60
+    assert hit_rate(stats) >= 0.85
+    assert stats.mismatches == 0
+    # beyond the limit: told, counted, and the machine runs
+    many = [damaged(packs[0], tmp_path / f"{n}.pack", lambda _: None) for n in range(MAX_PACKS)]
+    stats = run(Start(READ_ONLY, [*many, *packs[1:3]]), tmp_path / "full")
+    assert [p.status for p in stats.packs][-3:] == ["mapped", "limit", "limit"]
+    assert {k: n for k, n in stats.rejected.items() if n} == {"limit": 2}
+    assert stats.adopted > 0
 
 
 def test_blocks_that_claim_the_next_page(pack: Path, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ typedef struct FuzzChange {
     uint32_t value;
 } FuzzChange;
 
+/* In the number of packs: look in those that a directory lists. */
+#define FUZZ_DIRECTORY  0x80u
+
 #define FUZZ_EXACTLY    1u      /* tb_cache_find_exactly() */
 #define FUZZ_PARALLEL   2u      /* with CF_PARALLEL */
 #define FUZZ_ANY        4u      /* exactly: only for any context */
@@ -59,7 +62,7 @@ typedef struct FuzzLookup {
 typedef struct FuzzScript {
     uint32_t blocks_size;       /* of what is stored of them */
     int16_t longer;             /* the file is, than its header says */
-    uint8_t packs;              /* how often it is mapped, modulo 3 */
+    uint8_t packs;              /* how often it is mapped, modulo 3, and flag */
     uint8_t foreign;            /* another fingerprint is wanted */
     FuzzLookup lookup[FUZZ_LOOKUPS];
 } FuzzScript;

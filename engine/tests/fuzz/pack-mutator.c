@@ -204,7 +204,8 @@ static uint64_t index_block(size_t at, TbCacheIndexEntry *e)
 
     *e = (TbCacheIndexEntry) {
         .position = (TB_CACHE_HEADER_SIZE + at) / TB_CACHE_ALIGN,
-        .guest_size = b.guest_size,
+        .page_offset = (b.page_offset & 4095) | TB_CACHE_INDEX_TOLD |
+                       (is_long ? TB_CACHE_INDEX_LONG : 0),
     };
     memcpy(&e->prefix, w.blocks + guest,
            MIN(MIN(b.guest_size, TB_CACHE_PREFIX),
@@ -428,7 +429,7 @@ static void change_script(void)
         l->how = pick(3) ? l->how ^ 1u << pick(6) : 0;
         break;
     case 2:
-        s->packs = 1 + pick(2);
+        s->packs = (1 + pick(2)) | (pick(2) ? FUZZ_DIRECTORY : 0);
         s->longer = pick(4) ? 0 : (int16_t)number();
         s->foreign = pick(8) == 0;
         break;

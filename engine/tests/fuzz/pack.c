@@ -24,6 +24,7 @@ static void *fenced_mmap(void *at, size_t size, int prot, int flags, int fd,
 #define memcpy watched_memcpy
 #define memcmp watched_memcmp
 #include "accel/tcg/tb-cache-find.c"
+#include "accel/tcg/tb-cache-directory.c"
 #undef memcpy
 #undef memcmp
 #define mmap fenced_mmap
@@ -81,7 +82,7 @@ static size_t wanted_block(const FuzzLookup *l, const TbCacheFind *f)
     size_t seen = 0;
 
     if (l->how & FUZZ_BEHIND) {
-        return (size_t)f->behind[0] * TB_CACHE_ALIGN;
+        return (size_t)f->recent[0].behind * TB_CACHE_ALIGN;
     }
     for (size_t i = 0; i < MIN(header.index_entries, 256); i++) {
         size_t at = header.index_offset + i * sizeof(TbCacheIndexEntry);
@@ -535,6 +536,7 @@ static void set_up(TbCacheFind *f)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static TbCacheFind f;
+    g_autofree TbCacheDirectory *directory = NULL;
     TbCachePackFile *packs[MAX_PACKS];
     FuzzInput in;
     unsigned n = 0;
@@ -547,13 +549,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     f = (TbCacheFind) { .found = f.found, .get_page2 = fetch_page2 };
     write_file(&in);
-    while (n < in.script.packs % (MAX_PACKS + 1)) {
+    while (n < (in.script.packs & ~FUZZ_DIRECTORY) % (MAX_PACKS + 1)) {
         packs[n] = open_pack(&in, n);
         if (!packs[n]->base) {
             close_pack(packs[n]);
             break;
         }
         n++;
+    }
+    if (in.script.packs & FUZZ_DIRECTORY) {
+        directory = tb_cache_directory_new(packs, n, in.header.seed);
+        f.directory = directory;
     }
     for (int i = 0; i < FUZZ_LOOKUPS; i++) {
         look_up(&f, packs, n, &in.script.lookup[i]);

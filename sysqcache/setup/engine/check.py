@@ -45,7 +45,7 @@ def check(engine: Engine) -> CheckResult:
         {"execute": "query-version", "id": "version"},
         {"execute": "qom-list-types", "id": "types", "arguments": {"implements": "user-creatable"}},
         {"execute": "query-commands", "id": "commands"},
-        {"execute": "query-tb-cache", "id": "cache"},
+        {"execute": "x-query-tb-cache", "id": "cache"},
         {"execute": "quit"},
     ]
     command = [

@@ -39,7 +39,7 @@ _Size = Annotated[int, Field(ge=1, le=MAX_BYTES)]
 _Text = Annotated[str, Field(max_length=MAX_TEXT)]
 _Name = Annotated[str, Field(min_length=1, max_length=512)]
 _Group = Annotated[
-    str, Field(pattern=r"^(firmware|unknown|kernel:[^\x00]{1,512}|files:[0-9]{1,9})$")
+    str, Field(pattern=r"^(firmware|unknown|gathered|kernel:[^\x00]{1,512}|files:[0-9]{1,9})$")
 ]
 _Time = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
 

@@ -16,7 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qapi/error.h"
-#include "qapi/qapi-commands-tb-cache.h"
+#include "qapi/qapi-commands-tb-audit.h"
 #include "exec/cpu-all.h"
 #include "exec/memory.h"
 #include "hw/core/cpu.h"
@@ -91,14 +91,14 @@ static bool is_ram(ram_addr_t addr)
 bool tb_audit_stale(const TranslationBlock *tb)
 {
     size_t n = first_part(tb);
-    const uint8_t *second = NULL;
+    const uint8_t *first, *second = NULL;
 
     RCU_READ_LOCK_GUARD();
+    first = qemu_map_ram_ptr(NULL, tb_page_addr0(tb));
     if (n < tb->size) {
         second = qemu_map_ram_ptr(NULL, tb_page_addr1(tb) & TARGET_PAGE_MASK);
     }
-    return tb->guest_hash != code_hash(qemu_map_ram_ptr(NULL, tb_page_addr0(tb)),
-                                       n, second, tb->size - n);
+    return tb->guest_hash != code_hash(first, n, second, tb->size - n);
 }
 
 static void log_stale(TbAudit *audit, const TranslationBlock *tb)

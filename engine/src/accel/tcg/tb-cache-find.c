@@ -261,13 +261,18 @@ static const TbCacheBlock *find_in_pack(TbCacheFind *f, TbCachePackFile *pack,
                                         const TbCacheKey *k, bool is_long,
                                         uint64_t prefix)
 {
-    uint64_t h = tb_cache_hash(pack->seed, k->page_offset, is_long, prefix,
-                               k->flags, k->cflags, k->cs_base);
-    uint64_t slot = ((h >> 32) * pack->slot_count) >> 32;
-    uint64_t end = MIN(pack->index_entries, slot + TB_CACHE_MAX_WALK);
-    uint16_t tag = h;
+    uint64_t h, slot, end;
     unsigned tried = 0;
+    uint16_t tag;
 
+    if (other_flags(pack, k)) {
+        return NULL;
+    }
+    h = tb_cache_hash(pack->seed, k->page_offset, is_long, prefix,
+                      k->flags, k->cflags, k->cs_base);
+    slot = ((h >> 32) * pack->slot_count) >> 32;
+    end = MIN(pack->index_entries, slot + TB_CACHE_MAX_WALK);
+    tag = h;
     for (; slot < end; slot++) {
         TbCacheIndexEntry e = pack->index[slot];
         const TbCacheBlock *b;
@@ -291,16 +296,46 @@ static const TbCacheBlock *find_in_pack(TbCacheFind *f, TbCachePackFile *pack,
     return NULL;
 }
 
+/* Look in those packs that @d lists for such a block. */
+static const TbCacheBlock *find_listed(TbCacheFind *f,
+                                       const TbCacheDirectory *d,
+                                       TbCachePackFile **packs,
+                                       const TbCacheKey *k,
+                                       bool is_long, uint64_t prefix)
+{
+    uint64_t h = tb_cache_directory_hash(d, k->page_offset, is_long, prefix);
+    size_t bucket = tb_cache_directory_bucket(d, h);
+    uint32_t first = tb_cache_directory_entry(h, 0);
+
+    for (uint32_t i = d->start[bucket]; i < d->start[bucket + 1]; i++) {
+        uint32_t pack = d->entries[i] - first;
+
+        if (pack < d->n_packs) {
+            const TbCacheBlock *b = find_in_pack(f, packs[pack], k, is_long,
+                                                 prefix);
+
+            if (b) {
+                return b;
+            }
+        }
+    }
+    return NULL;
+}
+
 static const TbCacheBlock *find_prefix(TbCacheFind *f, TbCachePackFile **packs,
                                        unsigned n, const TbCacheKey *k,
                                        bool is_long, uint64_t prefix)
 {
-    for (unsigned i = 0; i < n; i++) {
-        const TbCacheBlock *b;
+    const TbCacheDirectory *d = f->directory;
+    const TbCacheBlock *b;
 
-        if (other_flags(packs[i], k)) {
-            continue;
+    if (d) {
+        b = find_listed(f, d, packs, k, is_long, prefix);
+        if (b) {
+            return b;
         }
+    }
+    for (unsigned i = d ? d->n_packs : 0; i < n; i++) {
         b = find_in_pack(f, packs[i], k, is_long, prefix);
         if (b) {
             return b;
@@ -315,13 +350,14 @@ static const TbCacheBlock *find_prefix(TbCacheFind *f, TbCachePackFile **packs,
  * wanted next.  It is in the processor's cache by now, unlike the index.
  */
 static const TbCacheBlock *find_next(TbCacheFind *f, TbCachePackFile **packs,
-                                     unsigned n, const TbCacheKey *k)
+                                     const TbCacheKey *k)
 {
     uint64_t *miss = f->miss;
 
-    for (unsigned i = 0; i < n; i++) {
-        TbCachePackFile *pack = packs[i];
-        size_t offset = (size_t)f->behind[i] * TB_CACHE_ALIGN;
+    for (int i = 0; i < TB_CACHE_RECENT; i++) {
+        uint32_t behind = f->recent[i].behind;
+        TbCachePackFile *pack = packs[f->recent[i].pack];
+        size_t offset = (size_t)behind * TB_CACHE_ALIGN;
         const TbCacheBlock *b = (const TbCacheBlock *)(pack->base + offset);
 
         if (offset == 0 || offset + sizeof(*b) >= pack->blocks_end ||
@@ -330,7 +366,7 @@ static const TbCacheBlock *find_next(TbCacheFind *f, TbCachePackFile **packs,
             b->data[0] != k->host[0]) {
             continue;
         }
-        b = try_block(f, pack, f->behind[i], k);
+        b = try_block(f, pack, behind, k);
         if (b) {
             return b;
         }
@@ -338,6 +374,22 @@ static const TbCacheBlock *find_next(TbCacheFind *f, TbCachePackFile **packs,
         f->miss = miss;
     }
     return NULL;
+}
+
+/* @b is what was found: its pack becomes the first of the recent ones. */
+static void remember(TbCacheFind *f, const TbCacheBlock *b)
+{
+    uint32_t pack = f->pack->number;
+    int i = 0;
+
+    while (i < TB_CACHE_RECENT - 1 && f->recent[i].pack != pack) {
+        i++;
+    }
+    memmove(&f->recent[1], &f->recent[0], i * sizeof(f->recent[0]));
+    f->recent[0].pack = pack;
+    f->recent[0].behind =
+        f->position + DIV_ROUND_UP(sizeof(*b) + tb_cache_body_size(b),
+                                   TB_CACHE_ALIGN);
 }
 
 const TbCacheBlock *tb_cache_find_exactly(TbCacheFind *f,
@@ -373,15 +425,13 @@ const TbCacheBlock *tb_cache_find(TbCacheFind *f, TbCachePackFile **packs,
     f->miss = &f->misses.absent;
     f->page2 = NULL;
     f->page2_tried = false;
-    b = find_next(f, packs, n, &any)
+    b = find_next(f, packs, &any)
         ?: tb_cache_find_exactly(f, packs, n, &any);
     if (!b && any.any_context) {
         b = tb_cache_find_exactly(f, packs, n, k);
     }
     if (b) {
-        f->behind[f->pack->number] =
-            f->position + DIV_ROUND_UP(sizeof(*b) + tb_cache_body_size(b),
-                                       TB_CACHE_ALIGN);
+        remember(f, b);
     }
     return b;
 }

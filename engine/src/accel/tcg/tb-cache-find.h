@@ -12,12 +12,12 @@
 #ifndef ACCEL_TCG_TB_CACHE_FIND_H
 #define ACCEL_TCG_TB_CACHE_FIND_H
 
+#include "qemu/rcu.h"
 #include "qemu/units.h"
 #include "tcg/guest-imm.h"
 #include "qapi/qapi-types-tb-cache.h"
 #include "tb-cache-format.h"
 
-#define TB_CACHE_MAX_PACKS      64
 #define TB_CACHE_MAX_GUEST      4096
 #define TB_CACHE_MAX_BLOCK      (96 * KiB)
 
@@ -29,6 +29,15 @@
  */
 #define TB_CACHE_MAX_CANDIDATES 320
 #define TB_CACHE_MAX_WALK       4096
+
+/*
+ * A request looks in one pack after another if they are few.  Of more, a
+ * directory tells which ones may have the block.
+ */
+#define TB_CACHE_FEW_PACKS      16
+
+/* In so many packs the block behind the last one that was found is tried. */
+#define TB_CACHE_RECENT         8
 
 /* Pages of a pack are populated in windows of this size, on first use. */
 #define TB_CACHE_WINDOW_BITS    20
@@ -67,6 +76,7 @@ typedef struct TbCacheKey {
 } TbCacheKey;
 
 typedef struct TbCacheFind TbCacheFind;
+typedef struct TbCacheDirectory TbCacheDirectory;
 
 /**
  * TbCachePage2: have the guest code on the second page
@@ -96,8 +106,14 @@ struct TbCacheFind {
     TbCachePackFile *cold;
     size_t cold_window;
 
-    /* What was found last in each pack: where the next block is, or 0. */
-    uint32_t behind[TB_CACHE_MAX_PACKS];
+    /* Packs with what was found last, and where the next block is, or 0. */
+    struct {
+        uint32_t pack;
+        uint32_t behind;
+    } recent[TB_CACHE_RECENT];
+
+    /* Of the first packs, or NULL; the caller's, who may exchange it. */
+    const TbCacheDirectory *directory;
 
     /* A copy of the block: what is checked is what is used. */
     TbCacheBlock *found;
@@ -186,6 +202,55 @@ static inline TbCacheImm tb_cache_imm(const TbCacheBlock *b,
 static inline size_t tb_cache_imm_at(TbCacheImm imm)
 {
     return imm.guest & ~TB_CACHE_IMM_RELATIVE;
+}
+
+/* tb-cache-directory.c */
+
+/*
+ * Which of many packs may have a block, by what of its key the entries of
+ * their indexes tell.  Never changes; one piece of memory, for g_free_rcu().
+ */
+struct TbCacheDirectory {
+    struct rcu_head rcu;
+    uint64_t seed;
+    unsigned n_packs;           /* that it covers, from the first on */
+    unsigned bits;              /* the buckets' number is 1 << bits */
+    uint32_t *start;            /* of each bucket, and the end of the last */
+    uint32_t *entries;          /* bits of the hash, and a pack's number */
+};
+
+/**
+ * tb_cache_directory_new: read the indexes of packs
+ * @packs: as they are given to tb_cache_find()
+ * @n: how many they are
+ * @seed: that no guest knows, so that none can fill a bucket
+ *
+ * Returns NULL if there is not the memory.
+ */
+TbCacheDirectory *tb_cache_directory_new(TbCachePackFile **packs, unsigned n,
+                                         uint64_t seed);
+
+/** tb_cache_directory_hash: what leads to a block's bucket */
+static inline uint64_t tb_cache_directory_hash(const TbCacheDirectory *d,
+                                               uint16_t page_offset,
+                                               bool is_long, uint64_t prefix)
+{
+    uint64_t h = tb_cache_mix(d->seed ^ (page_offset | is_long << 16));
+
+    h = tb_cache_mix(h ^ prefix);
+    return tb_cache_mix(h ^ d->seed);
+}
+
+/* The bucket's number, and what an entry has of the hash. */
+static inline size_t tb_cache_directory_bucket(const TbCacheDirectory *d,
+                                               uint64_t h)
+{
+    return h >> (64 - d->bits);
+}
+
+static inline uint32_t tb_cache_directory_entry(uint64_t h, uint32_t pack)
+{
+    return (uint32_t)h * TB_CACHE_MAX_PACKS + pack;
 }
 
 /* tb-cache-pack.c */

@@ -14,6 +14,8 @@
 #define TB_CACHE_HEADER_SIZE        4096
 #define TB_CACHE_VERSION            2
 #define TB_CACHE_ALIGN              16
+/* So many packs does an engine map, and the store name in a boot set. */
+#define TB_CACHE_MAX_PACKS          1024
 #define TB_CACHE_JOURNAL_MAGIC      "SYSQJRNL"
 #define TB_CACHE_PACK_MAGIC         "SYSQPACK"
 #define TB_CACHE_RECORD_MAGIC       0x4c425153u /* "SQBL" */
@@ -149,11 +151,15 @@ QEMU_BUILD_BUG_ON(sizeof(TbCachePackHeader) != TB_CACHE_HEADER_SIZE);
 typedef struct TbCacheIndexEntry {
     uint64_t prefix;            /* first bytes of the guest's code */
     uint32_t position;          /* of the block / ALIGN; 0: empty entry */
-    uint16_t guest_size;
+    uint16_t page_offset;       /* of the block, and the flags below */
     uint16_t tag;
 } TbCacheIndexEntry;
 
 QEMU_BUILD_BUG_ON(sizeof(TbCacheIndexEntry) != 16);
+
+/* Files of before have the size of the guest's code there. */
+#define TB_CACHE_INDEX_TOLD     0x8000u
+#define TB_CACHE_INDEX_LONG     0x1000u /* the key has TB_CACHE_PREFIX bytes */
 
 /*
  * A 32-bit immediate of the guest that may have another value, see

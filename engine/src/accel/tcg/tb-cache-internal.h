@@ -132,6 +132,7 @@ struct TbCache {
     /* Appended under the BQL; @n_packs is published after the element. */
     TbCachePackFile *packs[TB_CACHE_MAX_PACKS];
     unsigned n_packs;
+    TbCacheDirectory *directory; /* of the first of them, by RCU; or NULL */
     GPtrArray *refused;         /* packs not mapped */
     TbCacheRejects pack_rejects;
 

@@ -10,6 +10,7 @@
 #include "qemu/units.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "crypto/random.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "qapi/qapi-commands-tb-cache.h"
@@ -54,6 +55,29 @@ static TbCachePackFile *add_pack(TbCache *s, const char *path)
     s->packs[s->n_packs] = p;
     qatomic_store_release(&s->n_packs, s->n_packs + 1);
     return p;
+}
+
+/*
+ * Called with the BQL held.  A directory that is made anew for every few
+ * packs costs little for each.
+ */
+static void list_packs(TbCache *s)
+{
+    TbCacheDirectory *old = s->directory, *new;
+    unsigned listed = old ? old->n_packs : 0;
+    uint64_t seed;
+
+    if (s->n_packs - listed <= TB_CACHE_FEW_PACKS ||
+        qcrypto_random_bytes(&seed, sizeof(seed), NULL) < 0) {
+        return;
+    }
+    new = tb_cache_directory_new(s->packs, s->n_packs, seed);
+    if (new) {
+        qatomic_rcu_set(&s->directory, new);
+        if (old) {
+            g_free_rcu(old, rcu);
+        }
+    }
 }
 
 static void add_boot_pack(const char *path, void *opaque)
@@ -114,6 +138,7 @@ static void activate(Notifier *n, void *opaque)
     }
     if (s->boot_set) {
         tb_cache_boot_set_read(s->boot_set, add_boot_pack, s);
+        list_packs(s);
     }
     if (s->n_packs && s->mode != TB_CACHE_MODE_VERIFY) {
         tb_cache_prefault_start(s->small_pages);
@@ -216,7 +241,7 @@ static void set_boot_set(Object *obj, const char *value, Error **errp)
 
     if (tb_cache == s) {
         error_setg(errp, "the boot set can't be changed, "
-                   "use tb-cache-add-pack");
+                   "use x-tb-cache-add-pack");
         return;
     }
     g_free(s->boot_set);
@@ -460,7 +485,7 @@ static TbCache *the_tb_cache(Error **errp)
     return tb_cache;
 }
 
-TbCacheInfo *qmp_query_tb_cache(Error **errp)
+TbCacheInfo *qmp_x_query_tb_cache(Error **errp)
 {
     TbCache *s = the_tb_cache(errp);
     TbCacheInfo *info;
@@ -495,7 +520,7 @@ TbCacheInfo *qmp_query_tb_cache(Error **errp)
     return info;
 }
 
-TbCacheCheckpoint *qmp_tb_cache_checkpoint(Error **errp)
+TbCacheCheckpoint *qmp_x_tb_cache_checkpoint(Error **errp)
 {
     TbCache *s = the_tb_cache(errp);
     TbCacheCheckpoint *c;
@@ -509,9 +534,10 @@ TbCacheCheckpoint *qmp_tb_cache_checkpoint(Error **errp)
     return c;
 }
 
-TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
+TbCachePack *qmp_x_tb_cache_add_pack(const char *path, Error **errp)
 {
     TbCache *s = the_tb_cache(errp);
+    TbCachePackFile *p;
 
     if (!s) {
         return NULL;
@@ -520,14 +546,38 @@ TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
         error_setg(errp, "the tb-cache object is not active: %s", s->reason);
         return NULL;
     }
-    return pack_info(add_pack(s, path));
+    p = add_pack(s, path);
+    list_packs(s);
+    return pack_info(p);
 }
 
-void qmp_tb_cache_freeze(bool freeze, Error **errp)
+void qmp_x_tb_cache_freeze(bool freeze, Error **errp)
 {
     TbCache *s = the_tb_cache(errp);
 
     if (s) {
         qatomic_set(&s->frozen, freeze);
     }
+}
+
+/* The names that they had before. */
+
+TbCacheInfo *qmp_query_tb_cache(Error **errp)
+{
+    return qmp_x_query_tb_cache(errp);
+}
+
+TbCacheCheckpoint *qmp_tb_cache_checkpoint(Error **errp)
+{
+    return qmp_x_tb_cache_checkpoint(errp);
+}
+
+TbCachePack *qmp_tb_cache_add_pack(const char *path, Error **errp)
+{
+    return qmp_x_tb_cache_add_pack(path, errp);
+}
+
+void qmp_tb_cache_freeze(bool freeze, Error **errp)
+{
+    qmp_x_tb_cache_freeze(freeze, errp);
 }

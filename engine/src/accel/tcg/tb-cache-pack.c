@@ -195,9 +195,6 @@ static const char *map_pack(TbCachePackFile *p, int fd,
     size_t index_size = h->index_entries * sizeof(TbCacheIndexEntry);
     void *base;
 
-    if (n_guarded == TB_CACHE_MAX_PACKS) {
-        REFUSE(unreadable, "unreadable");
-    }
     base = mmap(NULL, p->size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (base == MAP_FAILED) {
         REFUSE(unreadable, "unreadable");
@@ -232,6 +229,10 @@ TbCachePackFile *tb_cache_pack_open(const char *path,
     p->path = g_strdup(path);
     p->status = tb_cache_check_file(fd, TB_CACHE_HEADER_SIZE, &p->size,
                                     rejects);
+    if (!p->status && n_guarded == TB_CACHE_MAX_PACKS) {
+        rejects->limit++;
+        p->status = "limit";
+    }
     if (!p->status && pread(fd, h, sizeof(*h), 0) != sizeof(*h)) {
         rejects->unreadable++;
         p->status = "unreadable";

@@ -307,6 +307,7 @@ static const TbCacheBlock *find_block(TbCacheThread *t, TranslationBlock *tb,
 
     t->tb = tb;
     t->pc = pc;
+    t->find.directory = qatomic_rcu_read(&tb_cache->directory);
     return tb_cache_find(&t->find, tb_cache->packs,
                          qatomic_load_acquire(&tb_cache->n_packs), &k);
 }

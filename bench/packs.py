@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measure boots with many packs, and with a pack that a neighbour has filled with others' keys.
+
+    python -m bench.packs [many] [crowd] [--rounds N] [--config VM.yaml]
+
+``many`` boots with the same blocks in 20 and in 200 packs, ``crowd`` with and without a pack of
+blocks that each begin as one which the machine wants. Both take turns, and read the store alone.
+Results go to bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.figures import RATIO, Figure, Limit
+from bench.fuzzing.mutations import seal_block
+from bench.modules import FIRST, Session
+from bench.output import finish
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.store import key
+from sysqcache.store.layout import StoreLayout
+from sysqcache.store.manifest import read_manifest, write_manifest
+from sysqcache.store.pack import Pack
+from sysqcache.store.writer import write_pack
+
+Values = defaultdict[str, list[float]]
+"""Figure name to what was measured, a value a round."""
+
+FEW, MANY = 20, 200
+KEYS: Final = 1000
+LIMITS: Final = {"many": Limit(1.1), "crowd": Limit(1.02)}
+
+
+def split(pack: Path, folder: Path, count: int) -> list[Path]:
+    """The blocks of ``pack`` dealt out to ``count`` packs, so that neighbours are apart."""
+    folder.mkdir(exist_ok=True)
+    whole = Pack.open(pack)
+    table, head = whole.blocks(), whole.header
+    rows = [np.arange(first, len(table), count) for first in range(count)]
+    return [write_pack(folder, head.fingerprint, head.text, [table.select(r)]).path for r in rows]
+
+
+def crowded(pack: Path, folder: Path, keys: int = 64, each: int = 1500) -> Path:
+    """A pack in which many blocks have the key of one that is wanted, and other code behind it.
+
+    The store leaves out those beyond ``block.MAX_SAME_KEY`` for a key.
+    """
+    table, rng = Pack.open(pack).blocks(), np.random.default_rng(1)
+    head = table.headers
+    fit = key.long_keys(table) & (head["guest_size"] > 16) & (head["block_flags"] >> 8 == 0)
+    chosen = np.flatnonzero(fit)[:: max(1, int(fit.sum()) // keys)][:keys]
+    content, offsets = bytearray(), []
+    for i in chosen.tolist():
+        start = int(table.offsets[i])
+        block = bytes(table.buffer[start : start + int(table.padded_sizes()[i])])
+        end = bf.BLOCK.size + int(head["guest_size"][i])
+        for _ in range(each):
+            offsets.append(len(content))
+            content += block
+            tail = slice(offsets[-1] + bf.BLOCK.size + 8, offsets[-1] + end)
+            content[tail] = rng.bytes(tail.stop - tail.start)
+            seal_block(content, offsets[-1])
+    folder.mkdir()
+    copies = BlockTable.at(memoryview(content), np.array(offsets, np.int64))
+    header = Pack.open(pack).header
+    return write_pack(folder, header.fingerprint, header.text, [copies]).path
+
+
+def _offer(store: Path, packs: Sequence[Path]) -> None:
+    """Let starts from ``store`` map these packs, for whatever image."""
+    layout = StoreLayout(store)
+    manifest = read_manifest(layout)
+    rows = []
+    for number, found in enumerate(packs):
+        path = found.rename(layout.packs / found.name)
+        size, head = path.stat().st_size, Pack.open(path).header
+        old = manifest.packs[0]
+        rows.append(
+            dataclasses.replace(
+                old, sha256=path.stem, blocks=head.block_count, bytes=size, shares={},
+                created=old.created + number,
+            )
+        )  # fmt: skip
+    write_manifest(layout, dataclasses.replace(manifest, packs=tuple(rows)))
+
+
+def _spread(store: Path, count: int) -> None:
+    """Deal the blocks of a store out to ``count`` packs."""
+    layout = StoreLayout(store)
+    rows = read_manifest(layout).packs
+    total, found = sum(row.blocks for row in rows), []
+    for row in rows:
+        found += split(
+            layout.pack(row.sha256), store / "split", max(1, round(count * row.blocks / total))
+        )
+    _offer(store, found)
+
+
+def _crowd(store: Path) -> None:
+    """Let starts map a pack that is in the way of all others."""
+    layout = StoreLayout(store)
+    rows = read_manifest(layout).packs
+    kept = [layout.pack(row.sha256) for row in rows]
+    largest = max(rows, key=lambda row: row.blocks)
+    full = crowded(layout.pack(largest.sha256), store / "full", KEYS, bf.MAX_SAME_KEY)
+    _offer(store, [full, *kept])
+
+
+def _stores(session: Session, config: Path, part: str) -> dict[str, Path]:
+    """The two stores that are compared, with names; what is measured is the second by the first."""
+    first = session.root / "first"
+    if not first.exists():
+        session.boot(first, config)
+    stores = {}
+    names = (f"{FEW} packs", f"{MANY} packs") if part == "many" else ("alone", "crowded")
+    for name in names:
+        stores[name] = shutil.copytree(first, session.root / f"{part}-{name}")
+    if part == "many":
+        _spread(stores[names[0]], FEW)
+        _spread(stores[names[1]], MANY)
+    else:
+        _crowd(stores[names[1]])
+    return stores
+
+
+def turn(session: Session, config: Path, stores: dict[str, Path], found: Values) -> None:
+    """One boot of each, and what the second is by the first."""
+    seen = {}
+    for name, store in stores.items():
+        report = session.boot(store, config, "--cache", "read-only")
+        blocks = report["blocks_at_ready"]
+        seen[name] = (report["times"]["ready_s"], blocks["vcpu_s"], blocks["adopt_cycles"])
+        found[f"{name}, mapped"].append(report["cache"]["packs"])
+        found[f"{name}, ready"].append(seen[name][0])
+        found[f"{name}, cycles an adoption"].append(seen[name][2])
+        found[f"{name}, hit rate"].append(blocks["hit_rate"])
+    before, after = seen.values()
+    for number, what in enumerate(("ready", "vCPU time", "cycles an adoption")):
+        found[f"{' / '.join(reversed(seen))}, {what}"].append(after[number] / before[number])
+
+
+def table(part: str, found: Values) -> list[Figure]:
+    """Every figure, and what is asked of adoptions (many) and of boots (crowd)."""
+    asked = "cycles an adoption" if part == "many" else "vCPU time"
+    figures = []
+    for name, values in found.items():
+        ratio = " / " in name
+        limit = LIMITS[part] if ratio and name.endswith(asked) else None
+        unit = RATIO if ratio else "s" if name.endswith("ready") else ""
+        figures.append(Figure(part, name, unit, tuple(values), limit))
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="many, crowd; default both")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", type=Path, default=FIRST, metavar="VM.yaml")
+    options = parser.parse_args(arguments)
+    chosen = options.parts or list(LIMITS)
+    if unknown := set(chosen) - set(LIMITS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    started, figures = time.time(), []
+    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+        session = Session(Path(directory))
+        for part in chosen:
+            found = Values(list)
+            stores = _stores(session, options.config.absolute(), part)
+            for _ in range(options.rounds):
+                turn(session, options.config.absolute(), stores, found)
+            figures += table(part, found)
+    finish("packs", started, {}, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
