@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,25 +18,31 @@ PROGRAMS: Final = ROOT / "tests" / "vm" / "guest"
 
 
 def compiled(name: str, directory: Path) -> Path:
-    """A program of tests/vm/guest, static."""
+    """A program of tests/vm/guest, static, so that it needs nothing of the guest."""
     binary = directory / name
     subprocess.run(["gcc", "-O2", "-static", "-o", binary, PROGRAMS / f"{name}.c"], check=True)
     return binary
 
 
-def initrd(directory: Path) -> Path:
-    """The tiny guest's, with the programs in its /bin."""
-    directory.mkdir()
+def initrd(programs: Sequence[Path], directory: Path) -> Path:
+    """The tiny guest's, with programs in its /bin."""
     image = catalog.resolve("tiny-x86_64")
     assert image.initrd is not None
     extra = CpioWriter()
-    for name in ("storm", "spin", "busy", "racewrite"):
-        extra.file(f"bin/{name}", compiled(name, directory).read_bytes(), 0o755)
+    for program in programs:
+        extra.file(f"bin/{program.name}", program.read_bytes(), 0o755)
     # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
     size = (image.initrd.stat().st_size + 3) & -4
     target = directory / "initrd"
     target.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
     return target
+
+
+def measured(directory: Path) -> Path:
+    """An initial RAM disk with all programs that are measured."""
+    directory.mkdir()
+    names = ("storm", "spin", "busy", "racewrite")
+    return initrd([compiled(name, directory) for name in names], directory)
 
 
 def boot(

@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
         session = Session(Path(directory))
         files = (
-            tinyguest.initrd(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
+            tinyguest.measured(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
         )
         for number in range(options.rounds):
             if "boot" in chosen:

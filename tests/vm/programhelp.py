@@ -13,23 +13,13 @@ import numpy as np
 from enginehelp import Guest, Start, guest, make_pack
 from machinehelp import NOKASLR
 
+from bench.tinyguest import PROGRAMS, initrd
 from sysqcache.base import paths
 from sysqcache.formats.journal import read_journal
 from sysqcache.machine.guest.serialshell import SerialShell
 from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.setup.images.cpio import CpioWriter
-from sysqcache.spec import catalog
 from sysqcache.store.key import identities
-
-SOURCES = Path(__file__).parent / "guest"
-
-
-def compiled(name: str, directory: Path) -> Path:
-    """A program of ``guest/``, static, so that it needs nothing of the guest."""
-    binary = directory / name
-    subprocess.run(["gcc", "-O2", "-static", "-o", binary, SOURCES / f"{name}.c"], check=True)
-    return binary
 
 
 def kernel32(directory: Path) -> Path:
@@ -37,22 +27,13 @@ def kernel32(directory: Path) -> Path:
     kernel = directory / "kernel32"
     command = ["gcc", "-m32", "-O1", "-ffreestanding", "-fno-pie", "-fno-stack-protector"]
     command += ["-nostdlib", "-static", "-Wl,-m,elf_i386,-N,-Ttext=0x100000", "-o", str(kernel)]
-    subprocess.run([*command, str(SOURCES / "kernel32.c")], check=True, capture_output=True)
+    subprocess.run([*command, str(PROGRAMS / "kernel32.c")], check=True, capture_output=True)
     return kernel
 
 
 def tiny_with(programs: Sequence[Path], directory: Path) -> tuple[str, ...]:
     """Fields of vm.yaml: the tiny guest with programs in its /bin."""
-    image = catalog.resolve("tiny-x86_64")
-    assert image.initrd is not None
-    extra = CpioWriter()
-    for program in programs:
-        extra.file(f"bin/{program.name}", program.read_bytes(), 0o755)
-    initrd = directory / "initrd"
-    # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
-    size = (image.initrd.stat().st_size + 3) & -4
-    initrd.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
-    return (NOKASLR, f"initrd={initrd}")
+    return (NOKASLR, f"initrd={initrd(programs, directory)}")
 
 
 def in_shell(machine: Guest, command: str) -> str:

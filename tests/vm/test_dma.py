@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from enginehelp import Start, hit_rate, make_pack
-from programhelp import compiled, misses_nothing_known, run, tiny_with
+from programhelp import misses_nothing_known, run, tiny_with
 
+from bench.tinyguest import compiled
 from sysqcache.base.types import CacheMode
 from sysqcache.formats import journal
 

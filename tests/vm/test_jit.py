@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from machinehelp import TINY, sysqcache
-from programhelp import SOURCES
 
+from bench.tinyguest import PROGRAMS
 from sysqcache.base import paths
 from sysqcache.base.errors import ImageMissing
 from sysqcache.spec import catalog
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 IMAGE = "debian12-x86_64-other"
 WORK = "/usr/local/bin/work"
-SCRIPT = base64.b64encode((SOURCES / "jit.lua").read_bytes()).decode()
+SCRIPT = base64.b64encode((PROGRAMS / "jit.lua").read_bytes()).decode()
 PROGRAM = (
     f"echo {SCRIPT} | base64 -d > /tmp/jit.lua;"
     "luajit /tmp/jit.lua && luajit -joff /tmp/jit.lua &&"

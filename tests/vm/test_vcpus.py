@@ -18,9 +18,10 @@ from enginehelp import (
     run,
 )
 from machinehelp import NOKASLR
-from programhelp import compiled, in_shell, tiny_with
+from programhelp import in_shell, tiny_with
 from programhelp import run as run_programs
 
+from bench.tinyguest import compiled
 from sysqcache.base.types import CacheMode
 from sysqcache.formats.journal import Journal, read_journal
 from sysqcache.qmp import commands
