@@ -499,7 +499,7 @@ static void close_pack(TbCachePackFile *p)
     g_free(p);
 }
 
-static void put(size_t at, const void *from, size_t size)
+static void put_part(size_t at, const void *from, size_t size)
 {
     if (at < file_size) {
         memcpy(content + at, from, MIN(size, file_size - at));
@@ -514,9 +514,9 @@ static void write_file(const FuzzInput *in)
     set_size(CLAMP((int64_t)size + in->script.longer, 0, FUZZ_MAX_FILE));
     header = in->header;
     memset(content, 0, file_size);
-    put(PAGE, in->blocks, in->blocks_size);
-    put(header.index_offset, in->index, in->index_size);
-    put(0, &header, sizeof(header));
+    put_part(PAGE, in->blocks, in->blocks_size);
+    put_part(header.index_offset, in->index, in->index_size);
+    put_part(0, &header, sizeof(header));
     file_changed = false;
 }
 

@@ -31,6 +31,7 @@ typedef struct TbCacheRejects {
     uint64_t writable;
     uint64_t unreadable;
     uint64_t page_bits;
+    uint64_t limit;
 } TbCacheRejects;
 
 typedef struct TbCacheUnrecorded {
