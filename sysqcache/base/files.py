@@ -105,10 +105,13 @@ def share(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file; holds it for a moment when none does."""
+    """Whether a process holds a lock file; holds it for a moment when none does.
+
+    Raises OSError: nobody knows then.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return not _acquire(fd, 0.0)

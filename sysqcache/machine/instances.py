@@ -189,7 +189,7 @@ def _holders(lock: Path) -> Iterator[int]:
     wanted = str(lock.resolve())
     for process in Path("/proc").glob("[0-9]*"):
         # processes and descriptors come and go meanwhile
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if any(_holds(link, wanted) for link in (process / "fd").iterdir()):
                 yield int(process.name)
 
@@ -200,7 +200,7 @@ def _holds(link: Path, wanted: str) -> bool:
         if str(link.readlink()) != wanted:
             return False
         return "lock:" in (link.parents[1] / "fdinfo" / link.name).read_text(encoding="ascii")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
 
 

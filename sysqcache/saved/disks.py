@@ -172,7 +172,7 @@ def _check_tables(file: Path, qemu_img: Path) -> None:
 def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
     try:
         now = FileIdentity.of(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _lost(name, path) from None
     except OSError as error:
         raise SavedStateError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.attribution.placer import LOOKING
+from sysqcache.base import system
 from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
@@ -98,8 +99,14 @@ def _check_state(record: SavedMachine, file: Path) -> None:
             good = ramfile.state_checksum(file) == sums.state
         else:
             good = ramfile.checksums(file) == sums
-    except (OSError, SavedStateError) as error:
-        good, why = False, getattr(error, "strerror", "") or str(error)
+    except OSError as error:
+        raise SavedStateError(
+            f"the saved machine {record.name} can't be resumed now: its state {file} can't be "
+            f"read ({error.strerror})",
+            hint=system.hint(error.errno),
+        ) from error
+    except SavedStateError as error:
+        good, why = False, str(error)
     else:
         why = "it is not what was saved"
     if not good:

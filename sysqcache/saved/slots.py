@@ -141,7 +141,8 @@ def _needed(directory: Path) -> set[str]:
         if name in needed:
             continue
         needed.add(name)
-        with contextlib.suppress(OSError, SavedStateError):
+        # what can't be read now may need others: an error is better than to remove them
+        with contextlib.suppress(FileNotFoundError, SavedStateError):
             record = SavedMachine.decode((directory / name / RECORD).read_bytes())
             below = {Path(file).parent for disk in record.disks for file in disk.chain}
             waiting += [path.name for path in below if path.parent == directory]

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.base.files import TEMPORARY
 from sysqcache.formats.blocktable import BlockTable
@@ -230,16 +232,19 @@ class _Rebuilder:
 
     def _with_status(self) -> Iterable[tuple[PackRow, Columns]]:
         """Rows with their status: superseded when larger packs have every block."""
-        seen: dict[str, list[key.Identities]] = {}
         rows = sorted(self.kept.values(), key=lambda p: self._rank(p[0]))
-        for row, columns in rows:
-            larger = seen.setdefault(row.fingerprint, [])
-            fresh = dedupe.split(larger, columns.key).fresh
-            if len(columns) and larger and not fresh.any():
-                yield dataclasses.replace(row, status=PackStatus.SUPERSEDED), columns
-            else:
-                larger.append(columns.key)
-                yield dataclasses.replace(row, status=PackStatus.LIVE), columns
+        for fingerprint in self.fingerprints:
+            packs = [pack for pack in rows if pack[0].fingerprint == fingerprint]
+            # all at once: pack by pack, the larger ones would be sorted again for each
+            keys = np.concatenate([columns.key for _, columns in packs])
+            fresh = dedupe.split([], keys).fresh
+            start = 0
+            for row, columns in packs:
+                end = start + len(columns)
+                needed = not len(columns) or fresh[start:end].any()
+                status = PackStatus.LIVE if needed else PackStatus.SUPERSEDED
+                yield dataclasses.replace(row, status=status), columns
+                start = end
 
     def _rank(self, row: PackRow) -> tuple[int, bool, str]:
         """Larger packs first; of two with the same blocks the one that the metadata know."""

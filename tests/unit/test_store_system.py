@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from storehelp import ingest, make_blocks
 
-from sysqcache.base import mapfile, system
+from sysqcache.base import files, mapfile, system
 from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.machine.launch.process import ProcessId
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta, MetaDamaged
 
@@ -191,3 +192,18 @@ def test_damage_of_rocksdb_is_damage(tmp_path: Path) -> None:
     from sysqcache.store.meta import _translate
 
     assert isinstance(_translate(Exception("Corruption: bad block"), tmp_path), MetaDamaged)
+
+
+def test_without_descriptors_nobody_is_dead(tmp_path: Path) -> None:
+    """What can't be asked is no answer: a machine that lives would be started again."""
+    own = ProcessId.of(os.getpid())
+    assert own is not None
+    with files.locked(tmp_path / "lock"):
+        assert files.is_locked(tmp_path / "lock")
+        with no_descriptors():
+            with pytest.raises(OSError, match="Too many open files"):
+                files.is_locked(tmp_path / "lock")
+            with pytest.raises(OSError, match="Too many open files"):
+                own.alive()
+    assert own.alive()
+    assert not files.is_locked(tmp_path / "none")

@@ -65,10 +65,13 @@ class ProcessId:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """Fields 3.. of /proc/PID/stat (the command name may hold spaces)."""
+    """Fields 3.. of /proc/PID/stat (the command name may hold spaces); None when it has ended.
+
+    Raises OSError: nobody knows then.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
 
