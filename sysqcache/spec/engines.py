@@ -139,11 +139,11 @@ def find_engine(target: str, *, plain: bool = False, sanitize: Sanitizer | None 
 
 
 def any_qemu_img() -> Path:
-    """The engine's own qemu-img when one is built, else the system's.
+    """The present engine's own qemu-img, else that of another one, else the system's.
 
     :raises ImageBuildError: there is neither.
     """
-    for engine in list_engines("x86_64"):
+    for engine in sorted(list_engines("x86_64"), key=lambda engine: not engine.current):
         if engine.qemu_img.is_file() and not engine.sanitize:
             return engine.qemu_img
     found = shutil.which("qemu-img")

@@ -17,6 +17,7 @@ from sysqcache.base.errors import ConfigError, ImageMissing
 from sysqcache.base.types import ArchName, DiskFormat, GuestAccess, Probe
 from sysqcache.spec import vmyaml
 from sysqcache.spec.arch import Arch, get_arch, read_kernel_machine
+from sysqcache.spec.imageformat import disk_format
 from sysqcache.spec.onhost import is_here, is_same, no_pc_firmware, shown, unusable, unwritable
 from sysqcache.spec.schema import DiskFields, VmFields
 from sysqcache.spec.spec import (
@@ -32,7 +33,6 @@ from sysqcache.spec.vmyaml import CheckedFields, Problem
 from sysqcache.spec.yamltext import Loc
 
 _IMAGE_PREFIX: Final = "image:"
-_QCOW2_MAGIC: Final = b"QFI\xfb"
 _NAMED: Final = re.compile("[A-Za-z0-9._-]")
 _NOTHING: Final = Path(os.devnull)
 """In place of a file that a problem was noted of."""
@@ -182,9 +182,15 @@ class _Resolver:
     def _disk(self, index: int, disk: DiskFields) -> Disk:
         file = self._file(("disks", index, "file"), disk.file)
         assert file is not None
-        if disk.format != "auto":
-            return Disk(file, DiskFormat(disk.format), disk.mode, file.is_block_device())
-        return Disk(file, _probe_format(file), disk.mode, file.is_block_device())
+        kind = DiskFormat.RAW
+        try:
+            if file.is_file() or file.is_block_device():
+                kind = disk_format(file, disk.format)
+        except OSError:
+            pass  # is a problem of the file already, or of the start
+        except ValueError as error:
+            self._add(("disks", index, "file"), str(error))
+        return Disk(file, kind, disk.mode, device=file.is_block_device())
 
     def _network(self) -> Network:
         fields = self._fields.network
@@ -285,11 +291,3 @@ class _Resolver:
         digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
         stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem)
         return f"{stem[:40]}-{digest}"
-
-
-def _probe_format(file: Path) -> DiskFormat:
-    try:
-        with file.open("rb") as stream:
-            return DiskFormat.QCOW2 if stream.read(4) == _QCOW2_MAGIC else DiskFormat.RAW
-    except OSError:
-        return DiskFormat.RAW

@@ -73,6 +73,26 @@ OPTIONS: Final = (
     "--enable-plugins",
     "--enable-malloc-trim",  # what a start frees is half of the heap
     "--enable-trace-backends=log",
+    # what images and domains may ask for: all of Debian's that need no daemon
+    "--enable-bochs",
+    "--enable-cloop",
+    "--enable-dmg",
+    "--enable-parallels",
+    "--enable-qcow1",
+    "--enable-qed",
+    "--enable-vdi",
+    "--enable-vhdx",
+    "--enable-vmdk",
+    "--enable-vpc",
+    "--enable-vvfat",
+    "--enable-bzip2",  # inside of dmg
+    "--enable-zstd",  # inside of qcow2
+    "--enable-linux-aio",
+    "--enable-linux-io-uring",
+    "--enable-nettle",  # the ciphers of LUKS
+    # not vhost-user: a disk's daemon would write code behind the back of the translator
+    "--enable-vhost-kernel",
+    "--enable-vhost-net",
     "--disable-install-blobs",  # Debian's source holds none
     "--disable-docs",
     "--disable-werror",

@@ -310,7 +310,7 @@ def test_qcow2_with_backing_files(tmp_path: Path) -> None:
     assert image.blocks.read(MIB, 4096) != truth[MIB : MIB + 4096]
 
 
-@pytest.mark.parametrize("options", ["compat=0.10", "cluster_size=4k"])
+@pytest.mark.parametrize("options", ["compat=0.10", "cluster_size=4k", "compression_type=zstd"])
 def test_compressed_clusters(tmp_path: Path, tree: Path, options: str) -> None:
     raw = make_ext(tmp_path / "raw", tree)
     truth = raw.read_bytes()

@@ -10,10 +10,12 @@ import struct
 from pathlib import Path
 
 import pytest
+from imagescanhelp import qemu_img
 
 from sysqcache.base.errors import SavedStateError
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
 from sysqcache.machine.launch.argv import Incoming, Launch, build
+from sysqcache.machine.launch.overlay import prepare_disks
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.qcow2snapshot import SnapshotSums
@@ -253,3 +255,28 @@ def test_command_lines_of_resumes(spec: MachineSpec, tmp_path: Path) -> None:
     assert "offset=1048576,share=off,readonly=on" in memory
     assert "a,,b" in memory
     assert spec.arch is ArchName.X86_64
+
+
+@pytest.mark.parametrize("kind", ["data file", "extents"])
+def test_every_file_that_a_disk_lies_over_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A qcow2 keeps its data elsewhere, a vmdk below it in several files."""
+    base, slot, overlays = tmp_path / "base", tmp_path / "slot", tmp_path / "overlays"
+    form, options, part = {
+        "data file": ("qcow2", "data_file=data", "data"),
+        "extents": ("vmdk", "subformat=twoGbMaxExtentFlat", "base-f001"),
+    }[kind]
+    slot.mkdir()
+    monkeypatch.chdir(tmp_path)
+    tool = qemu_img("create", "-f", form, "-o", options, base, "1M")
+    top = tmp_path / "top.qcow2"
+    qemu_img("create", "-f", "qcow2", "-F", form, "-b", base, top)
+    disk = Disk(top, DiskFormat.QCOW2, DiskMode.EPHEMERAL)
+    prepare_disks([disk], overlays, tool)
+    (saved,) = disks.freeze([disk], overlays, slot, tool)
+    disks.check("tiny", saved, slot, tool)
+    with (tmp_path / part).open("r+b") as stream:
+        stream.write(b"changed")
+    with pytest.raises(SavedStateError, match=f"{part} was changed"):
+        disks.check("tiny", saved, slot, tool)
