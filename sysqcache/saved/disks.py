@@ -130,7 +130,7 @@ def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: s
         elif disk.own and not same and file_checksum(file) != disk.checksum:
             raise SavedStateError(f"its disk {file} is not what was saved")
     except FileNotFoundError:
-        raise _lost(name, file) from None
+        raise lost(name, file) from None
     except (SavedStateError, OSError) as error:
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {getattr(error, 'message', error)}",
@@ -173,7 +173,7 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
     try:
         now = FileIdentity.of(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise _lost(name, path) from None
+        raise lost(name, path) from None
     except OSError as error:
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {path}: {error.strerror}"
@@ -189,7 +189,8 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
         )
 
 
-def _lost(name: str, path: Path) -> SavedStateError:
+def lost(name: str, path: Path) -> SavedStateError:
+    """The error for a file of a saved machine that is not there."""
     return SavedStateError(
         f"the saved machine {name} can't be resumed: {path} is missing",
         hint=f"put it back, or forget the machine: sysqcache snapshot delete {name}",

@@ -55,10 +55,15 @@ class Resumable:
 def check(name: str) -> Resumable:
     """Look whether the saved machine ``name`` can be resumed.
 
-    Disks, engine and state file must be those of the moment it was saved. Raises
+    Disks, engine and state file must be those of the moment it was saved; what it boots from,
+    which it has at a reset, must be there. Raises
     :class:`SavedStateError` that says what differs and the way out.
     """
     record, directory = slots.current(name)
+    for file in (record.spec.kernel, record.spec.initrd, record.spec.firmware):
+        # those of the engine have no directory
+        if file is not None and file.is_absolute() and not file.exists():
+            raise disks.lost(name, file)
     engine = _engine(record)
     for disk in record.disks:
         disks.check(name, disk, directory, engine.qemu_img, tag=record.tag)

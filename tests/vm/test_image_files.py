@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from machinehelp import NOKASLR, eventually
 from sysqcache.base import paths
 from sysqcache.base.types import CacheMode
 from sysqcache.spec import catalog
+from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image")]
 
@@ -53,6 +55,39 @@ def test_a_file_that_changes_is_what_it_was_at_the_next_reboot(
         change(copy)
         machine.qmp.execute("system_reset")
         eventually(lambda: starts(machine) == 2)
+
+
+def replace_by_more(path: Path) -> None:
+    """As a build does that makes a larger one."""
+    path.write_bytes(bytes(2 * path.stat().st_size))
+
+
+def test_everything_that_a_machine_has_at_a_reset(x86_engine: Engine, tmp_path: Path) -> None:
+    """Firmware, ROMs, loaded files, and kernels that become larger or nothing at all."""
+    image = catalog.resolve("tiny-x86_64")
+    sources = {
+        "kernel": image.kernel,
+        "initrd": image.initrd,
+        "firmware": x86_engine.firmware_dir / "bios-256k.bin",
+        "option": x86_engine.firmware_dir / "kvmvapic.bin",
+        "card": x86_engine.firmware_dir / "efi-virtio.rom",
+        "loaded": x86_engine.firmware_dir / "linuxboot.bin",
+    }
+    own = {name: Path(shutil.copy(str(file), tmp_path / name)) for name, file in sources.items()}
+    more = ["-option-rom", str(own["option"])]
+    more += ["-device", f"virtio-net-pci,romfile={own['card']}"]
+    more += ["-device", f"loader,file={own['loaded']},addr=0x8000000,force-raw=on"]
+    fields = [f"{name}={own[name]}" for name in ("kernel", "initrd", "firmware")]
+    start = Start(sets=(NOKASLR, *fields, f"qemu_args={json.dumps(more)}"))
+    with guest(start, tmp_path / "guest") as machine:
+        machine.wait_ready()
+        changes: tuple[Callable[[Path], None], ...] = (replace_by_more, truncate)
+        for change in changes:
+            before = starts(machine)
+            for path in own.values():
+                change(path)
+            machine.qmp.execute("system_reset")
+            eventually(lambda: starts(machine) > before, 240.0)  # noqa: B023 - called at once
 
 
 def test_a_rom_that_comes_through_a_pipe(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_memory_comes_back(machine: str, config: Path, method: str) -> None:
         assert found["warnings"] == []
 
 
+def test_what_it_boots_from_is_gone(suspended: str, tmp_path: Path) -> None:
+    """It is not needed before a reset, and QEMU does not start without it."""
+    record = slots.current(NAME)[1] / slots.RECORD
+    value = json.loads(record.read_text())
+    for field in ("kernel", "initrd", "firmware"):
+        spec = value["spec"] | {field: str(tmp_path / "gone")}
+        record.write_text(json.dumps(value | {"spec": spec}))
+        said = error_of("resume", NAME, code=SAVED_STATE_ERROR)
+        assert f"{tmp_path}/gone is missing" in said
+
+
 def test_a_resumed_machine_can_be_suspended_again(machine: str, config: Path) -> None:
     start(config)
     suspend("template")
