@@ -3,8 +3,8 @@
 
 libvirt turns the domain's XML into a command line for the engine, and refuses what it knows
 the engine not to have; then the engine itself is asked for every device and back end on
-that line, and tries what only shows when it starts: a display's keys, password and
-encryption. Nothing is started but an engine without a machine.
+that line with all their options, and tries what only shows when it starts: a display's keys,
+password and encryption, a disk's. Nothing is started but an engine without a machine.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base.errors import DomainRefused, LibvirtError
+from sysqcache.libvirt import probe, tried
 from sysqcache.libvirt.connect import explained
+from sysqcache.libvirt.schema import Schema
 from sysqcache.machine.launch.argv import escape
 
 if TYPE_CHECKING:
     import libvirt
 
-_SECONDS: Final = 30.0
 _NATIVE: Final = "qemu-argv"
 _WITHOUT_SPICE: Final = (
     "have graphics of type vnc instead of spice, video of type virtio instead of qxl, and "
@@ -37,15 +35,23 @@ _WITHOUT_SPICE: Final = (
 _TRIED: Final = ("password=", "sasl=", "tls-creds=")
 """What of a VNC display needs libraries that an engine may have been built without."""
 _KINDS: Final = {
-    "-device": ("driver", ""),
-    "-netdev": ("type", "NetClientDriver"),
-    "-blockdev": ("driver", "BlockdevDriver"),
-    "-chardev": ("backend", "ChardevBackendKind"),
-    "-audiodev": ("driver", "AudiodevDriver"),
-    "-object": ("qom-type", "ObjectType"),
+    "-device": "driver",
+    "-netdev": "type",
+    "-blockdev": "driver",
+    "-chardev": "backend",
+    "-audiodev": "driver",
+    "-object": "qom-type",
 }
-"""Options that name something which an engine may lack: the key of the name in its JSON
-form, and the QMP enumeration that lists what there is ("": any device)."""
+"""Options that name something which an engine may lack: the key of the name in its JSON form."""
+_COMMANDS: Final = {
+    "-netdev": "netdev_add",
+    "-blockdev": "blockdev-add",
+    "-object": "object-add",
+}
+"""The QMP commands whose arguments are what these options take."""
+_PAST_TRANSLATOR: Final = ("vhost-scsi", "vhost-user-blk", "vhost-user-scsi", "vhost-user-fs")
+"""Devices whose data come from outside of QEMU, right into the guest's memory: of code that
+such a disk changes the translator would not know."""
 
 
 def require_support(connection: libvirt.virConnect, xml: str, name: str, emulator: Path) -> None:
@@ -56,8 +62,13 @@ def require_support(connection: libvirt.virConnect, xml: str, name: str, emulato
     """
     arguments = command_line(connection, xml, name)
     machine = _value_of(arguments, "-machine").partition(",")[0]
-    known = _ask(emulator)
+    schema = Schema(probe.answers(emulator, ("query-qmp-schema", {}))[0])
+    known = _ask(emulator, schema)
     lacking = [f"{what} {value}" for what, value in wanted(arguments) if value not in known[what]]
+    lacking += _unknown_settings(schema, arguments)
+    lacking += _unknown_properties(emulator, arguments, known["-device"])
+    disks = [value for _, value in _json_values(arguments, "-blockdev")]
+    lacking += tried.lacking(emulator, disks)
     options = _options(emulator)
     lacking += [word for word in _given(arguments) if word not in options]
     if machine not in known["-machine"]:
@@ -109,11 +120,51 @@ def wanted(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for option, value in itertools.pairwise(arguments):
         if option not in _KINDS:
             continue
-        key = _KINDS[option][0]
+        key = _KINDS[option]
         if value.startswith("{"):
-            yield option, str(json.loads(value).get(key, ""))
+            yield from ((option, name) for name in _names(json.loads(value), key))
         else:
             yield option, value.partition(",")[0].removeprefix(f"{key}=")
+
+
+def _names(value: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Every name in a JSON value: a disk's drivers may lie in one another."""
+    if key in value:
+        yield str(value[key])
+    for inner in value.values():
+        if isinstance(inner, dict):
+            yield from _names(inner, key)
+
+
+def _json_values(arguments: Sequence[str], *options: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What options have as JSON, as libvirt writes it."""
+    for option, value in itertools.pairwise(arguments):
+        if option in options and value.startswith("{"):
+            yield option, json.loads(value)
+
+
+def _unknown_settings(schema: Schema, arguments: Sequence[str]) -> list[str]:
+    """What is set of back ends that the engine does not know."""
+    return [
+        f"{option} {value.get(_KINDS[option])},{setting}"
+        for option, value in _json_values(arguments, *_COMMANDS)
+        for setting in schema.unknown(schema.argument(_COMMANDS[option]), value)
+    ]
+
+
+def _unknown_properties(
+    emulator: Path, arguments: Sequence[str], devices: set[str]
+) -> Iterator[str]:
+    """What is set of devices that the engine has, and does not know."""
+    values = [value for _, value in _json_values(arguments, "-device")]
+    used = [value for value in values if value.get("driver") in devices]
+    names = sorted({str(value["driver"]) for value in used})
+    asked = [("device-list-properties", {"typename": name}) for name in names]
+    found = dict(zip(names, probe.answers(emulator, *asked), strict=True))
+    for value in used:
+        name = str(value["driver"])
+        known = {one["name"] for one in found[name]} | {"driver", "id", "bus"}
+        yield from (f"-device {name},{key}" for key in value.keys() - known)
 
 
 def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
@@ -122,9 +173,7 @@ def _try_display(emulator: Path, arguments: Sequence[str]) -> str:
         display = list(_display(arguments, Path(directory) / "vnc"))
         if not display:
             return ""
-        lines = _line("qmp_capabilities", {}) + _line("quit", {})
-        done = _finished(_command(emulator, *display), lines)
-    return done.stderr.strip() if done.returncode else ""
+        return probe.refusal(emulator, *display)
 
 
 def _display(arguments: Sequence[str], socket: Path) -> Iterator[str]:
@@ -156,116 +205,27 @@ def _given(arguments: Sequence[str]) -> list[str]:
 
 def _options(emulator: Path) -> set[str]:
     """The options of an engine, from its help: QMP tells of some of them only."""
-    done = _finished([str(emulator), "-h"])
-    if done.returncode:
-        raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
-    return set(re.findall(r"^-[a-zA-Z][a-z-]*", done.stdout, re.MULTILINE))
+    return set(re.findall(r"^-[a-zA-Z][a-z-]*", probe.help_text(emulator, "-h"), re.MULTILINE))
 
 
-def _ask(emulator: Path) -> Mapping[str, set[str]]:
+def _ask(emulator: Path, schema: Schema) -> Mapping[str, set[str]]:
     """What an engine has, by option."""
-    devices, machines, schema = _run(
+    devices, machines = probe.answers(
         emulator,
         ("qom-list-types", {"implements": "device", "abstract": False}),
         ("query-machines", {}),
-        ("query-qmp-schema", {}),
     )
-    known = {
-        "-device": {entry["name"] for entry in devices},
+    enumerations = {
+        "-netdev": schema.member(schema.argument("netdev_add"), "type"),
+        "-object": schema.member(schema.argument("object-add"), "qom-type"),
+        "-audiodev": schema.member(schema.returned("query-audiodevs"), "driver"),
+        "-chardev": schema.member(schema.member(schema.argument("chardev-add"), "backend"), "type"),
+    }
+    names = {entry["name"] for entry in devices}
+    return {
+        "-device": {name for name in names if not name.startswith(_PAST_TRANSLATOR)},
         "-machine": {entry["name"] for entry in machines}
         | {entry["alias"] for entry in machines if "alias" in entry},
+        "-blockdev": tried.block_drivers(emulator),
+        **{option: schema.values(kind) for option, kind in enumerations.items()},
     }
-    members = _enumerations(schema)
-    for option, (_, enumeration) in _KINDS.items():
-        if enumeration:
-            known[option] = members(enumeration)
-    return known
-
-
-def _enumerations(schema: list[dict[str, Any]]) -> Any:
-    """The schema has no names of types, only numbers: look them up where they are used."""
-    types = {entry["name"]: entry for entry in schema}
-    tags = {
-        "NetClientDriver": ("netdev_add", "type"),
-        "BlockdevDriver": ("blockdev-add", "driver"),
-        "ObjectType": ("object-add", "qom-type"),
-        "AudiodevDriver": ("query-audiodevs", "driver"),
-        "ChardevBackendKind": ("chardev-add", "type"),
-    }
-
-    def members(name: str) -> set[str]:
-        command, tag = tags[name]
-        entry = types[command]
-        inner = types[entry["ret-type" if name == "AudiodevDriver" else "arg-type"]]
-        if inner["meta-type"] == "array":
-            inner = types[inner["element-type"]]
-        if name == "ChardevBackendKind":
-            backend = next(m["type"] for m in inner["members"] if m["name"] == "backend")
-            inner = types[backend]
-        kind = next(m["type"] for m in inner["members"] if m["name"] == tag)
-        return {member["name"] for member in types[kind]["members"]}
-
-    return members
-
-
-def _run(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list[Any]:
-    """The answers of an engine without a machine."""
-    asked = [("qmp_capabilities", {}), *commands]
-    try:
-        with subprocess.Popen(
-            _command(emulator), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, cwd="/"
-        ) as engine:
-            limit = threading.Timer(_SECONDS, engine.kill)
-            limit.start()
-            try:
-                answers = _answers(engine, asked)
-            finally:
-                limit.cancel()
-                # "quit" would drop what does not fit the pipe while we are late in reading
-                engine.kill()
-            said = engine.stderr.read() if engine.stderr is not None else ""
-    except (OSError, ValueError) as error:
-        raise LibvirtError(f"the engine {emulator} does not answer: {error}") from None
-    if len(answers) < len(asked):
-        raise LibvirtError(f"the engine {emulator} does not answer", detail=said)
-    return answers[1:]
-
-
-def _finished(command: Sequence[str], lines: str = "") -> subprocess.CompletedProcess[str]:
-    """An engine that ends by itself; ``lines`` is what it reads."""
-    try:
-        return subprocess.run(
-            command,
-            input=lines,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-            cwd="/",
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LibvirtError(f"the engine {command[0]} does not answer: {error}") from None
-
-
-def _command(emulator: Path, *arguments: str) -> list[str]:
-    """An engine without a machine, which reads QMP."""
-    machine = ("-machine", "none", "-nodefaults", "-no-user-config", "-display", "none")
-    return [str(emulator), *machine, *arguments, "-qmp", "stdio"]
-
-
-def _line(command: str, arguments: Mapping[str, object]) -> str:
-    return json.dumps({"execute": command, "arguments": arguments}) + "\n"
-
-
-def _answers(
-    engine: subprocess.Popen[str], asked: Sequence[tuple[str, Mapping[str, object]]]
-) -> list[Any]:
-    """What it returns for each command; fewer when it refuses one or ends."""
-    assert engine.stdin is not None
-    assert engine.stdout is not None
-    for command, arguments in asked:
-        engine.stdin.write(_line(command, arguments))
-    engine.stdin.flush()
-    messages = (json.loads(line) for line in engine.stdout)
-    replies = (one for one in messages if "return" in one or "error" in one)
-    return [one["return"] for one in itertools.islice(replies, len(asked)) if "return" in one]

@@ -22,8 +22,8 @@ _KVM_HINT: Final = "its code runs on the processor itself: there is nothing to w
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DomainFacts:
-    """A domain: ``kind`` is its type, ``disks`` are files with their formats, ``label`` is
-    the user and group that it demands for its QEMU, or "".
+    """A domain: ``kind`` is its type, ``disks`` are files and devices with their formats,
+    ``label`` is the user and group that it demands for its QEMU, or "".
     """
 
     name: str
@@ -96,14 +96,15 @@ def image_id(uuid: str) -> str:
 
 
 def _disks(root: Element) -> list[tuple[str, str]]:
-    """File and format of the disks that can be read as files; CDs are left out."""
+    """Path and format of the disks in files and on block devices; CDs are left out."""
     devices = root.find("devices")
     found = []
     for disk in devices.all("disk") if devices is not None else ():
         source, driver = disk.find("source"), disk.find("driver")
-        if disk.get("type") != "file" or disk.get("device", "disk") != "disk":
+        where = {"file": "file", "block": "dev"}.get(disk.get("type"))
+        if where is None or disk.get("device", "disk") != "disk":
             continue
-        file = source.get("file") if source is not None else ""
+        file = source.get(where) if source is not None else ""
         kind = driver.get("type", "raw") if driver is not None else "raw"
         if file and kind in tuple(DiskFormat):
             found.append((file, kind))

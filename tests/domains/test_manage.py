@@ -6,6 +6,7 @@ from __future__ import annotations
 import stat
 import subprocess
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 from daemonhelp import QEMU_UID, Daemon
@@ -130,6 +131,54 @@ def test_what_the_engine_lacks_is_named(
         ask.require_support(connection, text.replace(old, new), "tiny", emulator)
     assert said in refused.value.message + refused.value.detail
     connection.close()
+
+
+def with_arguments(xml: str, *arguments: str) -> str:
+    """A domain whose QEMU gets arguments that libvirt does not look at."""
+    schema = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    given = "".join(f"<qemu:arg value='{escape(one)}'/>" for one in arguments)
+    xml = xml.replace("<domain type='qemu'", f"<domain type='qemu' {schema}")
+    return xml.replace("</domain>", f"<qemu:commandline>{given}</qemu:commandline></domain>")
+
+
+def test_settings_that_the_engine_lacks_are_named(machine: Machine, files: Path) -> None:
+    connection = connect(machine.daemon.uri)
+    emulator = files / "own" / "bin" / "qemu-system-x86_64"
+    disk = '{"driver":"file","filename":"/x","node-name":"n","discard":"unmap"'
+    text = with_arguments(
+        machine.definition(),
+        *("-blockdev", disk + ',"aio":"posix","cache":{"direct":true,"later":1}}'),
+        *("-blockdev", '{"driver":"raw","file":{"driver":"rbd","pool":"p","image":"i"}}'),
+        *("-netdev", '{"type":"user","id":"u","net":"10.0.0.0/8","speed":1}'),
+        *("-device", '{"driver":"virtio-rng-pci","id":"r","addr":"0x9","dice":6}'),
+        *("-object", '{"qom-type":"iothread","id":"i","poll-max-ns":1,"turbo":true}'),
+        *("-device", "vhost-scsi-pci,wwpn=naa.0"),
+    )
+    with pytest.raises(DomainRefused, match="lacks 7 of the things") as refused:
+        ask.require_support(connection, text, "tiny", emulator)
+    assert refused.value.detail.splitlines() == [
+        "-blockdev file,aio=posix",
+        "-blockdev file,cache.later",
+        "-blockdev rbd",
+        "-device vhost-scsi-pci",
+        "-device virtio-rng-pci,dice",
+        "-netdev user,speed",
+        "-object iothread,turbo",
+    ]
+    connection.close()
+
+
+@pytest.mark.parametrize("way", ["threads", "native", "io_uring"])
+def test_every_way_of_input_and_output(machine: Machine, files: Path, way: str) -> None:
+    """A domain that asks for one is enabled, and its QEMU starts with it."""
+    plain = machine.definition()
+    driver = "<driver name='qemu' type='qcow2'"
+    assert driver in plain
+    machine.redefine(plain.replace(driver, f"{driver} cache='none' io='{way}'"))
+    machine.enable()
+    machine.daemon.virsh("start", "tiny", "--paused")
+    assert machine.state() == "paused"
+    machine.destroy()
 
 
 def test_a_connection_that_may_only_read(machine: Machine) -> None:

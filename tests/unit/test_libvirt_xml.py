@@ -185,6 +185,24 @@ def test_facts_of_a_domain() -> None:
     ]
 
 
+def test_disks_on_block_devices_are_part_of_the_image() -> None:
+    disk = "<disk type='{}' device='{}'><driver name='qemu'/><source {}='{}'/></disk>"
+    disks = [
+        disk.format("block", "disk", "dev", "/dev/vg/root"),
+        disk.format("block", "cdrom", "dev", "/dev/sr0"),
+        disk.format("network", "disk", "name", "export"),
+        disk.format("file", "disk", "file", "/data.img"),
+    ]
+    os_type = "<os><type arch='x86_64'>hvm</type></os>"
+    text = (
+        f"<domain type='qemu'><name>d</name>{os_type}<devices>{''.join(disks)}</devices></domain>"
+    )
+    assert [str(disk.file) for disk in DomainFacts.of(text).spec().disks] == [
+        "/dev/vg/root",
+        "/data.img",
+    ]
+
+
 def test_a_kernel_of_its_own_is_part_of_the_image() -> None:
     path = next(path for path in PLAIN if path.stem == "own-commandline")
     spec = DomainFacts.of(path.read_text()).spec()
