@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A copy of a domain that is measured in its place: its disks behind overlays.
+"""A copy of a domain that is measured in its place: its disks behind overlays, its firmware's
+variables in a file of its own.
 
 The domain itself is neither started nor changed.
 """
@@ -11,11 +12,14 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Final
 
 from sysqcache.base.errors import DiskError, DomainRefused
 from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments
+
+_VARIABLES: Final = "nvram"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +45,15 @@ class DomainCopy:
         return _renamed(xml, self)
 
     def fresh_disks(self) -> None:
-        """New overlays over the domain's disks. Raises :class:`DiskError`."""
+        """New overlays over the domain's disks, and the variables of its firmware as they are.
+
+        Raises :class:`DiskError`, OSError.
+        """
+        variables, own = _variables(Document(self.plain).root), self.directory / _VARIABLES
+        own.unlink(missing_ok=True)
+        if variables and Path(variables).exists():
+            shutil.copyfile(variables, own)
+            self._give(own)
         for number, (file, kind) in enumerate(_sources(Document(self.plain).root)):
             overlay = _overlay(self.directory, number)
             overlay.unlink(missing_ok=True)
@@ -55,8 +67,8 @@ class DomainCopy:
     def put_aside(self, target: Path) -> None:
         """Keep the overlays as they are now."""
         target.mkdir()
-        for overlay in self.directory.glob("disk*.qcow2"):
-            shutil.copyfile(overlay, target / overlay.name)
+        for file in (*self.directory.glob("disk*.qcow2"), *self.directory.glob(_VARIABLES)):
+            shutil.copyfile(file, target / file.name)
 
     def bring_back(self, source: Path) -> None:
         """The overlays as they were put aside."""
@@ -67,6 +79,21 @@ class DomainCopy:
     def _give(self, path: Path) -> None:
         if os.geteuid() == 0:
             os.chown(path, self.owner.uid, self.owner.gid)
+
+
+def _variables(root: Element) -> str:
+    """The file with the variables of a domain's UEFI firmware, "" when it has none."""
+    source = root.find("os/nvram/source")
+    return source.get("file") if source is not None else root.string("os/nvram").strip()
+
+
+def _own_variables(root: Element, path: Path) -> list[Edit]:
+    nvram, source = root.find("os/nvram"), root.find("os/nvram/source")
+    if source is not None:
+        return [Edit(source.start, source.end, f"<source file={attribute(str(path))}/>")]
+    if nvram is None or not _variables(root):
+        return []
+    return [Edit(nvram.inner, nvram.inner_end, content(str(path)))]
 
 
 def _overlay(directory: Path, number: int) -> Path:
@@ -99,7 +126,7 @@ def _renamed(xml: str, copy: DomainCopy) -> str:
     document = Document(xml)
     root = document.root
     named, uuid = root.find("name"), root.find("uuid")
-    edits = []
+    edits = _own_variables(root, copy.directory / _VARIABLES)
     if named is not None:
         edits.append(Edit(named.inner, named.inner_end, content(copy.name)))
     if uuid is not None:

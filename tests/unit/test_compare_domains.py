@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,36 @@ def test_the_copy_is_another_domain_with_the_same_devices(cached: bool) -> None:
     assert plain is not None
     assert copied is not None
     assert [child.name for child in copied.children] == [child.name for child in plain.children]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "<nvram template='/usr/VARS.fd'>{}</nvram>",
+        "<nvram type='file' format='raw'><source file='{}'/></nvram>",
+    ],
+)
+def test_the_copy_has_variables_of_its_own(tmp_path: Path, form: str) -> None:
+    """What its firmware writes is not written to the domain's."""
+    variables = tmp_path / "a_VARS.fd"
+    variables.write_bytes(b"as they are")
+    plain = copy_of("virt-manager-q35").plain
+    plain = plain.replace("</os>", f"{form.format(variables)}</os>", 1)
+    plain = re.sub("<disk .*?</disk>", "", plain, flags=re.DOTALL)
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    owner = Owner(os.getuid(), os.getgid())
+    copy = DomainCopy(folder, "c", "u-u", plain, PATHS, owner, Path("/no/disks"))
+    copy.fresh_disks()
+    assert str(variables) not in copy.xml(cached=True)
+    assert f"{folder}/nvram" in copy.xml(cached=True)
+    (folder / "nvram").write_bytes(b"other")
+    copy.put_aside(tmp_path / "aside")
+    copy.fresh_disks()
+    assert (folder / "nvram").read_bytes() == b"as they are"
+    copy.bring_back(tmp_path / "aside")
+    assert (folder / "nvram").read_bytes() == b"other"
+    assert variables.read_bytes() == b"as they are"
 
 
 def test_disks_that_are_no_files_are_refused() -> None:
