@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sysqcache.base.errors import QmpError
-from sysqcache.qmp.client import QmpClient
+from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
 
 _POLL: Final = 0.5
 
@@ -27,11 +27,12 @@ def run_job(
     job that still runs is cancelled then. No job is left behind.
     """
     position = qmp.events.position
-    qmp.execute(command, {"job-id": job_id, **arguments})
+    # QEMU moves a whole machine in one go, and answers nobody meanwhile
+    qmp.execute(command, {"job-id": job_id, **arguments}, timeout=timeout)
     deadline = time.monotonic() + timeout
-    while (job := find_job(qmp, job_id)) is not None:
+    while (job := find_job(qmp, job_id, timeout=timeout)) is not None:
         if job["status"] in ("concluded", "null"):
-            qmp.execute("job-dismiss", {"id": job_id})
+            qmp.execute("job-dismiss", {"id": job_id}, timeout=timeout)
             if error := job.get("error"):
                 raise QmpError(f"the job {command} failed: {error}")
             return
@@ -43,7 +44,9 @@ def run_job(
         position = event.number if event is not None else position
 
 
-def find_job(qmp: QmpClient, job_id: str) -> dict[str, Any] | None:
+def find_job(
+    qmp: QmpClient, job_id: str, *, timeout: float = DEFAULT_TIMEOUT
+) -> dict[str, Any] | None:
     """The job as QEMU lists it, None when it is gone."""
-    jobs: list[dict[str, Any]] = qmp.execute("query-jobs")
+    jobs: list[dict[str, Any]] = qmp.execute("query-jobs", timeout=timeout)
     return next((job for job in jobs if job["id"] == job_id), None)
