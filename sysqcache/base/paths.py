@@ -29,6 +29,7 @@ INSTANCE_QEMU_LOG: Final = "qemu.log"
 INSTANCE_BOOT_SET: Final = "boot-set.txt"
 INSTANCE_OVERLAYS: Final = "overlays"
 INSTANCE_SPEC: Final = "spec.json"
+INSTANCE_SNAPSHOTS: Final = "snapshots.json"
 INSTANCE_SAVED: Final = "saved"
 INSTANCE_SAVED_CURRENT: Final = f"{INSTANCE_SAVED}/current"
 

@@ -309,8 +309,7 @@ class _Start:
             if placer is not None and self.report.detached:
                 placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
-            ended = MachineState.SAVED if self.instance.is_saved() else MachineState.STOPPED
-            self.instance.update(state=ended)
+            self.instance.update(state=self._ended())
             remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
     def _write_running(
@@ -334,7 +333,11 @@ class _Start:
     def _note_failure(self, error: BaseException) -> None:
         text = getattr(error, "message", "") or type(error).__name__
         with contextlib.suppress(MachineError, OSError):
-            self.instance.update(state=MachineState.STOPPED, error=text)
+            self.instance.update(state=self._ended(), error=text)
+
+    def _ended(self) -> MachineState:
+        """What a machine is whose QEMU has ended: what was saved stays, however it went on."""
+        return MachineState.SAVED if self.instance.is_saved() else MachineState.STOPPED
 
     def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
         """Give the journal to the store, unless QEMU goes on."""

@@ -94,30 +94,44 @@ def settle(qmp: QmpClient, *, timeout: float = 30.0) -> None:
         cont(qmp)
 
 
+def keep_disks_off(qmp: QmpClient) -> None:
+    """A machine that is moved in does not take its disks before it runs."""
+    capability = {"capability": "late-block-activate", "state": True}
+    qmp.execute("migrate-set-capabilities", {"capabilities": [capability]})
+
+
+def require_movable(qmp: QmpClient) -> None:
+    """Raise :class:`QmpError` with QEMU's reasons when it can neither be saved nor loaded."""
+    if reasons := qmp.execute("query-migrate").get("blocked-reasons"):
+        raise QmpError("; ".join(reasons))
+
+
 def snapshot_save(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
     """Save a machine inside its disks, its memory in the first of ``nodes``.
 
     Raises :class:`QmpError`; no snapshot is left then.
     """
     arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
-    run_job(qmp, "snapshot-save", f"save-{tag}", arguments, timeout=TIMEOUT)
+    run_job(qmp, "snapshot-save", "sysqcache-save", arguments, timeout=TIMEOUT)
 
 
 def snapshot_load(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
-    """Go back to a snapshot. Raises :class:`QmpError`."""
+    """Go back to a snapshot, whose memory is in the first of ``nodes``. Raises :class:`QmpError`.
+
+    The disks may have gone back then while the guest is neither the old nor the new one.
+    """
     arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
-    run_job(qmp, "snapshot-load", f"load-{tag}", arguments, timeout=TIMEOUT)
+    run_job(qmp, "snapshot-load", "sysqcache-load", arguments, timeout=TIMEOUT)
 
 
 def snapshot_delete(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
     """Remove a snapshot from all ``nodes``. Raises :class:`QmpError`."""
-    run_job(qmp, "snapshot-delete", f"delete-{tag}", {"tag": tag, "devices": list(nodes)})
+    arguments = {"tag": tag, "devices": list(nodes)}
+    run_job(qmp, "snapshot-delete", "sysqcache-delete", arguments, timeout=TIMEOUT)
 
 
-def snapshots(qmp: QmpClient, node: str) -> list[dict[str, Any]]:
-    """Internal snapshots of a disk, as QEMU describes them."""
-    for one in qmp.execute("query-named-block-nodes", {"flat": True}):
-        if one.get("node-name") == node:
-            found: list[dict[str, Any]] = one.get("image", {}).get("snapshots", [])
-            return found
-    return []
+def snapshot_disks(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
+    """A snapshot of what all disks hold, without memory, or of none. Raises :class:`QmpError`."""
+    kind = "blockdev-snapshot-internal-sync"
+    actions = [{"type": kind, "data": {"device": node, "name": tag}} for node in nodes]
+    qmp.execute("transaction", {"actions": actions}, timeout=TIMEOUT)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,8 +120,7 @@ def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: s
     :param tag: of the snapshot that it holds; the machine's own disk may have been written
         by a machine that was resumed from it, then, and the snapshot has to be what it was.
     """
-    for path, identity in disk.chain.items():
-        _require_same(name, Path(path), identity)
+    require_unchanged(name, disk.chain)
     file = directory / disk.own if disk.own else Path(disk.file)
     try:
         same = FileIdentity.of(file) == disk.identity
@@ -167,6 +166,12 @@ def _check_tables(file: Path, qemu_img: Path) -> None:
             f"{file} is damaged: its tables contradict each other",
             detail=(done.stdout + done.stderr).strip(),
         )
+
+
+def require_unchanged(name: str, files: Mapping[str, FileIdentity]) -> None:
+    """Raise :class:`SavedStateError` unless all files are what they were."""
+    for path, identity in files.items():
+        _require_same(name, Path(path), identity)
 
 
 def _require_same(name: str, path: Path, identity: FileIdentity) -> None:

@@ -97,6 +97,8 @@ class SavedMachine:
     :param state: identity of the state file (file, template), with its ``checksums``.
     :param ram: name, size and offset of the block of guest memory in the state file.
     :param why: why this method was chosen.
+    :param held: identity of the files of disks that vm.yaml does not name, by path.
+    :param alone: ports, sockets and files that two machines can't have at the same time.
     """
 
     id: str
@@ -115,6 +117,8 @@ class SavedMachine:
     ram: tuple[str, int, int] = ("", 0, 0)
     disk_bytes: int = 0
     why: str = ""
+    held: dict[str, FileIdentity] = dataclasses.field(default_factory=dict)
+    alone: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """The record's file."""
@@ -143,6 +147,8 @@ def _plain(value: Any) -> Any:
     """A field as a JSON value."""
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (SavedDisk, FileIdentity, Checksums)):
         return dataclasses.asdict(value)
     return None if isinstance(value, MachineSpec) else value
@@ -159,6 +165,8 @@ _TYPES: Final[dict[str, Callable[[Any], Any]]] = {
     "method": Method,
     "disks": lambda value: tuple(SavedDisk.from_json(one) for one in value),
     "packs": tuple,
+    "alone": tuple,
+    "held": lambda value: {path: FileIdentity(**one) for path, one in value.items()},
     "ram": tuple,
     "state": lambda value: FileIdentity(**value) if value else None,
     "checksums": lambda value: Checksums.from_json(value) if value else None,

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,16 +18,19 @@ from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
     MachineBusy,
+    MachineError,
     SavedStateError,
+    SysqcacheError,
     UsageError,
 )
-from sysqcache.base.types import CacheMode, GuestAccess, Probe
+from sysqcache.base.types import CacheMode, GuestAccess, MachineState, Probe
 from sysqcache.machine import progress
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.launch.process import CHANGE_CPU
 from sysqcache.machine.life import BootOptions
 from sysqcache.machine.progress import Listener, PhaseBegan
 from sysqcache.machine.report import BootReport
+from sysqcache.machine.running import Machine, settle
 from sysqcache.machine.start import start_saved
 from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
@@ -67,6 +70,7 @@ def check(name: str) -> Resumable:
     engine = _engine(record)
     for disk in record.disks:
         disks.check(name, disk, directory, engine.qemu_img, tag=record.tag)
+    disks.require_unchanged(name, record.held)
     if record.method is not Method.INTERNAL:
         _check_state(record, directory / slots.STATE)
     return Resumable(record, directory, engine)
@@ -173,18 +177,13 @@ def resume_copies(
     """Start ``count`` machines NAME-1, NAME-2, ... from one template, all at once.
 
     Each has its own overlays, host ports, MAC address and host name; memory and packs are
-    shared until they are written to. Raises as :func:`resume`, when all have ended or run;
-    the others are not ended then.
+    shared until they are written to. Raises as :func:`resume`, when all have ended: either
+    every copy goes on or none.
     """
     if not 1 <= count <= MAX_COPIES:
         raise UsageError(f"--copies takes 1 to {MAX_COPIES}; found {count}")
     checked = check(name)
-    if checked.record.method is not Method.TEMPLATE:
-        raise SavedStateError(
-            f"{name} is saved by the method {checked.record.method}: one machine can go on, no "
-            "copies",
-            hint=f"resume it, then sysqcache suspend {name} --method template",
-        )
+    _require_copies(checked.record)
     copies = [Copy.number(checked.record, n + 1) for n in range(count)]
     for copy in copies:
         if Instance(copy.name).is_held():
@@ -197,7 +196,52 @@ def resume_copies(
             pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
             for copy in copies
         ]
-        return [future.result() for future in waiting]
+        concurrent.futures.wait(waiting)
+    failed = [
+        (copy, error)
+        for copy, one in zip(copies, waiting, strict=True)
+        if (error := one.exception()) is not None and not isinstance(error, _NotBegun)
+    ]
+    if failed:
+        _end_copies(copies)
+        raise _none_runs(*failed[0], count)
+    return [future.result() for future in waiting]
+
+
+def _require_copies(record: SavedMachine) -> None:
+    name = record.name
+    if record.method is not Method.TEMPLATE:
+        raise SavedStateError(
+            f"{name} is saved by the method {record.method}: one machine can go on, no copies",
+            hint=f"resume it, then sysqcache suspend {name} --method template",
+        )
+    if record.alone:
+        raise SavedStateError(
+            f"{name} can't have copies: each would take what its qemu_args ask for: "
+            f"{', '.join(record.alone)}",
+            hint=f"sysqcache resume {name} lets one go on",
+        )
+
+
+def _end_copies(copies: Sequence[Copy]) -> None:
+    """End those that run: none was asked to run without the others."""
+    for copy in copies:
+        instance = Instance(copy.name)
+        with contextlib.suppress(MachineError):
+            with Machine.attach(copy.name, quick=True) as machine:
+                machine.quit()
+            settle(instance)
+            instance.update(state=MachineState.STOPPED)
+
+
+def _none_runs(copy: Copy, error: BaseException, count: int) -> BaseException:
+    if isinstance(error, SysqcacheError):
+        error.message = f"{copy.name}: {error.message}; none of the {count} copies runs"
+    return error
+
+
+class _NotBegun(Exception):
+    """A copy that was not started, as another had failed."""
 
 
 class _Gate:
@@ -212,6 +256,7 @@ class _Gate:
         self._lock = threading.Lock()
         self._asleep = copies
         self._all_awake = threading.Event()
+        self.failed = threading.Event()
 
     @contextlib.contextmanager
     def place(self, listener: Listener) -> Iterator[Listener]:
@@ -245,7 +290,13 @@ def _resume_copy(
     spec = copy_spec(_spec(checked.record, options), copy)
     origin = CopyOrigin(checked.record, checked.directory, copy)
     with gate.place(listener) as passing, _model_may_be_gone(checked.record):
-        return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
+        if gate.failed.is_set():
+            raise _NotBegun
+        try:
+            return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
+        except BaseException:
+            gate.failed.set()
+            raise
 
 
 def _checked_idle(name: str) -> Resumable:

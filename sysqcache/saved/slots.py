@@ -21,19 +21,33 @@ import contextlib
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from sysqcache.base import paths
-from sysqcache.base.errors import NoSuchMachine, SavedStateError
-from sysqcache.base.files import TEMPORARY, replace_file, sync_directory
+from sysqcache.base.errors import MachineBusy, NoSuchMachine, SavedStateError
+from sysqcache.base.files import TEMPORARY, locked, replace_file, sync_directory
 from sysqcache.machine.instances import Instance, list_instances
 from sysqcache.saved.record import SavedMachine
 
 RECORD: Final = "saved.json"
 STATE: Final = "state"
 TOUCHED: Final = "touched"
+_LOCK: Final = ".lock"
 CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
+
+
+@contextlib.contextmanager
+def only_one(instance: Instance) -> Iterator[None]:
+    """Hold what saving and going back need alone. Raises :class:`MachineError`."""
+    instance.require_running()
+    directory = instance.file(paths.INSTANCE_SAVED)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with locked(directory / _LOCK) as fd:
+        if fd is None:
+            raise MachineBusy(f"another command is saving {instance.name} or takes it back")
+        yield
 
 
 def new_slot(instance: Instance) -> tuple[str, Path]:

@@ -5,77 +5,165 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sysqcache.base import paths
-from sysqcache.base.errors import MachineError, QmpError, SavedStateError, StoreError, UsageError
-from sysqcache.base.types import DiskFormat, DiskMode
+from sysqcache.base.errors import (
+    MachineDied,
+    MachineError,
+    QmpError,
+    SavedStateError,
+    StoreError,
+)
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
-from sysqcache.qmp import commands, migration
-from sysqcache.saved import slots
-from sysqcache.saved.origin import snapshot_nodes
-from sysqcache.spec.specjson import read_spec
+from sysqcache.qmp import blocknodes, commands, migration
+from sysqcache.qmp.blocknodes import BlockNode
+from sysqcache.saved import room, slots, snapshotnotes, tags
+from sysqcache.saved.goback import go_back
+from sysqcache.saved.identity import MachineIdentity
+from sysqcache.saved.suspend import engine_of
+from sysqcache.saved.tags import check_tag
 
 
-def _nodes(machine: Machine) -> list[str]:
-    """Disks that are written to: all have to hold the snapshot."""
-    spec = read_spec(machine.instance.file(paths.INSTANCE_SPEC))
-    writable = [d for d in spec.disks if d.mode is not DiskMode.READ_ONLY]
-    raw = [d for d in writable if d.mode is DiskMode.PERSISTENT and d.format is DiskFormat.RAW]
-    if raw or not writable:
+def _disks(machine: Machine) -> list[BlockNode]:
+    """Disks that are written to, however they came: all have to hold the snapshot."""
+    name = machine.state.name
+    found = sorted(
+        (disk for disk in blocknodes.disks(machine.qmp) if disk.writable), key=lambda d: d.name
+    )
+    # those of vm.yaml first: the first holds the memory
+    found.sort(key=lambda disk: not disk.name.startswith("disk"))
+    none = [disk.file for disk in found if not disk.holds_snapshots]
+    if none or not found:
         why = (
-            f"a raw disk holds none: {raw[0].file}" if raw else "it has no disk that is written to"
+            f"only qcow2 holds them, and it writes to {', '.join(none)}"
+            if none
+            else "it has no disk that is written to"
         )
         raise SavedStateError(
-            f"{spec.name} can't have snapshots: {why}", hint="sysqcache suspend --method file"
+            f"{name} can't have snapshots: {why}", hint="sysqcache suspend --method file"
         )
-    return snapshot_nodes(spec.disks)
-
-
-def _check_tag(tag: str) -> None:
-    # QEMU takes numbers for ids of snapshots
-    if not tag or tag.isdecimal() or len(tag) > 100 or "/" in tag:
-        raise UsageError(f"{tag!r} can't be the name of a snapshot", hint="use letters")
+    return found
 
 
 def save(name: str, tag: str) -> float:
     """Save the running machine; seconds that it stood still.
 
-    A snapshot of the same name is replaced. Raises :class:`MachineError`.
+    A snapshot of the same name is replaced when the new one is complete. Raises
+    :class:`MachineError`; what was saved before is intact then.
     """
-    _check_tag(tag)
-    with Machine.attach(name) as machine:
-        nodes = _nodes(machine)
-        known = [one["name"] for one in migration.snapshots(machine.qmp, nodes[0])]
-        if tag in known:
-            migration.snapshot_delete(machine.qmp, tag, nodes)
-        return _stopped(machine, lambda: migration.snapshot_save(machine.qmp, tag, nodes))
+    check_tag(tag)
+    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+        disks = _disks(machine)
+        new = tags.next_name(disks, tag)
+        old = [one for one, _ in tags.others(disks, tag)]
+        identity = MachineIdentity.of(machine)
+        seconds = _save(machine, new, disks)
+        disks = _disks(machine)
+        _note(machine, new, disks, identity)
+        for one in old:
+            migration.snapshot_delete(machine.qmp, one, _holding(disks, one))
+        return seconds
 
 
-def load(name: str, tag: str) -> float:
-    """Take the running machine back; seconds that it stood still. Raises :class:`MachineError`."""
-    _check_tag(tag)
-    with Machine.attach(name) as machine:
-        nodes = _nodes(machine)
-        known = [one["name"] for one in migration.snapshots(machine.qmp, nodes[0])]
-        if tag not in known:
-            raise _unknown(name, tag, known)
-        return _stopped(machine, lambda: migration.snapshot_load(machine.qmp, tag, nodes))
-
-
-def _stopped(machine: Machine, work: Any) -> float:
+def _save(machine: Machine, new: str, disks: Sequence[BlockNode]) -> float:
     started = time.monotonic()
+    with _standing(machine):
+        try:
+            migration.snapshot_save(machine.qmp, new, [disk.name for disk in disks])
+        except QmpError as error:
+            files = [disk.files[0] for disk in disks if disk.files]
+            text, hint = room.explained(error, files, _memory(machine))
+            raise SavedStateError(
+                f"{machine.state.name} was not saved: {text}; it runs on, and what was saved "
+                "before is intact",
+                hint=hint,
+            ) from error
+    return time.monotonic() - started
+
+
+@contextlib.contextmanager
+def _standing(machine: Machine) -> Iterator[None]:
+    """The guest stands still; it runs on whatever happens, if it ran."""
     was_running = commands.query_status(machine.qmp).running
     commands.stop(machine.qmp)
     try:
-        work()
-    except QmpError as error:
-        raise SavedStateError(f"{machine.state.name}: {error.message}; it runs on") from error
+        yield
     finally:
         if was_running:
-            commands.cont(machine.qmp)
-    return time.monotonic() - started
+            with contextlib.suppress(MachineDied):
+                commands.cont(machine.qmp)
+
+
+def _memory(machine: Machine) -> int:
+    return int(machine.qmp.execute("query-memory-size-summary")["base-memory"])
+
+
+def _note(
+    machine: Machine, name: str, disks: Sequence[BlockNode], identity: MachineIdentity
+) -> None:
+    """Without the note a load is not compared first; it is undone all the same if it fails."""
+    entry = _entry(disks, name)
+    known = {str(one["name"]) for disk in disks for one in disk.snapshots}
+    with contextlib.suppress(OSError):
+        snapshotnotes.keep(machine.instance, entry, identity, known)
+
+
+def _entry(disks: Sequence[BlockNode], name: str) -> Mapping[str, Any]:
+    """The snapshot of that name which has the memory."""
+    found = [one for disk in disks if (one := disk.snapshot(name))]
+    return max(found, key=lambda one: int(one["vm-state-size"]))
+
+
+def _holding(disks: Sequence[BlockNode], name: str) -> list[str]:
+    return [disk.name for disk in disks if disk.snapshot(name)]
+
+
+def load(name: str, tag: str) -> float:
+    """Take the running machine back; seconds that it stood still.
+
+    Raises :class:`MachineError`: nothing was touched, or the machine has ended and its disks
+    are as they were; the message says which.
+    """
+    check_tag(tag)
+    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+        disks = _disks(machine)
+        known = tags.tags(disks)
+        if tag not in known:
+            raise _unknown(name, tag, list(known))
+        same = _require_same(machine, tag, _entry(disks, known[tag]))
+        started = time.monotonic()
+        was_running = commands.query_status(machine.qmp).running
+        commands.stop(machine.qmp)
+        try:
+            go_back(machine, known[tag], disks, engine_of(machine), known=same)
+        finally:
+            # who could not begin runs on; who failed has ended
+            if was_running and machine.process.poll() is None:
+                commands.cont(machine.qmp)
+        return time.monotonic() - started
+
+
+def _require_same(machine: Machine, tag: str, entry: Mapping[str, Any]) -> bool:
+    """Compare what QEMU would compare only when the disks have gone back already.
+
+    :return: whether anything was known to compare.
+    """
+    name = machine.state.name
+    if not entry["vm-state-size"]:
+        raise SavedStateError(f"{name} can't go back to {tag!r}: it holds no memory")
+    saved = snapshotnotes.find(machine.instance, entry)
+    wrong = saved.differences(MachineIdentity.of(machine)) if saved is not None else []
+    if wrong:
+        raise SavedStateError(
+            f"{name} can't go back to {tag!r}: that was another machine; nothing was touched, "
+            f"{name} runs on",
+            hint="boot it as it was when it was saved, then load",
+            detail="\n".join(wrong),
+        )
+    return saved is not None
 
 
 def _unknown(name: str, tag: str, known: list[str]) -> SavedStateError:
@@ -92,7 +180,7 @@ def list_all(name: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     if state.process.alive():
         with Machine.attach(name) as machine:
-            found = [_row(one) for one in migration.snapshots(machine.qmp, _nodes(machine)[0])]
+            found = _rows(machine)
     saved = None
     if instance.is_saved():
         record, directory = slots.current(name)
@@ -106,11 +194,19 @@ def list_all(name: str) -> dict[str, Any]:
     return {"machine": name, "snapshots": found, "saved": saved}
 
 
-def _row(one: dict[str, Any]) -> dict[str, Any]:
+def _rows(machine: Machine) -> list[dict[str, Any]]:
+    disks = _disks(machine)
+    return [_row(machine, tag, _entry(disks, name)) for tag, name in tags.tags(disks).items()]
+
+
+def _row(machine: Machine, tag: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    identity = snapshotnotes.find(machine.instance, one)
+    keys = ("machine", "cpu", "vcpus", "memory")
     return {
-        "tag": one["name"],
+        "tag": tag,
         "date": _iso(one["date-sec"]),
         "vm_state_bytes": one["vm-state-size"],
+        "belongs_to": {key: getattr(identity, key) for key in keys} if identity else None,
     }
 
 
@@ -126,14 +222,15 @@ def delete(name: str, tag: str) -> None:
     if not tag:
         _forget(name)
         return
-    _check_tag(tag)
-    with Machine.attach(name) as machine:
-        nodes = _nodes(machine)
-        known = [one["name"] for one in migration.snapshots(machine.qmp, nodes[0])]
-        if tag not in known:
-            raise _unknown(name, tag, known)
+    check_tag(tag)
+    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+        disks = _disks(machine)
+        known = tags.others(disks, tag)
+        if not known:
+            raise _unknown(name, tag, list(tags.tags(disks)))
         try:
-            migration.snapshot_delete(machine.qmp, tag, nodes)
+            for one, _ in known:
+                migration.snapshot_delete(machine.qmp, one, _holding(disks, one))
         except QmpError as error:
             raise SavedStateError(f"{name}: {error.message}") from error
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.attribution.placer import LOOKING
-from sysqcache.base import files, paths
+from sysqcache.base import paths
 from sysqcache.base.errors import (
     GuestCommandError,
     MachineBusy,
@@ -31,10 +32,11 @@ from sysqcache.machine.instances import Instance
 from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import commands, migration
-from sysqcache.saved import disks, idle, ramfile, slots
+from sysqcache.saved import disks, idle, proof, ramfile, room, slots
 from sysqcache.saved.origin import snapshot_nodes
+from sysqcache.saved.outside import Outside, look, ram_block
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
-from sysqcache.spec.spec import MachineSpec
+from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import read_spec
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 
 Warn = Callable[[str], None]
 Phase = Callable[[str], None]
-_LOCK: Final = ".lock"
 _AGENT_TIMEOUT: Final = 0.5
+_NOTHING_ELSE: Final = Outside()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,18 +75,23 @@ class Suspended:
         }
 
 
-def choose(wanted: str, spec: MachineSpec, *, plain: bool) -> tuple[Method, str]:
+def choose(
+    wanted: str, spec: MachineSpec, *, plain: bool, outside: Outside = _NOTHING_ELSE
+) -> tuple[Method, str]:
     """The method for a machine, and why. Raises :class:`SavedStateError`.
 
     :param wanted: a method or "auto".
     :param plain: the engine was built without our patches.
+    :param outside: what it has besides.
     """
+    if outside.unsaved:
+        raise SavedStateError(f"{spec.name} can't be saved: {outside.unsaved}")
     writable = [disk for disk in spec.disks if disk.mode is not DiskMode.READ_ONLY]
     kept = [disk for disk in writable if disk.mode is DiskMode.PERSISTENT]
     problems = {
-        Method.TEMPLATE: _no_template(kept, plain=plain),
+        Method.TEMPLATE: _no_template(kept, outside, plain=plain),
         Method.FILE: "",
-        Method.INTERNAL: _no_internal(spec),
+        Method.INTERNAL: _no_internal(spec, outside),
     }
     if wanted != "auto":
         method = Method(wanted)
@@ -100,13 +107,20 @@ def choose(wanted: str, spec: MachineSpec, *, plain: bool) -> tuple[Method, str]
     return Method.FILE, f"not a template: {problems[Method.TEMPLATE]}"
 
 
-def _no_template(kept: Sequence[object], *, plain: bool) -> str:
+def _no_template(kept: Sequence[Disk], outside: Outside, *, plain: bool) -> str:
     if plain:
         return "QEMU without our patches can't map a saved memory"
-    return "what it writes to a persistent disk can't be shared" if kept else ""
+    if outside.written:
+        files = ", ".join(disk.file for disk in outside.written)
+        return f"what it writes to {files} (of qemu_args) can't be shared"
+    if kept:
+        return "what it writes to a persistent disk can't be shared"
+    return outside.memory
 
 
-def _no_internal(spec: MachineSpec) -> str:
+def _no_internal(spec: MachineSpec, outside: Outside) -> str:
+    if outside.written:
+        return f"{outside.written[0].file} (of qemu_args) would not be part of it"
     writable = [disk for disk in spec.disks if disk.mode is not DiskMode.READ_ONLY]
     if not writable:
         return "it has no disk to hold the snapshot"
@@ -122,12 +136,14 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     """
     started = time.monotonic()
     instance = Instance(name)
-    with _only_one(instance), Machine.attach(name) as machine:
+    with slots.only_one(instance), Machine.attach(name) as machine:
         spec = read_spec(instance.file(paths.INSTANCE_SPEC))
-        engine = _engine_of(machine, spec)
-        method, why = choose(wanted, spec, plain=engine.plain)
+        engine = engine_of(machine)
+        outside = look(machine, spec)
+        method, why = choose(wanted, spec, plain=engine.plain, outside=outside)
         phase("saving")
-        saving = _Saving(machine, spec, engine, method, why)
+        saving = _Saving(machine, spec, engine, outside, method, why)
+        saving.may_change = wanted == "auto"
         record, directory = saving.run()
         suspend_s = time.monotonic() - saving.stopped_at
         phase(LOOKING)
@@ -144,33 +160,31 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     return Suspended(record, directory, suspend_s, time.monotonic() - started)
 
 
-@contextlib.contextmanager
-def _only_one(instance: Instance) -> Iterator[None]:
-    instance.require_running()
-    directory = instance.file(paths.INSTANCE_SAVED)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    with files.locked(directory / _LOCK) as fd:
-        if fd is None:
-            raise MachineBusy(f"{instance.name} is being suspended already")
-        yield
-
-
-def _engine_of(machine: Machine, spec: MachineSpec) -> Engine:
+def engine_of(machine: Machine) -> Engine:
     """The engine that a machine runs on."""
     from sysqcache.spec.engines import find_engine, load
 
     binary = Path(machine.state.argv[0]) if machine.state.argv else None
-    found = load(binary.parents[1], str(spec.arch)) if binary is not None else None
-    return found or find_engine(str(spec.arch))
+    found = load(binary.parents[1], machine.state.arch) if binary is not None else None
+    return found or find_engine(machine.state.arch)
 
 
 class _Saving:
     """One machine being saved. :meth:`run` leaves QEMU paused, with nothing more to write."""
 
+    may_change = False
+    """Whether another method may be taken when a resume by the first would fail."""
+
     def __init__(
-        self, machine: Machine, spec: MachineSpec, engine: Engine, method: Method, why: str
+        self,
+        machine: Machine,
+        spec: MachineSpec,
+        engine: Engine,
+        outside: Outside,
+        method: Method,
+        why: str,
     ) -> None:
-        self.machine, self.spec, self.engine = machine, spec, engine
+        self.machine, self.spec, self.engine, self.outside = machine, spec, engine, outside
         self.method, self.why = method, why
         self.stopped_at = time.monotonic()
         self.instance = machine.instance
@@ -180,6 +194,7 @@ class _Saving:
         """Save; on any failure the guest goes on, and what was saved before stays."""
         stats = self._stats()
         _ = self.engine.build_id  # reading it takes a moment in which the guest may run
+        block = ram_block(self.machine)
         migration.settle(self.machine.qmp)
         self._wake_agent()
         idle.wait_until_idle(self.machine.process.cpu_seconds)
@@ -187,7 +202,7 @@ class _Saving:
         try:
             self.stopped_at = time.monotonic()
             commands.stop(self.machine.qmp)
-            record = self._write(one, slot, stats)
+            record = self._proved(self._write(one, slot, stats, block), slot)
             return record, slots.publish(self.instance, slot, record)
         except (SysqcacheError, OSError) as error:
             raise self._go_on(slot, error) from error
@@ -208,7 +223,24 @@ class _Saving:
             return self.machine.stats()
         return None
 
-    def _write(self, one: str, slot: Path, stats: TbCacheStats | None) -> SavedMachine:
+    def _proved(self, record: SavedMachine, slot: Path) -> SavedMachine:
+        """The record, by whose method the state was loaded in a second QEMU, if need be.
+
+        Without ``qemu_args`` the command line is the one that the machine was started with.
+        What two machines can't have at a time, a second QEMU can't either.
+        """
+        if record.method is Method.INTERNAL or not self.outside.plugged or self.outside.alone:
+            return record
+        problem = proof.problem(record, slot, self.engine)
+        if problem and self.may_change and record.method is Method.TEMPLATE:
+            why = f"not a template: {problem}"
+            record = dataclasses.replace(record, method=Method.FILE, why=why)
+            problem = proof.problem(record, slot, self.engine)
+        if problem:
+            raise SavedStateError(f"it can't be resumed by the method {record.method}: {problem}")
+        return record
+
+    def _write(self, one: str, slot: Path, stats: TbCacheStats | None, name: str) -> SavedMachine:
         tag = ""
         state, sums, ram = None, None, ("", 0, 0)
         if self.method is Method.INTERNAL:
@@ -219,7 +251,8 @@ class _Saving:
             migration.save_to_file(self.machine.qmp, file)
             file.chmod(0o400)
             sums = ramfile.checksums(file)
-            block = max(ramfile.read_blocks(file).values(), key=lambda b: b.size)
+            blocks = ramfile.read_blocks(file)
+            block = blocks.get(name) or max(blocks.values(), key=lambda b: b.size)
             state, ram = FileIdentity.of(file), (block.name, block.size, block.offset)
         saved = disks.freeze(
             self.spec.disks,
@@ -245,6 +278,8 @@ class _Saving:
             ram=ram,
             disk_bytes=sum(ramfile.allocated(path) for path in slot.iterdir()),
             why=self.why,
+            held={str(path): FileIdentity.of(path) for path in self.outside.files},
+            alone=self.outside.alone,
         )
 
     def _go_on(self, slot: Path, error: Exception) -> SysqcacheError:
@@ -259,7 +294,11 @@ class _Saving:
             then = "the machine runs on"
         if self.instance.is_saved():
             then += ", and what was saved before is intact"
-        full = "No space left" in text or getattr(error, "errno", 0) == 28
+        if self.method is Method.INTERNAL and isinstance(error, QmpError):
+            # QEMU does not say so of a snapshot
+            files = [disk.file for disk in self.spec.disks if disk.mode is DiskMode.PERSISTENT]
+            text, _ = room.explained(error, [*files, self._overlays], self.spec.memory)
+        full = "o space left" in text or getattr(error, "errno", 0) == errno.ENOSPC
         hint = "free some space and try again" if full else ""
         return SavedStateError(f"{self.spec.name} was not saved: {text}; {then}", hint=hint)
 

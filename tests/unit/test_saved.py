@@ -16,8 +16,10 @@ from sysqcache.base.errors import SavedStateError
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
 from sysqcache.machine.launch.argv import Incoming, Launch, build
 from sysqcache.machine.launch.overlay import prepare_disks
+from sysqcache.qmp.blocknodes import BlockNode
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
+from sysqcache.saved.outside import Outside
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
@@ -139,6 +141,8 @@ def record(spec: MachineSpec, saved: tuple[SavedDisk, ...] = ()) -> SavedMachine
         state=FileIdentity(1, 2, 3),
         checksums=Checksums("aa", "bb"),
         ram=("pc.ram", 64 << 20, 1 << 20),
+        held={"/vars.fd": FileIdentity(7, 8, 9)},
+        alone=("port 5900",),
     )
 
 
@@ -184,6 +188,34 @@ def test_methods_that_can_not_be(spec: MachineSpec) -> None:
         choose("internal", spec, plain=False)
     with pytest.raises(SavedStateError, match="persistent"):
         choose("template", raw, plain=False)
+
+
+def drive(file: Path, **changes: object) -> BlockNode:
+    """A disk of ``qemu_args``, as QEMU tells of it."""
+    image = {"filename": str(file), "format": "raw", **changes}
+    return BlockNode.from_qmp({"node-name": "#block1", "drv": "raw", "ro": False, "image": image})
+
+
+def test_writable_disks_of_qemu_args(spec: MachineSpec, tmp_path: Path) -> None:
+    file = tmp_path / "vars.fd"
+    file.touch()
+    method, why = choose("auto", spec, plain=False, outside=Outside((drive(file),)))
+    assert method is Method.FILE
+    assert str(file) in why
+    # as with snapshot=on: an overlay that has no name any more
+    overlay = {"driver": "qcow2", "file": {"driver": "file", "filename": f"{tmp_path}/vl.X"}}
+    node = drive(file, filename=f"json:{json.dumps(overlay)}")
+    assert node.temporary
+    for nowhere in (node, drive(file, filename="nbd://host/x")):
+        with pytest.raises(SavedStateError, match="can't be saved"):
+            choose("auto", spec, plain=False, outside=Outside((nowhere,)))
+    below = drive(file, **{"backing-image": {"filename": "/base"}})
+    assert below.files == (file, Path("/base"))
+    memory = Outside(memory="its memory is made by qemu_args")
+    assert choose("auto", spec, plain=False, outside=memory) == (
+        Method.FILE,
+        "not a template: its memory is made by qemu_args",
+    )
 
 
 def saved_disk(tmp_path: Path) -> tuple[SavedDisk, Path, Path]:
