@@ -34,7 +34,14 @@ The library raises; only ``sysqcache.cli`` prints and exits.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
+
+
+class Report(Protocol):
+    """What is known of a command's outcome."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
 
 
 class SysqcacheError(Exception):
@@ -43,15 +50,40 @@ class SysqcacheError(Exception):
     :param message: what happened and where, one sentence.
     :param hint: the next step for the user, or "".
     :param detail: a log tail or a list of problems, printed below the message.
+    :param command: what was started, as a line for a shell; shown with ``--debug``.
+
+    ``report``: what the command would have told, as far as it came.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", detail: str = "", command: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.detail = detail
+        self.command = command
+        self.report: Report | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints of it as ``error``."""
+        return {
+            "message": self.message,
+            "hint": self.hint,
+            "detail": self.detail,
+            "exit_code": self.exit_code,
+        }
+
+
+def brief(error: BaseException) -> str:
+    """Any error in the words of one line, without the names of classes."""
+    if isinstance(error, SysqcacheError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"internal error: {error}" if isinstance(error, Exception) else "interrupted"
 
 
 class UsageError(SysqcacheError):
@@ -115,7 +147,7 @@ class MachineBusy(MachineError):
 
 
 class LaunchError(MachineError):
-    """QEMU did not start; ``detail`` holds exit code, command and log tail."""
+    """QEMU did not start; ``detail`` holds the end of its messages."""
 
     exit_code = 13
 
@@ -139,9 +171,18 @@ class QmpError(MachineError):
 
 
 class GuestCommandError(MachineError):
-    """A command could not be run in the guest."""
+    """A command could not be run in the guest.
+
+    :param forbidden: the guest does not let its agent run commands.
+    """
 
     exit_code = 17
+
+    def __init__(
+        self, message: str, *, hint: str = "", detail: str = "", forbidden: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.forbidden = forbidden
 
 
 class DiskError(MachineError):

@@ -24,6 +24,9 @@ INSTANCE_QMP: Final = "qmp.sock"
 INSTANCE_QMP_INTROSPECT: Final = "qmp2.sock"
 INSTANCE_AGENT: Final = "agent.sock"
 INSTANCE_SERIAL: Final = "serial.sock"
+INSTANCE_SOCKETS: Final = (
+    *(INSTANCE_QMP, INSTANCE_QMP_INTROSPECT, INSTANCE_AGENT, INSTANCE_SERIAL),
+)
 INSTANCE_SERIAL_LOG: Final = "serial.log"
 INSTANCE_QEMU_LOG: Final = "qemu.log"
 INSTANCE_BOOT_SET: Final = "boot-set.txt"
@@ -77,6 +80,20 @@ SCANS: Final = "scans"
 BUILD_LOCK: Final = "build.lock"
 
 
+def _named(folder: Path, variable: str) -> Path:
+    """A folder that QEMU's protocol, which is UTF-8, and lists with one path a line can name.
+
+    Raises :class:`ConfigError`.
+    """
+    text = str(folder)
+    if all(c.isprintable() for c in text):
+        return folder
+    raise ConfigError(
+        f"{variable} can't be used, it has bytes that are no printable UTF-8: {text!r}",
+        hint=f"set {variable} to a folder with another name",
+    )
+
+
 def _xdg(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable, "")
     return Path(value) if value.startswith("/") else _home(variable) / fallback
@@ -96,22 +113,22 @@ def cache_dir() -> Path:
     """Directory of engines, images and downloads: big, can be made again."""
     home = os.environ.get(ENV_HOME)
     if home:
-        return Path(home).absolute() / "cache"
-    return _xdg("XDG_CACHE_HOME", ".cache") / "sysqcache"
+        return _named(Path(home).absolute() / "cache", ENV_HOME)
+    return _named(_xdg("XDG_CACHE_HOME", ".cache") / "sysqcache", ENV_HOME)
 
 
 def state_dir() -> Path:
     """Directory of instances and, by default, the store."""
     home = os.environ.get(ENV_HOME)
     if home:
-        return Path(home).absolute() / "state"
-    return _xdg("XDG_STATE_HOME", ".local/state") / "sysqcache"
+        return _named(Path(home).absolute() / "state", ENV_HOME)
+    return _named(_xdg("XDG_STATE_HOME", ".local/state") / "sysqcache", ENV_HOME)
 
 
 def store_dir() -> Path:
     """Directory of the block store: packs, journals, metadata."""
     store = os.environ.get(ENV_STORE)
-    return Path(store).absolute() if store else state_dir() / "store"
+    return _named(Path(store).absolute(), ENV_STORE) if store else state_dir() / "store"
 
 
 def libvirt_dir() -> Path:

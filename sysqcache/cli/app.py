@@ -8,6 +8,7 @@ imports neither them nor anything heavy.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any, Final, NoReturn
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 from sysqcache import __version__
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.system import allow_open_files
-from sysqcache.cli.errors import report_error, set_debug, unexpected
+from sysqcache.cli.errors import as_json, report_error, set_debug, unexpected
 
 COMMANDS: Final[dict[str, str]] = {
     "boot": "Start a machine from its vm.yaml.",
@@ -128,16 +129,31 @@ def main() -> NoReturn:
     """Run the command line; the process ends with the exit codes of docs/errors.md."""
     os.umask(os.umask(0o077) | 0o022)  # nobody else writes what becomes host code
     allow_open_files()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal of Latin-1, a name that is no UTF-8: shown as escapes
+            stream.reconfigure(errors="backslashreplace")
     arguments = _take_debug(sys.argv[1:])
     try:
         app(arguments, prog_name="sysqcache")
     except SysqcacheError as error:
-        sys.exit(report_error(error))
+        sys.exit(_failed(error, arguments))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        sys.exit(report_error(unexpected(error)))
+        sys.exit(_failed(unexpected(error), arguments))
     sys.exit(0)
+
+
+def _failed(error: SysqcacheError, arguments: list[str]) -> int:
+    """Tell an error; ``--json`` gets its one object in any case."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--json" in own:
+        from sysqcache.cli.options import json_printed, print_json
+
+        if not json_printed():
+            print_json(as_json(error))
+    return report_error(error)
 
 
 def _take_debug(arguments: list[str]) -> list[str]:

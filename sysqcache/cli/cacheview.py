@@ -6,11 +6,11 @@ Names come from guests. They may hold anything, so they are shown as :func:`plai
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+
+from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sysqcache.store.facade import Store
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+__all__ = ["Json", "print_json"]
 
 WIDTH: Final = 100
 """Columns that every table fits into, and that a pipe gets."""
@@ -39,12 +39,6 @@ def warn(store: Store) -> None:
     """What the store has to say, on stderr."""
     for line in store.warnings:
         typer.echo(f"warning: {line}", err=True)
-
-
-def print_json(value: Any) -> None:
-    """One object on stdout."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 def parse_size(text: str) -> int:

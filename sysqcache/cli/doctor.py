@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
-
 import typer
+
+from sysqcache.cli.options import Json, print_json
 
 app = typer.Typer()
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.")
-    ] = False,
-) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check this host; ends with an error only when something that is needed is missing."""
     from dataclasses import asdict
 
@@ -27,7 +22,7 @@ def doctor(
     ready = all(check.state != "missing" for check in checks)
     if as_json:
         rows = [asdict(check) for check in checks]
-        typer.echo(json.dumps({"ready": ready, "checks": rows}))
+        print_json({"ready": ready, "checks": rows})
         if not ready:
             raise typer.Exit(SetupError.exit_code)
         return

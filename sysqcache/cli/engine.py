@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
     from sysqcache.spec.engines import Engine
@@ -18,7 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 _Plain = Annotated[bool, typer.Option("--plain", help="The same QEMU without our patches.")]
 _Sanitize = Annotated[
     str | None,
@@ -49,7 +49,7 @@ def build(
         bool, typer.Option("--keep-tree", help="Keep the tree: the next build is incremental.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Compilers at once.")] = 0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Fetch QEMU's source, apply our patches, build it into the cache directory."""
     from sysqcache.cli.setupview import SetupView
@@ -67,7 +67,7 @@ def build(
     )
     engine = build_engine(options, SetupView())
     if as_json:
-        typer.echo(json.dumps(_report(engine)))
+        print_json(_report(engine))
     else:
         typer.echo(f"engine {engine.key}: {engine.dir}")
 
@@ -110,14 +110,14 @@ def info(
     target: _Target = None,
     plain: _Plain = False,
     sanitize: _Sanitize = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Tell which engine machines run on, and what it was built from."""
     from sysqcache.spec.engines import find_engine
 
     report = _report(find_engine(_targets(target)[0], plain=plain, sanitize=_sanitizer(sanitize)))
     if as_json:
-        typer.echo(json.dumps(report))
+        print_json(report)
         return
     for name in ("key", "version", "source", "targets", "build_id", "built", "took_s", "dir"):
         value = report.get(name, "?")
@@ -132,7 +132,7 @@ def check(
     target: _Target = None,
     plain: _Plain = False,
     sanitize: _Sanitize = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Start the engine without a machine, and ask it what it is."""
     from dataclasses import asdict
@@ -143,7 +143,7 @@ def check(
     engine = find_engine(_targets(target)[0], plain=plain, sanitize=_sanitizer(sanitize))
     result = check_engine(engine)
     if as_json:
-        typer.echo(json.dumps({"key": engine.key, **asdict(result)}))
+        print_json({"key": engine.key, **asdict(result)})
         return
     cache = "has the translation cache" if result.has_cache else "has no translation cache"
     if result.reason:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Final
+from typing import Any, Final
 
 from sysqcache.base import system
-from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.errors import SysqcacheError, brief
+from sysqcache.base.printable import printable
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
 
@@ -27,15 +28,20 @@ def debug_enabled() -> bool:
 
 def unexpected(error: Exception) -> SysqcacheError:
     """An error that nothing expected, such as a full disk in the state directory."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        hint = system.hint(error.errno) or "--debug shows where"
-        wrapped = SysqcacheError(f"{error.strerror}{where}", hint=hint)
+    text, hint = brief(error), "--debug shows where"
+    if isinstance(error, OSError):
+        hint = system.hint(error.errno) or hint
     else:
-        name = type(error).__name__
-        wrapped = SysqcacheError(f"internal error: {name}: {error}", hint="--debug shows where")
+        text = f"internal error: {type(error).__name__}: {error}"
+    wrapped = SysqcacheError(text, hint=hint)
     wrapped.__cause__ = error
     return wrapped
+
+
+def as_json(error: SysqcacheError) -> dict[str, Any]:
+    """What ``--json`` prints of a command that failed: what is known, and the error."""
+    known = error.report.to_json() if error.report is not None else {}
+    return known | {"error": error.to_json()}
 
 
 def report_error(error: SysqcacheError) -> int:
@@ -43,10 +49,12 @@ def report_error(error: SysqcacheError) -> int:
     if debug_enabled():
         traceback.print_exception(error)
     bold, red, reset = ("\x1b[1m", "\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "", "")
-    lines = [f"{bold}{red}error:{reset} {bold}{error.message}{reset}"]
-    lines += [f"  {line}" for line in error.detail.splitlines()]
+    lines = [f"{bold}{red}error:{reset} {bold}{printable(error.message)}{reset}"]
+    lines += [f"  {line}" for line in printable(error.detail).splitlines()]
     if error.hint:
-        lines.append(f"hint: {error.hint}")
+        lines.append(f"hint: {printable(error.hint)}")
+    if error.command and debug_enabled():
+        lines.append(f"command: {printable(error.command)}")
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
     return error.exit_code

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Build guest images, and list them.", no_args_is_help=True)
+from sysqcache.cli.options import Json, print_json
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+app = typer.Typer(help="Build guest images, and list them.", no_args_is_help=True)
 
 
 _NAMES = "See `image list`; or the folder of an image of your own, see images/README.md."
@@ -20,7 +19,7 @@ _NAMES = "See `image list`; or the folder of an image of your own, see images/RE
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME|DIR...", help=_NAMES)],
     force: Annotated[bool, typer.Option("--force", help="Build even when it is there.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Build guest images from the machine's own Debian mirror."""
     from sysqcache.cli.setupview import SetupView
@@ -32,7 +31,7 @@ def build(
         for image in built
     ]
     if as_json:
-        typer.echo(json.dumps({"images": rows}))
+        print_json({"images": rows})
         return
     for row in rows:
         files = ", ".join(row[key] for key in ("disk", "kernel", "initrd") if key in row)
@@ -40,7 +39,7 @@ def build(
 
 
 @app.command("list")
-def list_(as_json: _Json = False) -> None:
+def list_(as_json: Json = False) -> None:
     """List the images that can be built, and those that are."""
     from sysqcache.spec.catalog import list_images
 
@@ -57,7 +56,7 @@ def list_(as_json: _Json = False) -> None:
             }
             for image in images
         ]
-        typer.echo(json.dumps({"images": rows}))
+        print_json({"images": rows})
         return
     for image in images:
         state = image.error or (

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self, TextIO
 
+from sysqcache.base.printable import printable
+
 _INTERVAL: Final = 0.25
 _CLEAR: Final = "\r\x1b[K"
 
@@ -64,7 +66,7 @@ class LiveLine:
 
     def print(self, text: str) -> None:
         """A line that stays."""
-        self._write(f"{text}\n")
+        self._write(f"{printable(text)}\n")
 
     def draw(self) -> None:
         """Show the line as it is now, on a terminal."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sysqcache.base.printable import printable
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 MachineName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the machine.")]
 TaskTimeout = Annotated[
@@ -21,17 +23,26 @@ DomainConnect = Annotated[
 
 def print_json(value: Any) -> None:
     """One object on stdout."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    # ASCII, so that the terminal's encoding and names that are no text do not matter
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
     sys.stdout.flush()
+    _printed.append(True)
+
+
+_printed: list[bool] = []
+
+
+def json_printed() -> bool:
+    """Whether this command has printed its object."""
+    return bool(_printed)
 
 
 def say(text: str) -> None:
     """A line on stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 def note(text: str) -> None:
     """A line on stderr: progress and warnings."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()

@@ -7,9 +7,11 @@ from sysqcache.cli.options import note
 
 
 def sweep() -> None:
-    """Take journals that were left behind into the store; never fails."""
+    """Take journals that were left behind into the store, remove what else was; never fails."""
     from sysqcache.machine.cache import Keeper
+    from sysqcache.machine.instances import tidy_dead
 
     runs = Keeper(lambda text: note(f"warning: {text}")).sweep()
+    tidy_dead()
     if runs:
         note(f"kept the blocks of {runs} earlier run{'s' if runs > 1 else ''}")

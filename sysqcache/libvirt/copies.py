@@ -59,7 +59,9 @@ class DomainCopy:
             overlay.unlink(missing_ok=True)
             qemu_img = [str(self.qemu_img), "create", "-q", "-f", "qcow2"]
             command = [*qemu_img, "-F", kind, "-b", file, str(overlay)]
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, errors="replace"
+            )
             if done.returncode:
                 raise DiskError(f"no overlay over {file}: {done.stderr.strip()}")
             self._give(overlay)

@@ -22,7 +22,13 @@ def answers(emulator: Path, *commands: tuple[str, Mapping[str, object]]) -> list
     asked = [("qmp_capabilities", {}), *commands]
     try:
         with subprocess.Popen(
-            _command(emulator), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, cwd="/"
+            _command(emulator),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            text=True,
+            errors="replace",
+            cwd="/",
         ) as engine:
             limit = threading.Timer(_SECONDS, engine.kill)
             limit.start()
@@ -66,6 +72,7 @@ def _finished(command: Sequence[str], lines: str = "") -> subprocess.CompletedPr
             input=lines,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_SECONDS,
             check=False,
             cwd="/",

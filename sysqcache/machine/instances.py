@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from sysqcache.base import files, paths, statefile
 from sysqcache.base.errors import MachineBusy, MachineDied, MachineError, NoSuchMachine
 from sysqcache.base.types import GuestAccess, MachineState
+from sysqcache.machine.launch.overlay import remove_overlays
 from sysqcache.machine.launch.process import ProcessId, log_tail, wait_pid
 
 _LOCK_PATIENCE: Final = 0.3
@@ -137,6 +138,13 @@ class Instance:
         """True while the controller or QEMU of this machine lives."""
         return files.is_locked(self.file(paths.INSTANCE_LOCK))
 
+    def tidy(self) -> None:
+        """Remove what only a running machine has: overlays and sockets."""
+        remove_overlays(self.file(paths.INSTANCE_OVERLAYS))
+        for name in paths.INSTANCE_SOCKETS:
+            with contextlib.suppress(OSError):
+                self.file(name).unlink(missing_ok=True)
+
     def is_saved(self) -> bool:
         """Whether the machine is saved, in whatever condition."""
         return self.file(paths.INSTANCE_SAVED_CURRENT).is_symlink()
@@ -215,6 +223,14 @@ def list_instances() -> list[InstanceState]:
         with contextlib.suppress(NoSuchMachine):
             states.append(Instance(folder.name).current())
     return states
+
+
+def tidy_dead() -> None:
+    """Remove what machines left that were killed with their controllers; never fails."""
+    for state in list_instances():
+        if state.state is MachineState.DEAD:
+            with contextlib.suppress(MachineBusy, OSError), Instance(state.name).locked():
+                Instance(state.name).tidy()
 
 
 def no_such_machine(name: str) -> NoSuchMachine:

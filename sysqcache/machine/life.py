@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -53,8 +53,8 @@ class BootOptions:
 class Resumed(Protocol):
     """What a machine goes on from that did not boot."""
 
-    def awake(self, machine: Machine) -> None:
-        """The guest runs and is ready: tell it what is different now."""
+    def awake(self, machine: Machine) -> Iterable[str]:
+        """The guest runs and is ready: tell it what is different now; what it can't be told."""
 
     def settled(self, machine: Machine) -> None:
         """What was asked of the machine at its start is done."""
@@ -84,7 +84,8 @@ class Life:
                 with contextlib.closing(self.machine.agent):
                     self._wait_ready()
                     if self.resumed is not None:
-                        self.resumed.awake(self.machine)
+                        for problem in self.resumed.awake(self.machine):
+                            self._warn(problem)
                     if self._leaves_sight():
                         self._look(LOOKING)
                     self._run_tasks()
@@ -163,6 +164,7 @@ class Life:
             f"{self.spec.name} ended before it was ready ({describe_exit(code)})",
             hint=died.hint,
             detail=f"{self._serial_tail()}\n\nQEMU's messages:\n{died.detail}",
+            command=died.command,
         )
 
     def _not_ready(self) -> NotReady:

@@ -18,7 +18,6 @@ from sysqcache.base.types import GuestAccess
 from sysqcache.machine.guest.agent import GuestAgent, KeptAgent
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
-from sysqcache.machine.launch.overlay import remove_overlays
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.progress import Listener, StatsUpdated
 from sysqcache.machine.shell import open_shell, run_by, run_in_guest
@@ -270,9 +269,9 @@ def serial_log(instance: Instance, state: InstanceState) -> Path:
 
 
 def settle(instance: Instance) -> None:
-    """Wait for a controller in another terminal to finish, then remove the overlays."""
+    """Wait for a controller in another terminal to finish, then remove what it left."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while instance.is_held() and time.monotonic() < deadline:
         time.sleep(_SETTLE_STEP)
     if not instance.is_held():
-        remove_overlays(instance.file(paths.INSTANCE_OVERLAYS))
+        instance.tidy()

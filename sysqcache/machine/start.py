@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sysqcache.attribution.placer import Placer
 from sysqcache.base import paths
 from sysqcache.base.counters import DAMAGE
-from sysqcache.base.errors import LaunchError, MachineDied, MachineError
+from sysqcache.base.errors import LaunchError, MachineDied, MachineError, SysqcacheError, brief
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
 from sysqcache.machine import progress
 from sysqcache.machine.cache import Keeper, StartSet
@@ -26,7 +26,7 @@ from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.machine.launch import argv as qemu_argv
 from sysqcache.machine.launch.argv import Incoming, Launch, TbCache
 from sysqcache.machine.launch.firmware import require_firmware
-from sysqcache.machine.launch.overlay import prepare_disks, remove_overlays
+from sysqcache.machine.launch.overlay import prepare_disks
 from sysqcache.machine.launch.ports import free_port
 from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.machine.life import BootOptions, Life, Resumed, Until
@@ -158,7 +158,12 @@ class _Start:
                 self._run_qemu(spec, disks, lock, afterwards)
             except BaseException as error:
                 self._note_failure(error)
+                if isinstance(error, SysqcacheError):
+                    error.report = self.report
                 raise
+            finally:
+                if not self.report.detached:
+                    self.instance.tidy()
         return self.report
 
     def _prepare(self, spec: MachineSpec) -> tuple[Disk, ...]:
@@ -241,13 +246,7 @@ class _Start:
             None if start_set is None else self._tb_cache(spec, start_set),
             None if self.origin is None else self.origin.incoming,
         )
-        for name in (
-            paths.INSTANCE_QMP,
-            paths.INSTANCE_QMP_INTROSPECT,
-            paths.INSTANCE_AGENT,
-            paths.INSTANCE_SERIAL,
-            paths.INSTANCE_SERIAL_LOG,
-        ):
+        for name in (*paths.INSTANCE_SOCKETS, paths.INSTANCE_SERIAL_LOG):
             self.instance.file(name).unlink(missing_ok=True)
         return QemuProcess(
             qemu_argv.build(launch),
@@ -258,8 +257,7 @@ class _Start:
 
     def _tb_cache(self, spec: MachineSpec, start_set: StartSet) -> TbCache:
         boot_set = self.instance.file(paths.INSTANCE_BOOT_SET)
-        lines = "".join(f"{pack}\n" for pack in start_set.packs)
-        boot_set.write_text(lines, encoding="utf-8")
+        boot_set.write_bytes(b"".join(os.fsencode(pack) + b"\n" for pack in start_set.packs))
         # another engine, a saved machine's for one, may not know these yet
         origin = self.origin if self.engine.current else None
         return TbCache(
@@ -310,7 +308,6 @@ class _Start:
                 placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
             self.instance.update(state=self._ended())
-            remove_overlays(self.instance.file(paths.INSTANCE_OVERLAYS))
 
     def _write_running(
         self, process: QemuProcess, spec: MachineSpec, start_set: StartSet | None
@@ -331,7 +328,7 @@ class _Start:
         )
 
     def _note_failure(self, error: BaseException) -> None:
-        text = getattr(error, "message", "") or type(error).__name__
+        text = brief(error)
         with contextlib.suppress(MachineError, OSError):
             self.instance.update(state=self._ended(), error=text)
 

@@ -14,11 +14,13 @@ import dataclasses
 import hashlib
 import secrets
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
 
-from sysqcache.base.errors import MachineError
+from sysqcache.base.errors import GuestCommandError, MachineError
 from sysqcache.base.types import GuestAccess
+from sysqcache.machine.launch.argv import escape
 from sysqcache.machine.running import Machine
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import SavedMachine
@@ -52,7 +54,7 @@ def copy_spec(spec: MachineSpec, copy: Copy) -> MachineSpec:
     seeds = [
         argument
         for key, value in told.items()
-        for argument in ("-fw_cfg", f"name=opt/sysqcache/{key},string={value}")
+        for argument in ("-fw_cfg", f"name=opt/sysqcache/{key},string={escape(value)}")
     ]
     return dataclasses.replace(
         spec,
@@ -96,13 +98,17 @@ class CopyOrigin(SavedOrigin):
     def settled(self, machine: Machine) -> None:
         """A copy says nothing about how the template itself goes on."""
 
-    def awake(self, machine: Machine) -> None:
+    def awake(self, machine: Machine) -> Iterable[str]:
         """Tell the guest who it is, if it can be told."""
         if machine.state.agent == GuestAccess.NONE:
-            return
+            return []
         try:
             machine.run(wake_script(self.copy), _TIMEOUT)
         except MachineError as error:
+            if isinstance(error, GuestCommandError) and error.forbidden:
+                same = f"{self.copy.name} has the host name and the address of the others"
+                return [f"{same}: {error.message} ({error.hint})"]
             raise MachineError(
                 f"{self.copy.name} runs, but can't be told its name: {error.message}"
             ) from error
+        return []

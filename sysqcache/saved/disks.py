@@ -92,7 +92,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 def _run_qemu_img(qemu_img: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(qemu_img), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        command,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sysqcache.base.errors import QmpError, SavedStateError
@@ -79,8 +79,9 @@ class SavedOrigin:
         """A machine that goes on alone."""
         return False
 
-    def awake(self, machine: Machine) -> None:
+    def awake(self, machine: Machine) -> Iterable[str]:
         """Nothing is different for a machine that goes on alone."""
+        return ()
 
     def settled(self, machine: Machine) -> None:
         """Note which pages of a template were touched; without the list the next is slower."""

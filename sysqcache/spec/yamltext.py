@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Loc = tuple[int | str, ...]
 
-MAX_CHARACTERS: Final = 64 << 10
-MAX_VALUES: Final = 5000
+MAX_CHARACTERS: Final = 32 << 10
+MAX_VALUES: Final = 2000
 MAX_DEPTH: Final = 32
 
 _TAG: Final = "tag:yaml.org,2002:"

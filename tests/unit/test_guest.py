@@ -112,6 +112,26 @@ def test_agent_errors_and_timeouts() -> None:
         GuestAgent(ours).run("work", 0.05)
 
 
+@pytest.mark.parametrize(
+    "why",
+    [
+        "The command guest-exec has been disabled for this instance",
+        "Command guest-exec has been disabled: the command is not allowed",
+    ],
+)
+def test_an_agent_that_must_not_run_commands(why: str) -> None:
+    def forbid(request: dict[str, Any]) -> dict[str, Any]:
+        return {"error": {"class": "CommandNotFound", "desc": why}}
+
+    with (
+        other_end(lambda theirs: answers(theirs, forbid)) as ours,
+        pytest.raises(GuestCommandError, match="disabled") as caught,
+    ):
+        GuestAgent(ours).run("work", 5.0)
+    assert caught.value.forbidden
+    assert "qemu-ga.conf" in caught.value.hint
+
+
 def test_agent_hangs_up() -> None:
     with (
         other_end(lambda theirs: theirs.shutdown(socket.SHUT_RDWR)) as ours,

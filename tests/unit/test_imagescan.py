@@ -204,8 +204,6 @@ def broken(name: str, image: Path, path: Path) -> Path:
             content[1080:1082] = b"\0\0"
         case "super block":
             content[1024 + 24 : 1024 + 28] = b"\xff" * 4
-        case "empty":
-            content = bytearray()
     path.write_bytes(content)
     return path
 
@@ -217,13 +215,18 @@ def broken(name: str, image: Path, path: Path) -> Path:
         ("noise", "no file system"),
         ("LUKS", "LUKS can't be read"),
         ("super block", "makes no sense"),
-        ("empty", "no file system"),
     ],
 )
 def test_broken_disks_become_notes(tmp_path: Path, image: Path, name: str, said: str) -> None:
     disk = broken(name, image, tmp_path / "broken")
     contents = scanned(tmp_path, disks=f"[{{file: {disk}, format: raw}}]")
     assert any(said in note for note in contents.notes), contents.notes
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 4 * MIB])
+def test_a_blank_disk_is_no_note(tmp_path: Path, size: int) -> None:
+    (tmp_path / "blank").write_bytes(bytes(size))
+    assert scanned(tmp_path, disks="[{file: blank, format: raw}]").notes == ()
 
 
 def test_files_that_are_gone(tmp_path: Path, image: Path) -> None:

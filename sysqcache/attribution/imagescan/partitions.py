@@ -123,6 +123,14 @@ HOLD_NO_CODE: Final = ("swap", "FAT")
 """FAT is the partition of UEFI's boot loaders, which are not ELF."""
 
 
+_BLANK: Final = 1 << 20
+
+
+def is_blank(disk: RandomAccess, partition: Partition) -> bool:
+    """Whether nothing was written where all file systems and tables begin."""
+    return not disk.read(partition.start, _BLANK).strip(b"\0")
+
+
 def identify(disk: RandomAccess, partition: Partition) -> str:
     """What a partition holds: "ext" for ext2 to ext4, "" when nobody knows."""
     for name, offset, magic in _MAGIC:

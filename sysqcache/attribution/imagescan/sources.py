@@ -17,7 +17,7 @@ from sysqcache.attribution.imagescan.ext import ExtFileSystem
 from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.initrd import Archive, read_archive
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
-from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, partitions
+from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, is_blank, partitions
 from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
@@ -116,7 +116,7 @@ class Sources:
                 found.append(Volume(origin, files))
             elif kind and kind not in HOLD_NO_CODE:
                 self.notes.append(f"{origin}: {kind} can't be read")
-            elif not kind and partition.number == 0:
+            elif not kind and partition.number == 0 and not is_blank(image.blocks, partition):
                 self.notes.append(f"{origin}: no file system and no partitions that are known")
         return found
 

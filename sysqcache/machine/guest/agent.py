@@ -158,7 +158,7 @@ class GuestAgent(AgentCommands):
         except ValueError:
             raise GuestCommandError(f"the guest agent's answer is not JSON: {line!r}") from None
         if "error" in answer:
-            raise GuestCommandError(f"guest agent, {command}: {answer['error'].get('desc')}")
+            raise _refused(command, str(answer["error"].get("desc")))
         return answer["return"]
 
     def power_off(self) -> None:
@@ -200,6 +200,19 @@ class KeptAgent:
         if self.kept is not None:
             self.kept.close()
             self.kept = None
+
+
+def _refused(command: str, why: str) -> GuestCommandError:
+    """The error of an answer; Red Hat's and other guests forbid their agents to run commands."""
+    if "disabled" in why or "not allowed" in why:
+        return GuestCommandError(
+            f"the guest agent must not do {command}: {why}",
+            hint="allow guest-exec and guest-exec-status in the guest (block-rpcs, allow-rpcs and "
+            "blacklist of /etc/qemu/qemu-ga.conf or /etc/sysconfig/qemu-ga), or use "
+            "agent: serial-shell",
+            forbidden=True,
+        )
+    return GuestCommandError(f"guest agent, {command}: {why}")
 
 
 def _result(command: str, wall: float, status: Mapping[str, Any]) -> TaskResult:

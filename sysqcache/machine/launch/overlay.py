@@ -86,7 +86,12 @@ def create_overlay(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
     command += ["-b", str(disk.file), str(overlay)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except OSError as error:
         raise DiskError(f"qemu-img can't be started: {error.strerror}: {qemu_img}") from None

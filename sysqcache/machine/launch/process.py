@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import re
 import select
 import shlex
 import signal
@@ -23,6 +24,8 @@ from sysqcache.base.errors import DiskError, LaunchError, MachineDied, MachineEr
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL_LINES: Final = 15
+_SILENT: Final = "(QEMU said nothing)"
+_OTHER_PACK: Final = re.compile("tb-cache: pack .* refused: fingerprint$")
 _OWN: Final = ("Pss_Anon:", "Pss_Shmem:")
 """Not what is private: mapped pages of a file are that as well while nobody else has them."""
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -85,6 +88,12 @@ def log_tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
     except OSError:
         return ""
     return "\n".join(line.rstrip("\r") for line in text.splitlines()[-lines:])
+
+
+def messages(log: Path) -> str:
+    """The end of QEMU's messages, but for packs of other engines and CPUs, which are no fault."""
+    lines = log_tail(log).splitlines()
+    return "\n".join(line for line in lines if not _OTHER_PACK.search(line))
 
 
 def describe_exit(code: int) -> str:
@@ -173,7 +182,7 @@ class QemuProcess:
                 raise LaunchError(
                     f"QEMU can't be started: {error.strerror}: {self.argv[0]}",
                     hint="sysqcache engine info",
-                    detail=self.command,
+                    command=self.command,
                 ) from None
         self._identity = ProcessId.of(self._popen.pid) or ProcessId(self._popen.pid, 0)
 
@@ -214,13 +223,14 @@ class QemuProcess:
         return MachineDied(
             f"QEMU ended unexpectedly ({describe_exit(self.wait(1.0) or 0)})",
             hint="the blocks recorded so far are kept",
-            detail=self._explanation(),
+            detail=messages(self.log) or _SILENT,
+            command=self.command,
         )
 
     def launch_error(self) -> LaunchError | DiskError:
         """The error for a process that ended before it answered."""
         code = self.wait(1.0)
-        tail = log_tail(self.log)
+        tail = messages(self.log)
         if "lock" in tail and "Is another process using the image" in tail:
             return DiskError(
                 "a disk image is used by another machine",
@@ -229,12 +239,11 @@ class QemuProcess:
             )
         ended = describe_exit(code) if code is not None else "still running"
         return LaunchError(
-            f"QEMU did not start ({ended})", hint=_launch_hint(tail), detail=self._explanation()
+            f"QEMU did not start ({ended})",
+            hint=_launch_hint(tail, own_firmware="-bios" in self.argv),
+            detail=tail or _SILENT,
+            command=self.command,
         )
-
-    def _explanation(self) -> str:
-        tail = log_tail(self.log) or "(QEMU said nothing)"
-        return f"{tail}\n\ncommand: {self.command}"
 
     def terminate(self, grace: float = 5.0) -> int | None:
         """End it: SIGTERM, which lets QEMU close its files, then SIGKILL."""
@@ -306,22 +315,34 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 # of firmware that they don't find; most is looked for before QEMU is started
-_NO_FIRMWARE: Final = ("could not load pc bios", "risc-v bios")
+_NO_FIRMWARE: Final = (
+    *("could not load pc bios", "risc-v bios", "could not find rom image"),
+    *("could not load rom image", "could not load firmware", "unable to load the firmware"),
+)
+
+_PORT: Final = (
+    "a forwarded port is in use on this host, or is one of root's: change network.forwards, or "
+    "use host: 0"
+)
 
 # what QEMU's targets and boards say of a CPU model that they don't have
 CHANGE_CPU: Final = "change cpu: in vm.yaml"
 _NO_MODEL: Final = ("find cpu model", "unable to find cpu", "invalid cpu model")
 
 
-def _launch_hint(tail: str) -> str:
-    if "host forwarding rule" in tail:
-        return "a forwarded port is in use on this host: change network.forwards, or use host: 0"
-    if "Cannot allocate memory" in tail or "cannot set up guest memory" in tail:
-        return "there is not enough free memory on this host"
-    if any(text in tail.lower() for text in _NO_MODEL):
-        return CHANGE_CPU
-    if any(text in tail.lower() for text in _NO_FIRMWARE):
-        return "the engine's firmware is not complete: sysqcache engine build --force"
-    if "unsupported machine type" in tail:
-        return "change machine: in vm.yaml"
-    return "--debug shows more"
+def _launch_hint(tail: str, *, own_firmware: bool = False) -> str:
+    firmware = "the engine's firmware is not complete: sysqcache engine build --force"
+    if own_firmware:
+        firmware = "QEMU refuses this file as the machine's firmware: change firmware: in vm.yaml"
+    known = (
+        (("host forwarding rule",), _PORT),
+        (
+            ("cannot allocate memory", "cannot set up guest memory"),
+            "there is not enough free memory on this host",
+        ),
+        (_NO_MODEL, CHANGE_CPU),
+        (_NO_FIRMWARE, firmware),
+        (("unsupported machine type",), "change machine: in vm.yaml"),
+    )
+    hints = (hint for texts, hint in known if any(text in tail.lower() for text in texts))
+    return next(hints, "--debug shows more")

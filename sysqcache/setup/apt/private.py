@@ -111,5 +111,7 @@ class PrivateApt:
 
 def host_options() -> dict[str, str]:
     """The machine's own settings for fetching (proxy, dates, retries)."""
-    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False)
+    dump = subprocess.run(
+        ["apt-config", "dump"], capture_output=True, text=True, errors="replace", check=False
+    )
     return acquire_options(dump.stdout)

@@ -63,6 +63,7 @@ def check(engine: Engine) -> CheckResult:
             input="".join(json.dumps(line) + "\n" for line in ask),
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_TIMEOUT,
             check=False,
         )
