@@ -50,7 +50,8 @@ class Observation:
     :param dead_ram: shape (d,), uint64: dead areas, with ``dead_owner`` and ``dead_offset``.
     :param generated: shape (g, 2), uint64: executable mappings of processes that have no
         file, start and end.
-    :param note: what the map could not find out, "" when nothing lacks.
+    :param note: what the map could not find out, "" when nothing lacks; ``unknown`` says so
+        of a kernel whose structures are not known.
     """
 
     record: I64
@@ -66,6 +67,7 @@ class Observation:
     dead_offset: U64
     generated: U64
     note: str = ""
+    unknown: str = ""
 
 
 def observe(
@@ -100,6 +102,7 @@ def observe(
         dead_offset=dead.offset,
         generated=_generated(found),
         note=found.note,
+        unknown=found.unknown,
     )
 
 

@@ -118,6 +118,8 @@ class Placer:
         self.summary.look_s += found.took_s
         self.summary.note = found.note
         if found.seen is not None:
+            if found.seen.unknown and not any(one.unknown for one in self._looks):
+                self._warn(f"{found.seen.unknown}. Code is kept, but may not be found by others")
             self._looks.append(found.seen)
 
     def place(self, spec: MachineSpec | None, firmware: Path | None) -> None:

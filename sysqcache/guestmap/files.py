@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Final
 
 from sysqcache.guestmap import limits
@@ -122,7 +123,7 @@ class Files:
         alias = guest.pointer(inode, "inode.i_dentry")
         if not alias:
             return ""
-        dentry = alias - guest.layout.at("dentry.d_u.d_alias")
+        dentry = alias - guest.layout.at("dentry.d_alias")
         mount = self._mount_of(superblock, root)
         if mount:
             return self.path(mount + self._mount_offset, dentry).removesuffix(_DELETED)
@@ -132,13 +133,18 @@ class Files:
         """The first mount of a whole file system."""
         mounts = self._mounts
         if superblock not in mounts:
-            guest = self._guest
-            head = superblock + guest.layout.at("super_block.s_mounts")
-            found = 0
-            for mount in guest.members(head, "mount.mnt_instance", limits.MOUNTS):
+            guest, found = self._guest, 0
+            for mount in self._mounts_of(superblock):
                 found = found or mount
                 if guest.pointer(mount, "mount.mnt.mnt_root") == root:
                     found = mount
                     break
             mounts[superblock] = found
         return mounts[superblock]
+
+    def _mounts_of(self, superblock: int) -> Iterator[int]:
+        guest = self._guest
+        head = superblock + guest.layout.at("super_block.s_mounts")
+        if guest.layout.has("mount.mnt_instance"):
+            return guest.members(head, "mount.mnt_instance", limits.MOUNTS)
+        return guest.chain(head, "mount.mnt_next_for_sb", limits.MOUNTS)

@@ -63,6 +63,20 @@ class Guest:
             at = self.memory.u64(at)
         raise ExhaustedError(f"a list with more than {limit} entries")
 
+    def chain(self, head: int, member: str, limit: int) -> Iterator[int]:
+        """Structs whose first has its address at ``head``; ``struct.member`` has the next one's.
+
+        The last has zero there. Raises :class:`ExhaustedError` when there are more than ``limit``.
+        """
+        link = self.layout.at(member)
+        at = self.memory.u64(head)
+        for _ in range(limit):
+            if not at:
+                return
+            yield at
+            at = self.memory.u64(at + link)
+        raise ExhaustedError(f"a list with more than {limit} entries")
+
 
 def open_guest(
     session: GuestSession, budget: Budget | None = None, symbol_types: str = ""

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.guestmap import limits
-from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
+from sysqcache.guestmap.memory import PAGE, GuestMemory, UnknownShapeError, UnreadableError
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
 
 TEXT_TYPES: Final = "tTwW"
@@ -38,18 +38,20 @@ class SymbolTable:
         try:
             count = memory.u32(symbols["kallsyms_num_syms"])
             names, tokens = symbols["kallsyms_names"], symbols["kallsyms_token_table"]
-            index, base = symbols["kallsyms_token_index"], symbols["kallsyms_relative_base"]
-            offsets, self._stext = symbols["kallsyms_offsets"], symbols["_stext"]
+            index, self._stext = symbols["kallsyms_token_index"], symbols["_stext"]
+            self._offsets_at = symbols["kallsyms_offsets"]
         except KeyError as missing:
-            raise UnreadableError(f"no symbol table: VMCOREINFO has no {missing}") from None
+            raise UnknownShapeError(f"no symbol table: VMCOREINFO has no {missing}") from None
         if count > limits.SYMBOLS or not 0 < tokens - names < limits.BULK_BYTES:
             raise UnreadableError("the symbol table has no sensible size")
         self._budget = memory.budget
-        self._base = memory.u64(base)
+        # gone since Linux 7.0, where an offset counts from its own place
+        base = symbols.get("kallsyms_relative_base")
+        self._base = None if base is None else memory.u64(base)
         # the one absolute address that may lie between the names and the tokens
-        self._base_at = base - names
+        self._base_at = -1 if base is None else base - names
         self.names = memory.bulk(names, tokens - names)
-        self.offsets = memory.bulk(offsets, 4 * count)
+        self.offsets = memory.bulk(self._offsets_at, 4 * count)
         self.tokens = _tokens(memory, tokens, index)
 
     def content(self) -> Iterator[bytes]:
@@ -94,9 +96,12 @@ class SymbolTable:
             place += size
 
     def _addresses(self) -> list[int]:
-        """Addresses of all symbols; there are two encodings, and _stext tells which."""
+        """Addresses of all symbols; there are three encodings, and _stext tells which."""
         signed = np.frombuffer(self.offsets, "<i4").astype(np.int64)
         base = self._base
+        if base is None:
+            places = self._offsets_at + 4 * np.arange(len(signed), dtype=np.uint64)
+            return [int(one) for one in places + signed.astype(np.uint64)]
         percpu = [one if one >= 0 else (base - 1 - one) % _WORD for one in signed.tolist()]
         if self._stext in percpu:
             return percpu

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sysqcache.formats.elf import notes_build_id
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.guest import Guest
@@ -130,10 +132,7 @@ class ModuleWalk:
             table = guest.pointer(module, "module.notes_attrs")
             if not table:
                 return ""
-            count = min(guest.u32(table, "module_notes_attrs.notes"), limits.MODULE_NOTES)
-            first = table + guest.layout.at("module_notes_attrs.attrs")
-            for i in range(count):
-                attribute = first + i * guest.layout.size("bin_attribute")
+            for attribute in self._note_attributes(table):
                 size = guest.number(attribute, "bin_attribute.size")
                 notes = guest.pointer(attribute, "bin_attribute.private")
                 found = notes_build_id(guest.memory.read(notes, min(size, limits.ELF_NOTE_BYTES)))
@@ -143,6 +142,24 @@ class ModuleWalk:
             pass
         return ""
 
+    def _note_attributes(self, table: int) -> Iterator[int]:
+        guest = self._guest
+        if not guest.layout.has("module_notes_attrs.notes"):
+            return self._pointers(table, "module_notes_attrs.grp.bin_attrs", limits.MODULE_NOTES)
+        count = min(guest.u32(table, "module_notes_attrs.notes"), limits.MODULE_NOTES)
+        first = table + guest.layout.at("module_notes_attrs.attrs")
+        size = guest.layout.size("bin_attribute")
+        return iter(range(first, first + count * size, size))
+
+    def _pointers(self, table: int, member: str, limit: int) -> Iterator[int]:
+        """What the array of pointers in ``struct.member`` leads to, up to the zero at its end."""
+        array = self._guest.pointer(table, member)
+        for i in range(limit):
+            found = self._guest.memory.u64(array + 8 * i)
+            if not found:
+                return
+            yield found
+
     def _sections(self, module: int) -> tuple[tuple[str, int], ...]:
         """From what the kernel keeps for /sys/module/NAME/sections."""
         guest = self._guest
@@ -150,6 +167,8 @@ class ModuleWalk:
             table = guest.pointer(module, "module.sect_attrs")
             if not table:
                 return ()
+            if not guest.layout.has("module_sect_attrs.nsections"):
+                return tuple(self._sections_since_6_14(table))
             count = min(guest.u32(table, "module_sect_attrs.nsections"), limits.MODULE_SECTIONS)
             first = table + guest.layout.at("module_sect_attrs.attrs")
             step = guest.layout.size("module_sect_attr")
@@ -164,3 +183,11 @@ class ModuleWalk:
             )
         except UnreadableError:
             return ()
+
+    def _sections_since_6_14(self, table: int) -> Iterator[tuple[str, int]]:
+        """A section's address is what its attribute has for itself."""
+        guest = self._guest
+        limit = limits.MODULE_SECTIONS
+        for attribute in self._pointers(table, "module_sect_attrs.grp.bin_attrs", limit):
+            name = guest.memory.string(guest.pointer(attribute, "bin_attribute.attr.name"))
+            yield name, guest.pointer(attribute, "bin_attribute.private")

@@ -14,7 +14,12 @@ from sysqcache.guestmap import owners
 from sysqcache.guestmap.files import Files
 from sysqcache.guestmap.guest import Guest, open_guest
 from sysqcache.guestmap.kernel import ModuleWalk, kernel_info
-from sysqcache.guestmap.memory import Budget, ExhaustedError, UnreadableError
+from sysqcache.guestmap.memory import (
+    Budget,
+    ExhaustedError,
+    UnknownShapeError,
+    UnreadableError,
+)
 from sysqcache.guestmap.pagecache import PageCache
 from sysqcache.guestmap.pages import PageWalk
 from sysqcache.guestmap.process import ProcessWalk
@@ -54,6 +59,7 @@ def map_guest(
     try:
         mapping.run(open_guest(session, budget, symbol_types))
     except (UnreadableError, ExhaustedError) as error:
+        mapping.lost("all", error)
         mapping.notes.append(str(error))
     except _NONSENSE as error:
         mapping.notes.append(f"the guest's data makes no sense: {error!r}")
@@ -66,6 +72,8 @@ class _Mapping:
 
     def __init__(self, session: GuestSession) -> None:
         self.notes: list[str] = []
+        self._release = "" if session.info is None else session.info.release
+        self._unknown: list[str] = []
         self._table = owners.TableBuilder(session.ranges)
         self._kernel = KernelInfo()
         self._modules: tuple[KernelModule, ...] = ()
@@ -88,9 +96,15 @@ class _Mapping:
         try:
             yield
         except (UnreadableError, ExhaustedError) as error:
+            self.lost(what, error)
             self.notes.append(f"{what}: {error}")
         except _NONSENSE as error:
             self.notes.append(f"{what}: the guest's data makes no sense: {error!r}")
+
+    def lost(self, what: str, error: Exception) -> None:
+        """Remember what of this guest can't be known because its kernel is not known."""
+        if isinstance(error, UnknownShapeError):
+            self._unknown.append(f"{what} ({error})")
 
     def _read_modules(self, guest: Guest) -> None:
         walk = ModuleWalk(guest)
@@ -138,7 +152,14 @@ class _Mapping:
             took,
             paused_ms,
             "; ".join(self.notes),
+            self._unknown_kernel(),
         )
+
+    def _unknown_kernel(self) -> str:
+        if not self._unknown:
+            return ""
+        what = ", ".join(self._unknown)
+        return f"Linux {self._release} has structures that are not known; not read: {what}"
 
 
 def _with_build_ids(process: Process, build_ids: dict[int, str]) -> Process:

@@ -17,6 +17,10 @@ class UnreadableError(Exception):
     """No memory at an address, or none that makes sense; stays inside this package."""
 
 
+class UnknownShapeError(UnreadableError):
+    """This kernel has not what the walks look for: its structures are none that are known."""
+
+
 class ExhaustedError(Exception):
     """A limit of :mod:`.limits` was reached; stays inside this package."""
 

@@ -27,6 +27,9 @@ _ANONYMOUS: Final = 1
 _MAPPING_BITS: Final = 3
 _SECTION_BITS: Final = 27
 _MOST_SECTION_BITS: Final = 30
+_ALL: Final = (1 << 64) - 1
+_MOST_FOLIO_BYTES: Final = 1 << 30
+"""Of the struct pages of a folio; no array of them lies so near to the end of all addresses."""
 
 
 class Use(enum.IntEnum):
@@ -182,8 +185,14 @@ class PageWalk:
 
         A tail whose head lies outside this section keeps its own row too.
         """
+        info = rows["head"] - np.uint64(1)
         is_tail = (rows["head"] & np.uint64(1)) != 0
-        start = np.uint64((self._base + first * self._size) & 0xFFFF_FFFF_FFFF_FFFF)
-        distance: Any = (rows["head"] - np.uint64(1) - start).astype(np.int64) // self._size
+        start = np.uint64((self._base + first * self._size) & _ALL)
+        # v7.1, "mm: rework compound_head() for power-of-2 sizeof(struct page)": the head's address,
+        # or a mask that makes it of the tail's, which no address looks like
+        is_mask = info >= np.uint64(-_MOST_FOLIO_BYTES & _ALL)
+        place = start + own.astype(np.uint64) * np.uint64(self._size)
+        head = np.where(is_mask, place & info, info)
+        distance: Any = (head - start).astype(np.int64) // self._size
         good = is_tail & (distance >= 0) & (distance < own)
         return np.where(good, distance, own), is_tail

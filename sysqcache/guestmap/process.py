@@ -26,7 +26,9 @@ class ProcessWalk:
     def __init__(self, guest: Guest, files: Files) -> None:
         self._guest = guest
         self._files = files
-        self._tree = MapleTree(guest.memory, guest.layout)
+        self._tree = (
+            None if guest.layout.has("mm_struct.mmap") else MapleTree(guest.memory, guest.layout)
+        )
         self._left = limits.ALL_MAPPINGS
         self._paths: dict[int, tuple[str, int, int]] = {}
         self.lost = 0
@@ -69,14 +71,20 @@ class ProcessWalk:
 
     def _mappings(self, mm: int) -> tuple[Mapping, ...]:
         guest = self._guest
-        root = guest.pointer(mm, "mm_struct.mm_mt.ma_root")
         names = tuple(
             guest.pointer(mm, f"mm_struct.{name}") for name in ("start_brk", "brk", "start_stack")
         )
         limit = min(limits.MAPPINGS, self._left)
-        maps = tuple(self._mapping(vma, names) for vma in self._tree.entries(root, limit))
+        maps = tuple(self._mapping(vma, names) for vma in self._areas(mm, limit))
         self._left -= len(maps)
         return tuple(sorted(maps, key=lambda one: one.start))
+
+    def _areas(self, mm: int, limit: int) -> Iterator[int]:
+        guest = self._guest
+        if self._tree is None:
+            first = mm + guest.layout.at("mm_struct.mmap")
+            return guest.chain(first, "vm_area_struct.vm_next", limit)
+        return self._tree.entries(guest.pointer(mm, "mm_struct.mm_mt.ma_root"), limit)
 
     def _mapping(self, vma: int, names: tuple[int, ...]) -> Mapping:
         guest = self._guest

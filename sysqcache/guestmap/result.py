@@ -108,7 +108,10 @@ class Process:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GuestMap:
-    """All that was found. ``note`` says in words what was not, "" when nothing lacks."""
+    """All that was found. ``note`` says in words what was not, "" when nothing lacks.
+
+    ``unknown`` names a kernel whose structures are not known, and what that costs.
+    """
 
     kernel: KernelInfo
     modules: tuple[KernelModule, ...]
@@ -117,6 +120,7 @@ class GuestMap:
     took_s: float
     paused_ms: float
     note: str = ""
+    unknown: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `map`."""

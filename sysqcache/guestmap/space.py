@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Final
 
-from sysqcache.guestmap.memory import UnreadableError
+from sysqcache.guestmap.memory import UnknownShapeError
 from sysqcache.guestmap.pagetable import ADDRESSES, MappedPage, PageTables, Reader
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
 
@@ -84,4 +84,4 @@ def told(part: Mapping[str, int], name: str) -> int:
     try:
         return part[name] % ADDRESSES
     except KeyError:
-        raise UnreadableError(f"VMCOREINFO has no '{name}'") from None
+        raise UnknownShapeError(f"VMCOREINFO has no '{name}'") from None

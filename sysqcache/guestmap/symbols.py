@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from sysqcache.guestmap.memory import UnreadableError
+from sysqcache.guestmap.memory import UnknownShapeError
 
 FUNCTIONS: Final = (
     "_text",
@@ -43,7 +43,7 @@ class Symbols:
         try:
             return self.addresses[name]
         except KeyError:
-            raise UnreadableError(f"this kernel has no symbol {name}") from None
+            raise UnknownShapeError(f"this kernel has no symbol {name}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self.addresses

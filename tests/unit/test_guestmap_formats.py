@@ -81,6 +81,18 @@ def test_layout_leaves_out_what_a_kernel_lacks() -> None:
     assert not layout.has("module.mem")
 
 
+def test_renamed_members_keep_their_name_here() -> None:
+    btf = BtfBuilder()
+    u64 = btf.integer("long unsigned int", 8)
+    btf.compound("page", 64, [("compound_info", u64, 64), ("__folio_index", u64, 256)])
+    union = btf.compound("", 16, [("d_alias", u64, 0)], kind=5)
+    btf.compound("dentry", 64, [("", union, 128)])
+    layout = KernelLayout.from_btf(Btf(btf.data()))
+    assert dict(layout.offsets) == {
+        "page.compound_head": 8, "page.index": 32, "dentry.d_alias": 16,
+    }  # fmt: skip
+
+
 def test_typedefs_and_structs_in_a_circle_end() -> None:
     builder = BtfBuilder()
     builder.add(8, "a", 2)
@@ -215,7 +227,9 @@ def test_flat_view() -> None:
     assert parse_flat_views("what") == ()
 
 
-def symbol_table(names: dict[str, int], *, percpu: bool = True) -> tuple[FakeMemory, VmcoreInfo]:
+def symbol_table(
+    names: dict[str, int], *, percpu: bool = True, own_place: bool = False
+) -> tuple[FakeMemory, VmcoreInfo]:
     """A table whose tokens are single characters, and "kernel" as character 200."""
     memory, text, base = FakeMemory(), b"", 0xFFFFFFFF81000000
     pieces = [bytes([i]) if 0 < i < 128 else b"?" for i in range(256)]
@@ -223,12 +237,15 @@ def symbol_table(names: dict[str, int], *, percpu: bool = True) -> tuple[FakeMem
     at = {"kallsyms_num_syms": 0x1000, "kallsyms_relative_base": 0x1008,
           "kallsyms_offsets": 0x2000, "kallsyms_names": 0x10000,
           "kallsyms_token_table": 0x20000, "kallsyms_token_index": 0x30000}  # fmt: skip
-    offsets = []
+    offsets: list[int] = []
     for name, address in names.items():
         packed = b"T" + name.encode().replace(b"kernel", bytes([200]))
         long = bytes([len(packed) & 0x7F | 0x80, len(packed) >> 7])
         text += (bytes([len(packed)]) if len(packed) < 128 else long) + packed
-        offsets.append(base - 1 - address if percpu else address - base)
+        if own_place:
+            offsets.append(address - virtual(at["kallsyms_offsets"]) - 4 * len(offsets))
+        else:
+            offsets.append(base - 1 - address if percpu else address - base)
     memory.write(at["kallsyms_num_syms"], struct.pack("<I", len(names)))
     memory.u64(at["kallsyms_relative_base"], base)
     memory.write(at["kallsyms_offsets"], struct.pack(f"<{len(names)}i", *offsets))
@@ -242,6 +259,8 @@ def symbol_table(names: dict[str, int], *, percpu: bool = True) -> tuple[FakeMem
         place += len(piece) + 1
     symbols = {name: virtual(address) for name, address in at.items()}
     symbols["_stext"] = names["_stext"]
+    if own_place:
+        del symbols["kallsyms_relative_base"]
     return memory, VmcoreInfo("6.1.0", "", 0, symbols, {}, {}, b"")
 
 
@@ -258,6 +277,13 @@ def test_symbols(percpu: bool) -> None:
     memory, info = symbol_table(NAMES, percpu=percpu)
     table = SymbolTable(fake_guest(memory).memory, info)
     assert table.find(["kernel_thread", "modules", "x" * 150, "nothing"]) == NAMES
+
+
+def test_symbols_whose_offsets_count_from_their_own_place() -> None:
+    near = {name: virtual(0x2000) + 0x1000 * row for row, name in enumerate(NAMES)}
+    memory, info = symbol_table(near, own_place=True)
+    table = SymbolTable(fake_guest(memory).memory, info)
+    assert table.find(["kernel_thread", "modules", "x" * 150, "nothing"]) == near
 
 
 def test_damaged_symbol_tables() -> None:

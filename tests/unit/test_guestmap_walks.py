@@ -221,6 +221,24 @@ def test_paths_without_an_end() -> None:
         tree.files().path(base, 0x4141414141414141)
 
 
+def test_mounts_of_a_file_system_in_both_forms() -> None:
+    tree = Tree()
+    root, other, superblock = tree.dentry("/"), tree.dentry("sub"), tree.place(64)
+    part, whole = tree.mount(other) - 32, tree.mount(root) - 32
+    base = virtual(0)
+    tree.memory.u64(superblock, part)
+    tree.memory.u64(part - base + 48, whole)
+    new = {"super_block.s_mounts": 0, "mount.mnt_next_for_sb": 48}
+    files = Files(fake_guest(tree.memory, offsets=FILES | new))
+    assert files._mount_of(virtual(superblock), root) == whole
+    tree.memory.u64(superblock, part + 48)
+    tree.memory.u64(part - base + 48, whole + 48)
+    tree.memory.u64(whole - base + 48, virtual(superblock))
+    old = {"super_block.s_mounts": 0, "mount.mnt_instance": 48}
+    files = Files(fake_guest(tree.memory, offsets=FILES | old))
+    assert files._mount_of(virtual(superblock), root) == whole
+
+
 MODULE = {
     "module.list": 8,
     "module.state": 0,
@@ -259,6 +277,41 @@ def test_modules_with_one_that_makes_no_sense() -> None:
     looped = ModuleWalk(fake_guest(memory, offsets=MODULE, sizes=MODULE_SIZES, symbols=symbols))
     assert len(looped.modules()) <= limits.MODULES
     assert "more than" in looped.cut_short
+
+
+ATTRIBUTES = {
+    "module.notes_attrs": 0,
+    "module.sect_attrs": 8,
+    "module_notes_attrs.grp.bin_attrs": 40,
+    "module_sect_attrs.grp.bin_attrs": 40,
+    "bin_attribute.attr.name": 0,
+    "bin_attribute.size": 16,
+    "bin_attribute.private": 24,
+}
+
+
+def test_notes_and_sections_as_lists_of_pointers() -> None:
+    memory = FakeMemory()
+    note = struct.pack("<III4s", 4, 4, 3, b"GNU\0") + b"\xab\xcd\xef\x01"
+    memory.u64(0x1000, virtual(0x2000), virtual(0x2000))
+    memory.u64(0x2028, virtual(0x3000))
+    memory.u64(0x3000, virtual(0x4000), virtual(0x4100), 0)
+    for at, name, private in ((0x4000, b".text", 0x5000), (0x4100, b".data", 0x6000)):
+        memory.u64(at, virtual(at + 64), 0, len(note), virtual(private))
+        memory.write(at + 64, name + b"\0")
+    memory.write(0x5000, note)
+    sizes = {"bin_attribute.size": 8}
+
+    def walk() -> ModuleWalk:
+        return ModuleWalk(fake_guest(memory, offsets=ATTRIBUTES, sizes=sizes))
+
+    assert walk()._build_id(virtual(0x1000)) == "abcdef01"
+    expected = ((".text", virtual(0x5000)), (".data", virtual(0x6000)))
+    assert walk()._sections(virtual(0x1000)) == expected
+    memory.u64(0x3000, *[virtual(0x4000)] * 512)  # no end
+    assert len(walk()._sections(virtual(0x1000))) <= limits.MODULE_SECTIONS
+    memory.u64(0x2028, 0x4141414141414141)
+    assert (walk()._build_id(virtual(0x1000)), walk()._sections(virtual(0x1000))) == ("", ())
 
 
 PAGE_OFFSETS = {
@@ -323,6 +376,15 @@ def test_uses_of_pages() -> None:
     ]
     assert pages.index.tolist() == [0, 0, 7, 0, 0, 0, 16, 17, 18, 0]
     assert pages.page.tolist() == list(range(10))
+
+
+def test_compound_heads_as_masks() -> None:
+    mapping, mask = 0xFFFF888000004000, -(4 * 64) % (1 << 64)
+    tail = struct_page(head=mask | 1, count=0)
+    head = struct_page(mapping=mapping, index=16)
+    pages, _ = walk_pages([struct_page(count=0)] * 4 + [head, tail, tail, tail])
+    assert pages.use.tolist() == [Use.FREE] * 4 + [Use.FILE] * 4
+    assert pages.index.tolist() == [0, 0, 0, 0, 16, 17, 18, 19]
 
 
 def test_a_guest_that_claims_endless_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +471,10 @@ def test_a_kernel_that_says_little_is_mapped_with_a_note() -> None:
     some = VmcoreInfo.parse(
         b"OSRELEASE=6.1.0\nNUMBER(phys_base)=0\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
     )
-    assert "symbol table" in mapper.map_guest(FakeSession(some)).note  # type: ignore[arg-type]
+    found = mapper.map_guest(FakeSession(some))  # type: ignore[arg-type]
+    assert "symbol table" in found.note
+    assert "Linux 6.1.0 has structures that are not known; not read: all" in found.unknown
+    assert mapper.map_guest(FakeSession(None)).unknown == ""  # type: ignore[arg-type]
 
 
 def test_only_a_living_kernel_is_believed() -> None:

@@ -338,11 +338,12 @@ def test_kernels_that_are_known_by_their_hash() -> None:
             kernel.loaded(0)
 
 
-def kallsyms(names: list[tuple[str, int]], behind: bool) -> bytes:
+def kallsyms(names: list[tuple[str, int]], behind: bool, at: int | None = None) -> bytes:
     """A symbol table as scripts/kallsyms.c writes it, without any merged letters but two.
 
-    ``behind``: the order of parts since Linux 6.4.
+    ``behind``: the order of parts since Linux 6.4. ``at``: as since Linux 7.0, at this place.
     """
+    unit = 8 if at is None else 4
     tokens = [bytes([n]) if 32 < n < 127 else b"~%02x" % n for n in range(256)]
     tokens[1], tokens[2] = b"Tfun", b"_of_"
     packed, markers = b"", []
@@ -355,13 +356,17 @@ def kallsyms(names: list[tuple[str, int]], behind: bool) -> bytes:
     places = [sum(len(t) + 1 for t in tokens[:n]) for n in range(256)]
 
     def padded(part: bytes) -> bytes:
-        return part + bytes(-len(part) % 8)
+        return part + bytes(-len(part) % unit)
 
     offsets = padded(b"".join(struct.pack("<i", -1 - offset) for _, offset in names))
     base = struct.pack("<Q", TEXT)
-    head = struct.pack("<Q", len(names)) + padded(packed)
+    head = len(names).to_bytes(unit, "little") + padded(packed)
     head += padded(b"".join(struct.pack("<I", marker) for marker in markers))
     tail = padded(b"".join(t + b"\0" for t in tokens)) + struct.pack("<256H", *places)
+    if at is not None:
+        place = at + len(head) + len(tail)
+        rows = [offset - place - 4 * row for row, (_, offset) in enumerate(names)]
+        return head + tail + struct.pack(f"<{len(rows)}i", *rows) + bytes(3 * len(names))
     if behind:
         return head + tail + offsets + base + bytes(3 * len(names))
     return (
@@ -373,11 +378,12 @@ def kallsyms(names: list[tuple[str, int]], behind: bool) -> bytes:
     )
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_kernels_own_symbols(behind: bool) -> None:
+@pytest.mark.parametrize(("behind", "since_7_0"), [(False, False), (True, False), (True, True)])
+def test_a_kernels_own_symbols(behind: bool, since_7_0: bool) -> None:
     names = [("T_text", 0), ("Dsome_data", 0x1200)]
     names += [(f"tfun_of_{n}_" + "x" * (n % 150), 16 * n + 32) for n in range(900)]
-    code = bytes(kernel_code()) + b"\xcc" * 8192 + kallsyms(names, behind)
+    code = bytes(kernel_code()) + b"\xcc" * 8192
+    code += kallsyms(names, behind, len(code) if since_7_0 else None)
     code = code.ljust(-(-len(code) // 4096) * 4096, b"\0")
     kernel = read_kernel(packed_kernel(code, [[0x101], [0x203]]))
     found = kernel_functions(kernel)

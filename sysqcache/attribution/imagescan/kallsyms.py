@@ -77,8 +77,8 @@ class _Table:
             return []
         first, count = found
         names = list(self._names(tokens, first, count))
-        for offsets, base in self._offset_tables(first, count, index):
-            rows = _relative(offsets, base - text, names, self._most)
+        for place, offsets, base in self._offset_tables(first, count, index):
+            rows = _relative(place, offsets, base - text, names, self._most)
             if rows is not None:
                 return [
                     (int(row), 0, name[1:].decode("ascii", "replace"))
@@ -112,29 +112,31 @@ class _Table:
         """Where the names begin, and how many there are.
 
         In front of the names is their number, behind them are markers, and in some
-        versions three bytes for each name; each part is aligned to 8 bytes.
+        versions three bytes for each name; each part is aligned to 8 bytes, since Linux 7.0
+        to 4.
         """
-        start = max(0, (tokens >> 3 << 3) - limits.KALLSYMS_BYTES)
-        words = self._numbers(start, "<u8", (tokens - start) // 8)
-        possible = np.flatnonzero((words > _FEWEST) & (words < limits.SYMBOLS))
-        for place, count in zip(possible.tolist(), words[possible].tolist(), strict=True):
-            first = start + 8 * place + 8
-            for behind in (0, 3 * count):
-                if self._are_names(first, count, tokens - _aligned(behind)):
-                    return first, count
+        for unit in (8, 4):
+            start = max(0, tokens // unit * unit - limits.KALLSYMS_BYTES)
+            words = self._numbers(start, f"<u{unit}", (tokens - start) // unit)
+            possible = np.flatnonzero((words > _FEWEST) & (words < limits.SYMBOLS))
+            for place, count in zip(possible.tolist(), words[possible].tolist(), strict=True):
+                first = start + unit * place + unit
+                for behind in (0, 3 * count):
+                    if self._are_names(first, count, tokens - _aligned(behind, unit), unit):
+                        return first, count
         return None
 
-    def _are_names(self, first: int, count: int, end: int) -> bool:
+    def _are_names(self, first: int, count: int, end: int, unit: int) -> bool:
         """Whether names at ``first`` fit to markers that end at ``end``, padding included."""
         marks = -(-count // _MARKED)
-        place = end - _aligned(4 * marks)
+        place = end - _aligned(4 * marks, unit)
         markers = self._numbers(place, "<u4", marks)
         if place <= first or len(markers) < marks or markers[0] or (np.diff(markers) <= 0).any():
             return False
         if first + markers[-1] >= place or self._skip(first, _MARKED) != first + markers[1]:
             return False
         rest = self._skip(first + int(markers[-1]), count - _MARKED * (marks - 1))
-        return _aligned(rest) == place
+        return _aligned(rest, unit) == place
 
     def _skip(self, place: int, count: int) -> int:
         """Where the names behind the next ``count`` ones begin."""
@@ -161,9 +163,9 @@ class _Table:
 
     def _offset_tables(
         self, names: int, count: int, index: int
-    ) -> Iterator[tuple[NDArray[np.int64], int]]:
+    ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
         """Where offsets and their base may be: before the names, since 6.4 behind the index."""
-        size = _aligned(4 * count)
+        size = _aligned(4 * count, 8)
         before = names - 16
         behind = index + 2 * _TOKENS
         for base, offsets in ((before, before - size), (behind + size, behind)):
@@ -171,25 +173,31 @@ class _Table:
                 value = int.from_bytes(self._content[base : base + 8], "little")
                 numbers = self._numbers(offsets, "<i4", count)
                 if len(numbers) == count:
-                    yield numbers, value
+                    yield offsets, numbers, value
 
 
-def _aligned(size: int) -> int:
-    return -(-size // 8) * 8
+def _aligned(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
 
 
 def _relative(
-    offsets: NDArray[np.int64], base: int, names: list[bytes], most: int
+    place: int, offsets: NDArray[np.int64], base: int, names: list[bytes], most: int
 ) -> NDArray[np.int64] | None:
-    """Offsets in the image, which ``_text`` or ``_stext`` proves: they are where code begins.
+    """Rows of a table at ``place``, as offsets in the image.
+
+    ``_text`` or ``_stext`` prove it: they are where code begins.
 
     Kernels with absolute addresses of per-CPU symbols store the others as negative numbers.
+    Since Linux 7.0 there is no base, and a row counts from its own place.
     """
     wanted = (b"_text", b"_stext") if most else (b"_text",)
     row = next((row for row, name in enumerate(names) if name[1:] in wanted), None)
-    if row is None or abs(base) >= 1 << 32:
+    if row is None:
         return None
-    for rows in (np.where(offsets < 0, base - 1 - offsets, -1), base + (offsets & 0xFFFFFFFF)):
+    forms = [place + 4 * np.arange(len(offsets)) + offsets]
+    if abs(base) < 1 << 32:
+        forms += [np.where(offsets < 0, base - 1 - offsets, -1), base + (offsets & 0xFFFFFFFF)]
+    for rows in forms:
         if 0 <= rows[row] <= most and not rows[row] % _PAGE:
             return rows
     return None

@@ -79,6 +79,10 @@ class PrivateApt:
         words = (line.split() for line in text.splitlines())
         return [w[-1] for w in words if len(w) >= 2 and w[-2].lstrip("|") == "Depends:"]
 
+    def names(self, start: str) -> list[str]:
+        """Names of the packages that begin with ``start``, those of other architectures too."""
+        return self._run("apt-cache", "pkgnames", start).split()
+
     def versions(self, package: str) -> list[str]:
         """Versions of a binary package that the archives have, newest first, without repeats."""
         text = self._run("apt-cache", "madison", package)

@@ -20,8 +20,11 @@ from sysqcache.setup.images.cpio import CpioWriter
 from sysqcache.spec.catalog import INITRD, KERNEL
 from sysqcache.spec.recipe import Image, TinyRecipe
 
-_KERNELS: Final = "boot/vmlinu[xz]-*"
-"""Debian's name is vmlinux where the kernel does not unpack itself."""
+_KERNELS: Final = ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinu[xz]")
+"""Where Debian has it, the latter since Linux 6.19; vmlinux where it does not unpack itself."""
+
+_PARTS: Final = ("linux-binary-", "linux-modules-")
+"""What a kernel's package depends on since Linux 6.19, instead of holding it itself."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,37 @@ def build(
     :param apt: of the recipe's release and architecture.
     :raises ImageBuildError: a package has not the expected contents.
     """
-    kernel_package = next(
-        (name for name in apt.depends(recipe.kernel) if name.startswith("linux-image-")), ""
-    )
-    if not kernel_package:
-        raise ImageBuildError(f"{recipe.kernel} depends on no kernel package")
-    debs = apt.download(kernel_package, "busybox-static")
+    debs = apt.download(*kernel_packages(apt, recipe.kernel), "busybox-static")
     for deb in debs:
         apt.unpack(deb, scratch)
-    kernel = _one(scratch, _KERNELS)
-    release = kernel.name.partition("-")[2]
+    kernel = _one(scratch, *_KERNELS)
+    release = kernel.name.partition("-")[2] or kernel.parent.name
     (target / KERNEL).write_bytes(kernel.read_bytes())
-    archive = _initrd(
-        image.files, recipe.modules, scratch, _one(scratch, f"**/lib/modules/{release}")
-    )
+    modules = _one(scratch, f"**/lib/modules/{release}") if recipe.modules else scratch
+    archive = _initrd(image.files, recipe.modules, scratch, modules)
     # level 1 and no time stamp: quick to unpack, and equal inputs give equal bytes
     (target / INITRD).write_bytes(gzip.compress(archive, 1, mtime=0))
     return TinyParts(release, tuple(deb.stem for deb in debs))
 
 
-def _one(root: Path, pattern: str) -> Path:
-    found = sorted(root.glob(pattern))
+def kernel_packages(apt: PrivateApt, kernel: str) -> tuple[str, ...]:
+    """The packages with the files of ``kernel``, which may be a metapackage.
+
+    :raises ImageBuildError: it depends on none.
+    """
+    depends = apt.depends(kernel)
+    image = next((name for name in depends if name.startswith("linux-image-")), "")
+    if image:
+        kernel, depends = image, apt.depends(image)
+    if not re.match(r"linux-image-\d", kernel):
+        raise ImageBuildError(f"{kernel} depends on no kernel package")
+    return kernel, *(name for name in depends if name.startswith(_PARTS))
+
+
+def _one(root: Path, *patterns: str) -> Path:
+    found = sorted(path for pattern in patterns for path in root.glob(pattern))
     if not found:
-        raise ImageBuildError(f"no {pattern} in the unpacked packages")
+        raise ImageBuildError(f"no {' or '.join(patterns)} in the unpacked packages")
     return found[-1]
 
 
