@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--machines", type=int, default=MACHINES, help="at once, copies besides")
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="boots before and after")
     parser.add_argument("--kills", type=int, default=0, help="of a store's writers, and no machine")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--keep", type=Path, help="keep the state here, to look into it")
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.kills:
         faults = kills(root, options.kills, options.seed)
     else:
-        faults = soak(root, options.machines, options.seconds, options.seed)
+        faults = soak(root, options.machines, options.seconds, options.seed, options.rounds)
     _say(f"{len(faults.found)} faults")
     if options.keep:
         shutil.copytree(root, options.keep, ignore_dangling_symlinks=True)

@@ -27,17 +27,15 @@ class Life:
 
     def __init__(self, host: Host, faults: Faults, name: str, chance: random.Random) -> None:
         self.name, self._host, self._faults, self._chance = name, host, faults, chance
-        self.lives: list[Callable[[], None]] = [
-            self.task,
-            self.saved,
-            self.killed_machine,
-            self.killed_command,
-            self.killed_suspend,
-        ]
+        self._lives: list[Callable[[], None]] = []
 
     def one(self) -> None:
-        """One life, by chance."""
-        self.live(self._chance.choice(self.lives))
+        """One life; all have their turn, in an order by chance."""
+        if not self._lives:
+            kills = [self.killed_machine, self.killed_command, self.killed_suspend]
+            self._lives = [self.task, self.saved, *kills]
+            self._chance.shuffle(self._lives)
+        self.live(self._lives.pop())
 
     def live(self, life: Callable[[], None]) -> None:
         """One life; what it must not do becomes a fault."""
@@ -97,7 +95,7 @@ class Life:
         self._stop(self.name)
 
     def _boot_line(self, *arguments: str) -> tuple[str, ...]:
-        return ("boot", str(TINY), "--set", f"name={self.name}", *arguments)
+        return ("boot", *TINY, "--set", f"name={self.name}", *arguments)
 
     def _boot(self, *arguments: str) -> Said:
         return self._host.run(*self._boot_line(*arguments))

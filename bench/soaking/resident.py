@@ -29,7 +29,7 @@ class Resident:
         self._pid = 0
 
     def __enter__(self) -> Self:
-        said = self._host.run("boot", str(TINY), "--set", f"name={NAME}", "--detach", "--json")
+        said = self._host.run("boot", *TINY, "--set", f"name={NAME}", "--detach", "--json")
         self._pid = int(self._host.run("status", NAME, "--json").value.get("pid") or 0)
         if said.code or not self._pid:
             self._faults.add(f"{NAME}: exit code {said.code}: {said.err[-800:]}")

@@ -74,7 +74,7 @@ def _reference() -> tuple[str, ...]:
     # read-only: what is compared is what the soak left, not what such a boot adds
     return (
         "boot",
-        str(TINY),
+        *TINY,
         "--set",
         "name=reference",
         "--task",
@@ -90,4 +90,3 @@ def warm(host: Host, faults: Faults) -> None:
     life = Life(host, faults, "warm", random.Random(0))
     life.live(life.task)
     life.live(life.saved)
-    life.live(life.task)
