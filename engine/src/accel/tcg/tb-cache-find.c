@@ -13,7 +13,6 @@
 #define XXH_INLINE_ALL
 #include "qemu/osdep.h"
 #include <xxhash.h>
-#include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "tb-cache-find.h"
 
@@ -145,7 +144,7 @@ static bool same_second_page(TbCacheFind *f, const TbCacheBlock *b,
 
 static void reject(TbCacheFind *f, uint64_t *reason)
 {
-    (*reason)++;
+    tb_cache_count(reason, 1);
     f->miss = &f->misses.rejected;
 }
 
@@ -153,7 +152,7 @@ static void note_window(TbCacheFind *f, TbCachePackFile *pack, size_t offset)
 {
     size_t window = offset >> TB_CACHE_WINDOW_BITS;
 
-    if (unlikely(!test_bit(window, pack->windows))) {
+    if (unlikely(!tb_cache_test_bit(window, pack->windows))) {
         f->cold = pack;
         f->cold_window = window;
     }

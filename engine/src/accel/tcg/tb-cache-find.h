@@ -12,6 +12,8 @@
 #ifndef ACCEL_TCG_TB_CACHE_FIND_H
 #define ACCEL_TCG_TB_CACHE_FIND_H
 
+#include "qemu/atomic.h"
+#include "qemu/bitmap.h"
 #include "qemu/rcu.h"
 #include "qemu/units.h"
 #include "tcg/guest-imm.h"
@@ -163,6 +165,22 @@ bool tb_cache_same_guest(const TbCacheBlock *b, const uint8_t *data,
 
 /* Map the pages that a lookup found missing, with no page locked. */
 void tb_cache_find_populate(TbCacheFind *f);
+
+/**
+ * tb_cache_count: add to a counter that other threads read at any time
+ * @counter: of this thread, or under a lock
+ * @n: how much
+ */
+static inline void tb_cache_count(uint64_t *counter, int64_t n)
+{
+    qatomic_set_u64(counter, *counter + n);
+}
+
+/* test_bit() for a bitmap in which other threads set bits. */
+static inline bool tb_cache_test_bit(size_t bit, const unsigned long *map)
+{
+    return qatomic_read(&map[BIT_WORD(bit)]) & BIT_MASK(bit);
+}
 
 static inline unsigned tb_cache_nb_imms(const TbCacheBlock *b)
 {

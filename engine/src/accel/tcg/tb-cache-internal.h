@@ -9,7 +9,6 @@
 #ifndef ACCEL_TCG_TB_CACHE_INTERNAL_H
 #define ACCEL_TCG_TB_CACHE_INTERNAL_H
 
-#include "qemu/bitmap.h"
 #include "qemu/queue.h"
 #include "qemu/units.h"
 #include "qemu/thread.h"
@@ -310,7 +309,7 @@ static inline void tb_cache_journal_use(TbCache *s, TbCacheThread *t,
 {
     unsigned long *used = t->find.pack->used;
 
-    if (used && !test_bit(tb_cache_use_bit(t->find.position), used)) {
+    if (used && !tb_cache_test_bit(tb_cache_use_bit(t->find.position), used)) {
         tb_cache_journal_use_slow(s, t, ram);
     }
 }

@@ -14,7 +14,6 @@
 #define XXH_INLINE_ALL
 #include "qemu/osdep.h"
 #include <xxhash.h>
-#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "qemu/error-report.h"
@@ -47,7 +46,7 @@ static bool journal_write_locked(TbCache *s, const void *buf, size_t size)
         return false;
     }
     if (s->journal_bytes + size > s->journal_max) {
-        s->journal_full = true;
+        qatomic_set(&s->journal_full, true);
         return false;
     }
     if (write_all(s->journal_fd, buf, size)) {
@@ -57,7 +56,7 @@ static bool journal_write_locked(TbCache *s, const void *buf, size_t size)
     }
     warn_report("tb-cache: can't write %s: %s; recording stops",
                 s->journal_path, strerror(errno));
-    s->journal_dead = true;
+    qatomic_set(&s->journal_dead, true);
     if (ftruncate(s->journal_fd, s->journal_bytes) < 0) {
         /* A reader drops the torn tail by itself. */
         warn_report("tb-cache: can't truncate %s: %s", s->journal_path,
@@ -109,12 +108,10 @@ static void flush_locked(TbCache *s, TbCacheThread *t)
     written = journal_write_locked(s, t->buffer, t->fill);
     qemu_mutex_unlock(&s->lock);
     if (!written) {
-        t->recorded -= t->buffered;
-        if (s->journal_full) {
-            t->unrecorded.journal_full += t->buffered;
-        } else {
-            t->unrecorded.write_error += t->buffered;
-        }
+        tb_cache_count(&t->recorded, -(int64_t)t->buffered);
+        tb_cache_count(qatomic_read(&s->journal_full)
+                       ? &t->unrecorded.journal_full
+                       : &t->unrecorded.write_error, t->buffered);
     }
     t->fill = 0;
     t->buffered = 0;
@@ -175,10 +172,10 @@ static bool seen_before(TbCache *s, uint64_t checksum)
 {
     uint64_t *slot = &s->seen[checksum & (BIT_ULL(TB_CACHE_SEEN_BITS) - 1)];
 
-    if (qatomic_read(slot) == checksum) {
+    if (qatomic_read_u64(slot) == checksum) {
         return true;
     }
-    qatomic_set(slot, checksum);
+    qatomic_set_u64(slot, checksum);
     return false;
 }
 
@@ -201,7 +198,7 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
     qemu_mutex_lock(&t->lock);
     why = no_room_locked(s, t, total);
     if (why) {
-        (*why)++;
+        tb_cache_count(why, 1);
         qemu_mutex_unlock(&t->lock);
         return;
     }
@@ -220,11 +217,11 @@ void tb_cache_journal_append(TbCache *s, TbCacheThread *t,
     b->checksum = XXH3_64bits(&b->cs_base,
                               sizeof(*b) - sizeof(b->checksum) + body);
     if (seen_before(s, b->checksum)) {
-        t->unrecorded.known++;
+        tb_cache_count(&t->unrecorded.known, 1);
     } else {
         t->fill += total;
         t->buffered++;
-        t->recorded++;
+        tb_cache_count(&t->recorded, 1);
         t->full |= t->fill > TB_CACHE_BUFFER_SIZE - TB_CACHE_MAX_BLOCK;
     }
     qemu_mutex_unlock(&t->lock);

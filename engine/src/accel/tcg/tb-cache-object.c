@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "crypto/random.h"
 #include "qapi/error.h"
@@ -175,6 +176,7 @@ static uint64_t flush_all(TbCache *s)
     if (s->journal_fd >= 0) {
         tb_cache_for_each_thread(flush_thread, s);
     }
+    QEMU_LOCK_GUARD(&s->lock);
     return s->journal_bytes;
 }
 
@@ -397,7 +399,7 @@ static void add_counters(void *to, const void *from, size_t size)
     const uint64_t *f = from;
 
     for (size_t i = 0; i < size / sizeof(*t); i++) {
-        t[i] += qatomic_read(&f[i]);
+        t[i] += qatomic_read_u64(&f[i]);
     }
 }
 
@@ -405,17 +407,17 @@ static void add_thread(TbCacheThread *t, void *opaque)
 {
     TbCacheInfo *info = opaque;
 
-    info->requested += t->requested;
-    info->adopted += t->adopted;
-    info->translated += t->translated;
-    info->verified += t->verified;
-    info->mismatches += t->mismatches;
-    info->verify_prefix += t->verify_prefix;
-    info->verify_limits += t->verify_limits;
-    info->recorded += t->recorded;
-    info->adopt_cycles += t->adopt_cycles;
-    info->miss_cycles += t->miss_cycles;
-    info->translate_cycles += t->translate_cycles;
+    info->requested += qatomic_read_u64(&t->requested);
+    info->adopted += qatomic_read_u64(&t->adopted);
+    info->translated += qatomic_read_u64(&t->translated);
+    info->verified += qatomic_read_u64(&t->verified);
+    info->mismatches += qatomic_read_u64(&t->mismatches);
+    info->verify_prefix += qatomic_read_u64(&t->verify_prefix);
+    info->verify_limits += qatomic_read_u64(&t->verify_limits);
+    info->recorded += qatomic_read_u64(&t->recorded);
+    info->adopt_cycles += qatomic_read_u64(&t->adopt_cycles);
+    info->miss_cycles += qatomic_read_u64(&t->miss_cycles);
+    info->translate_cycles += qatomic_read_u64(&t->translate_cycles);
     add_counters(info->misses, &t->find.misses, sizeof(t->find.misses));
     add_counters(info->rejected, &t->find.rejected,
                  sizeof(t->find.rejected));

@@ -13,7 +13,6 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include <xxhash.h>
-#include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "tb-cache-find.h"
@@ -108,7 +107,7 @@ void tb_cache_pack_populate(TbCachePackFile *pack, size_t window)
 {
     size_t start = window << TB_CACHE_WINDOW_BITS;
 
-    if (test_bit(window, pack->windows)) {
+    if (tb_cache_test_bit(window, pack->windows)) {
         return;
     }
     set_bit_atomic(window, pack->windows);

@@ -25,7 +25,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define STEP    (2 * MiB)       /* a huge page, where there are any */
+#define SMALL   ((size_t)(4 * KiB))
+#define STEP    ((size_t)(2 * MiB)) /* a huge page, where there are any */
 #define AHEAD   (2 * STEP)
 
 #define MAX_REQUESTS 16
@@ -79,12 +80,11 @@ void tb_cache_prefault_start(bool small_pages)
 
 void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end)
 {
-    uint8_t *start = MAX(t->prefaulted, (uint8_t *)ROUND_DOWN((uintptr_t)at,
-                                                              STEP));
-    uint8_t *stop = MIN((uint8_t *)ROUND_UP((uintptr_t)at + AHEAD, STEP), end);
+    uint8_t *start = MAX(t->prefaulted, QEMU_ALIGN_PTR_DOWN(at, STEP));
+    uint8_t *stop = MIN(QEMU_ALIGN_PTR_UP(at + AHEAD, STEP), end);
 
     if (worker.small_pages) {
-        start = (uint8_t *)ROUND_UP((uintptr_t)at, 4 * KiB);
+        start = QEMU_ALIGN_PTR_UP(at, SMALL);
         if (start < end) {
             madvise(start, end - start, MADV_NOHUGEPAGE);
         }
@@ -95,7 +95,7 @@ void tb_cache_prefault_slow(TbCacheThread *t, uint8_t *at, uint8_t *end)
         return;
     }
     /* What was never asked for before this block has been touched already. */
-    start = MAX(start, (uint8_t *)ROUND_DOWN((uintptr_t)at, 4 * KiB));
+    start = MAX(start, QEMU_ALIGN_PTR_DOWN(at, SMALL));
     t->prefaulted = stop;
 
     qemu_mutex_lock(&worker.lock);

@@ -20,7 +20,7 @@ mismatch(TbCacheThread *t, TbCacheMismatch kind, const TbCacheBlock *b,
     g_autoptr(GString) s = g_string_new(NULL);
     va_list ap;
 
-    t->mismatches++;
+    tb_cache_count(&t->mismatches, 1);
     qemu_mutex_lock(&tb_cache->lock);
     if (tb_cache->mismatches[kind] < TB_CACHE_MAX_LOG) {
         tb_cache->mismatches[kind]++;
@@ -126,11 +126,11 @@ void tb_cache_verify(TbCacheThread *t, const TranslationBlock *tb,
 {
     const TbCacheBlock *b = t->hit;
 
-    t->verified++;
+    tb_cache_count(&t->verified, 1);
     if (tb->size != b->guest_size && ends_at_crossing(b, tb)) {
-        t->verify_prefix++;
+        tb_cache_count(&t->verify_prefix, 1);
     } else if (tb->size != b->guest_size && ends_at_limit(b, tb)) {
-        t->verify_limits++;
+        tb_cache_count(&t->verify_limits, 1);
     } else if (tb->size != b->guest_size || tb->icount != b->icount) {
         mismatch(t, TB_CACHE_MISMATCH_GUEST, b, "%u guest bytes in %u insns, "
                  "cached %u in %u", tb->size, tb->icount, b->guest_size,

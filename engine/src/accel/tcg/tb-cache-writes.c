@@ -16,7 +16,6 @@
 #include "qemu/osdep.h"
 #include <xxhash.h>
 #include "qemu/bitops.h"
-#include "qemu/bitmap.h"
 #include "qemu/bswap.h"
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
@@ -144,7 +143,7 @@ bool tb_cache_is_dead(ram_addr_t ram)
     bool dead = false;
     Area *a;
 
-    if (likely(!test_bit(page_bit(ram), pages))) {
+    if (likely(!tb_cache_test_bit(page_bit(ram), pages))) {
         return false;
     }
     qemu_mutex_lock(&s->lock);
@@ -190,7 +189,7 @@ void tb_cache_content(ram_addr_t ram, const uint8_t *code, uint32_t size,
     uint64_t prefix = 0, hash;
     Area *a;
 
-    if (likely(!test_bit(page_bit(ram), pages))) {
+    if (likely(!tb_cache_test_bit(page_bit(ram), pages))) {
         return;
     }
     memcpy(&prefix, code, MIN(size, sizeof(prefix)));

@@ -103,16 +103,16 @@ void tb_cache_end_slow(TbCacheThread *t)
 
     catch_up(t);
     now = cpu_get_host_ticks();
-    t->requested++;
+    tb_cache_count(&t->requested, 1);
     if (t->did_adopt) {
-        t->adopted++;
-        t->adopt_cycles += now - t->start;
+        tb_cache_count(&t->adopted, 1);
+        tb_cache_count(&t->adopt_cycles, now - t->start);
     } else {
-        t->translated++;
-        t->miss_cycles += t->lookup;
-        t->translate_cycles += now - t->start - t->lookup;
+        tb_cache_count(&t->translated, 1);
+        tb_cache_count(&t->miss_cycles, t->lookup);
+        tb_cache_count(&t->translate_cycles, now - t->start - t->lookup);
         if (t->find.miss) {
-            (*t->find.miss)++;
+            tb_cache_count(t->find.miss, 1);
         }
     }
 }
@@ -494,7 +494,7 @@ void tb_cache_translated(TbCacheThread *t, TranslationBlock *tb, vaddr pc,
     }
     why = unrecordable(t, tb);
     if (why) {
-        (*why)++;
+        tb_cache_count(why, 1);
     } else {
         record_block(t, tb, pc, search_size);
     }

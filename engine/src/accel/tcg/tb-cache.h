@@ -9,6 +9,7 @@
 #ifndef ACCEL_TCG_TB_CACHE_H
 #define ACCEL_TCG_TB_CACHE_H
 
+#include "qemu/atomic.h"
 #include "exec/translation-block.h"
 
 /* State of one request, owned by the vCPU thread that makes it. */
@@ -61,7 +62,8 @@ void tb_cache_end_slow(TbCacheThread *t);
  */
 static inline TbCacheThread *tb_cache_begin(CPUState *cpu)
 {
-    return unlikely(tb_cache_on) ? tb_cache_begin_slow(cpu) : NULL;
+    return unlikely(qatomic_read(&tb_cache_on)) ? tb_cache_begin_slow(cpu)
+                                                : NULL;
 }
 
 /**
@@ -102,7 +104,7 @@ void tb_cache_written_slow(ram_addr_t ram, bool store);
  */
 static inline void tb_cache_written(const TranslationBlock *tb, bool store)
 {
-    if (unlikely(tb_cache_on)) {
+    if (unlikely(qatomic_read(&tb_cache_on))) {
         tb_cache_written_slow(tb->page_addr[0], store);
     }
 }
@@ -117,7 +119,7 @@ void tb_cache_vcpu_started_slow(CPUState *cpu);
  */
 static inline void tb_cache_vcpu_started(CPUState *cpu)
 {
-    if (unlikely(tb_cache_on)) {
+    if (unlikely(qatomic_read(&tb_cache_on))) {
         tb_cache_vcpu_started_slow(cpu);
     }
 }

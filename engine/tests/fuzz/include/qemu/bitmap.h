@@ -18,15 +18,12 @@ static inline unsigned long *bitmap_new(long bits)
     return g_new0(unsigned long, DIV_ROUND_UP(bits, BITS_PER_LONG));
 }
 
-static inline bool test_bit(long bit, const unsigned long *map)
-{
-    return map[bit / BITS_PER_LONG] >> (bit % BITS_PER_LONG) & 1;
-}
+#define BIT_WORD(bit) ((bit) / BITS_PER_LONG)
+#define BIT_MASK(bit) (1ul << ((bit) % BITS_PER_LONG))
 
 static inline void set_bit_atomic(long bit, unsigned long *map)
 {
-    __atomic_fetch_or(&map[bit / BITS_PER_LONG], 1ul << (bit % BITS_PER_LONG),
-                      __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&map[BIT_WORD(bit)], BIT_MASK(bit), __ATOMIC_SEQ_CST);
 }
 
 #endif
