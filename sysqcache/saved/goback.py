@@ -11,23 +11,17 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sysqcache.base.errors import MachineDied, QmpError, SavedStateError
-from sysqcache.base.types import MachineState
-from sysqcache.machine.running import Machine, settle
+from sysqcache.machine.running import Machine
 from sysqcache.qmp import migration
 from sysqcache.qmp.blocknodes import BlockNode
-
-if TYPE_CHECKING:
-    from sysqcache.spec.engines import Engine
 
 SAFETY: Final = "sysqcache-before-load"
 
 
-def go_back(
-    machine: Machine, name: str, disks: Sequence[BlockNode], engine: Engine, *, known: bool
-) -> None:
+def go_back(machine: Machine, name: str, disks: Sequence[BlockNode], *, known: bool) -> None:
     """Load the snapshot ``name`` into a stopped machine.
 
     :param known: it is the snapshot of such a machine: on a full disk, where nothing can be
@@ -42,7 +36,7 @@ def go_back(
     try:
         migration.snapshot_load(machine.qmp, name, [disk.name for disk in with_memory])
     except (QmpError, MachineDied, KeyboardInterrupt) as error:
-        raise _undone(machine, error, disks if safe else (), engine) from error
+        raise _undone(machine, error, disks if safe else ()) from error
     if safe:
         migration.snapshot_delete(machine.qmp, SAFETY, nodes)
 
@@ -73,15 +67,12 @@ def _undone(
     machine: Machine,
     error: BaseException,
     disks: Sequence[BlockNode],
-    engine: Engine,
 ) -> SavedStateError:
     """End QEMU and take the disks to where they were; the error that says so."""
     name, why = machine.state.name, getattr(error, "message", "") or "interrupted"
     machine.quit()
-    failed = [problem for disk in disks if (problem := _revert(disk, engine.qemu_img))]
-    # a controller in another terminal may still have to see the end
-    settle(machine.instance)
-    machine.instance.update(state=MachineState.STOPPED)
+    qemu_img = Path(machine.state.argv[0]).with_name("qemu-img")
+    failed = [problem for disk in disks if (problem := _revert(disk, qemu_img))]
     if not disks:
         return SavedStateError(
             f"{name} could not go back and has ended: {why}; there was no space to keep "

@@ -16,14 +16,14 @@ from sysqcache.base.errors import (
     SavedStateError,
     StoreError,
 )
+from sysqcache.base.types import MachineState
 from sysqcache.machine.instances import Instance
-from sysqcache.machine.running import Machine
+from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import blocknodes, commands, migration
 from sysqcache.qmp.blocknodes import BlockNode
 from sysqcache.saved import room, slots, snapshotnotes, tags
 from sysqcache.saved.goback import go_back
 from sysqcache.saved.identity import MachineIdentity
-from sysqcache.saved.suspend import engine_of
 from sysqcache.saved.tags import check_tag
 
 
@@ -138,10 +138,14 @@ def load(name: str, tag: str) -> float:
         was_running = commands.query_status(machine.qmp).running
         commands.stop(machine.qmp)
         try:
-            go_back(machine, known[tag], disks, engine_of(machine), known=same)
+            go_back(machine, known[tag], disks, known=same)
         finally:
             # who could not begin runs on; who failed has ended
-            if was_running and machine.process.poll() is None:
+            if machine.process.poll() is not None:
+                # a controller in another terminal may still have to see the end
+                settle(machine.instance)
+                machine.instance.update(state=MachineState.STOPPED)
+            elif was_running:
                 commands.cont(machine.qmp)
         return time.monotonic() - started
 
@@ -236,7 +240,6 @@ def delete(name: str, tag: str) -> None:
 
 
 def _forget(name: str) -> None:
-    from sysqcache.base.types import MachineState
     from sysqcache.store.facade import Store
 
     slots.forget(name)
