@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import typer
@@ -20,6 +21,7 @@ from sysqcache import __version__
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.system import allow_open_files
 from sysqcache.cli.errors import as_json, report_error, set_debug, unexpected
+from sysqcache.cli.loglines import set_log_json
 
 COMMANDS: Final[dict[str, str]] = {
     "boot": "Start a machine from its vm.yaml.",
@@ -36,6 +38,7 @@ COMMANDS: Final[dict[str, str]] = {
     "compare": "Measure every way to start a machine, side by side.",
     "libvirt": "Warm caches for machines that libvirt manages.",
     "cache": "Inspect and maintain the block store.",
+    "metrics": "Counters of machines, domains and the store for Prometheus.",
     "engine": "Build the patched QEMU and look at it.",
     "image": "Build guest images and list them.",
     "doctor": "Check that this host has all that is needed.",
@@ -90,7 +93,7 @@ class LazyGroup(TyperGroup):
 
 
 _HELP: Final = """\
-Usage: sysqcache [--debug] COMMAND [ARGS]...
+Usage: sysqcache [--debug] [--log-json] COMMAND [ARGS]...
 
   A persistent translation cache for machines emulated by QEMU.
 
@@ -98,9 +101,10 @@ Commands:
 {commands}
 
 Options:
-  --debug    Show the QEMU command and tracebacks; may stand anywhere before --.
-  --version  Show the version.
-  --help     Show this, or a command's help: sysqcache COMMAND --help.
+  --debug     Show the QEMU command and tracebacks; may stand anywhere before --.
+  --log-json  Progress, warnings and errors on stderr as JSON, one object a line; likewise.
+  --version   Show the version.
+  --help      Show this, or a command's help: sysqcache COMMAND --help.
 """
 
 app = typer.Typer(
@@ -133,7 +137,8 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # a terminal of Latin-1, a name that is no UTF-8: shown as escapes
             stream.reconfigure(errors="backslashreplace")
-    arguments = _take_debug(sys.argv[1:])
+    arguments = _take(sys.argv[1:], "--debug", set_debug)
+    arguments = _take(arguments, "--log-json", set_log_json)
     try:
         app(arguments, prog_name="sysqcache")
     except SysqcacheError as error:
@@ -156,9 +161,9 @@ def _failed(error: SysqcacheError, arguments: list[str]) -> int:
     return report_error(error)
 
 
-def _take_debug(arguments: list[str]) -> list[str]:
-    """``--debug`` may stand anywhere, except behind ``--``."""
+def _take(arguments: list[str], option: str, switch: Callable[[bool], None]) -> list[str]:
+    """Options that may stand anywhere, except behind ``--``; without them."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    set_debug(len(kept) != end)
+    kept = [argument for argument in arguments[:end] if argument != option]
+    switch(len(kept) != end)
     return kept + arguments[end:]

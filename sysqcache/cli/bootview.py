@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sysqcache.cli.liveline import LiveLine
+from sysqcache.cli.loglines import line, log_json, note
 from sysqcache.machine.progress import (
     Event,
     Launched,
@@ -41,6 +42,10 @@ class BootView(LiveLine):
                 self._phase = name
                 if not self.terminal:
                     self.print(self.timed(name))
+            case StatsUpdated(stats) if log_json():
+                asked, taken = stats.requested, stats.adopted
+                text = counters(stats)
+                self._write(line(text, event="counters", requested=asked, adopted=taken))
             case StatsUpdated(stats):
                 self._stats = stats
             case TaskFinished(result):
@@ -65,6 +70,9 @@ def counters(stats: TbCacheStats) -> str:
 
 def print_report(report: BootReport) -> None:
     """The table at the end of a boot, on stderr."""
+    if log_json():
+        note(f"the report of {report.machine}", event="report", report=report.to_json())
+        return
     table = Table(title=f"{report.machine} ({report.arch}, cache {report.cache_mode})")
     table.add_column("")
     table.add_column("at ready", justify="right")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
-from sysqcache.cli.options import Json, print_json
+from sysqcache.cli.options import Json, note, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,8 +35,8 @@ def open_store() -> Store:
 
 def warn(store: Store) -> None:
     """What the store has to say, on stderr."""
-    for line in store.warnings:
-        typer.echo(f"warning: {line}", err=True)
+    for warning in store.warnings:
+        note(f"warning: {warning}")
 
 
 def parse_size(text: str) -> int:

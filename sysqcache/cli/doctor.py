@@ -16,9 +16,10 @@ def doctor(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from sysqcache.base.errors import SetupError
+    from sysqcache.cli import health
     from sysqcache.setup.doctor import run_checks
 
-    checks = run_checks()
+    checks = [*run_checks(), *health.checks()]
     ready = all(check.state != "missing" for check in checks)
     if as_json:
         rows = [asdict(check) for check in checks]

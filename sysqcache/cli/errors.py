@@ -11,6 +11,7 @@ from typing import Any, Final
 from sysqcache.base import system
 from sysqcache.base.errors import SysqcacheError, brief
 from sysqcache.base.printable import printable
+from sysqcache.cli.loglines import log_json, note
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
 
@@ -48,6 +49,9 @@ def report_error(error: SysqcacheError) -> int:
     """Print an error to stderr; returns its exit code."""
     if debug_enabled():
         traceback.print_exception(error)
+    if log_json():
+        note(error.message, "error", "error", **error.to_json() | {"command": error.command})
+        return error.exit_code
     bold, red, reset = ("\x1b[1m", "\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "", "")
     lines = [f"{bold}{red}error:{reset} {bold}{printable(error.message)}{reset}"]
     lines += [f"  {line}" for line in printable(error.detail).splitlines()]

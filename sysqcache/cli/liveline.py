@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self, TextIO
 
-from sysqcache.base.printable import printable
+from sysqcache.cli.loglines import line, log_json
 
 _INTERVAL: Final = 0.25
 _CLEAR: Final = "\r\x1b[K"
@@ -30,7 +30,7 @@ class LiveLine:
     ) -> None:
         self._text, self._after = text, after
         self._stream = sys.stderr if stream is None else stream
-        self.terminal = self._stream.isatty()
+        self.terminal = self._stream.isatty() and not log_json()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,7 +66,7 @@ class LiveLine:
 
     def print(self, text: str) -> None:
         """A line that stays."""
-        self._write(f"{printable(text)}\n")
+        self._write(line(text))
 
     def draw(self) -> None:
         """Show the line as it is now, on a terminal."""

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from sysqcache.base.printable import printable
+from sysqcache.cli.loglines import note
+
+__all__ = ["note"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 MachineName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the machine.")]
@@ -40,9 +43,3 @@ def json_printed() -> bool:
 def say(text: str) -> None:
     """A line on stdout."""
     sys.stdout.write(printable(text) + "\n")
-
-
-def note(text: str) -> None:
-    """A line on stderr: progress and warnings."""
-    sys.stderr.write(printable(text) + "\n")
-    sys.stderr.flush()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
@@ -23,10 +25,11 @@ _NOTE_MAX_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Note:
-    """What a journal does not say itself: its image and its run."""
+    """What a journal does not say itself: its image, its run, what the engine counted so far."""
 
     image_id: str
     run: RunInfo
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 class RunFiles:
@@ -87,14 +90,22 @@ class RunFiles:
         content, _ = read_private(self.note, _NOTE_MAX_BYTES)
         try:
             values = json.loads(content)
-            return Note(str(values["image_id"]), RunInfo.from_json(values["run"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            counters = {str(n): int(c) for n, c in dict(values.get("counters", {})).items()}
+            return Note(str(values["image_id"]), RunInfo.from_json(values["run"]), counters)
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise FormatError(f"{self.note} can't be read: {error}") from error
 
     def write_note(self, note: Note) -> None:
         """Say whose journal this will be, before the engine starts. Raises OSError."""
-        content = {"image_id": note.image_id, "run": note.run.to_json()}
+        content: dict[str, Any] = {"image_id": note.image_id, "run": note.run.to_json()}
+        if note.counters:
+            content["counters"] = dict(note.counters)
         replace_file(self.note, json.dumps(content).encode(), synced=True)
+
+    def count(self, counters: Mapping[str, int]) -> None:
+        """Write down what the engine has counted, for whoever keeps the journal; never fails."""
+        with contextlib.suppress(FormatError, OSError):
+            self.write_note(replace(self.read_note(), counters=counters))
 
     def remove(self) -> None:
         """Remove the journal, then what lies beside it. Raises OSError."""

@@ -95,7 +95,7 @@ def status(name: str, uri: str) -> DomainStatus:
         saved=saved,
         followed=followed,
         state=state,
-        stats=_ask(folder) if running and enabled else None,
+        stats=ask_counters(folder) if running and enabled else None,
         waiting=len(left),
         waiting_bytes=sum(path.stat().st_size for path in left),
         store_bytes=_store_bytes(state),
@@ -103,7 +103,7 @@ def status(name: str, uri: str) -> DomainStatus:
     )
 
 
-def _ask(folder: DomainFolder) -> TbCacheStats | None:
+def ask_counters(folder: DomainFolder) -> TbCacheStats | None:
     """The counters of a running domain, None when its channel is in use."""
     with (
         contextlib.suppress(SysqcacheError),

@@ -19,7 +19,7 @@ from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.guest.ready import ReadyProbe, make_probe
 from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
-from sysqcache.machine.report import BootReport
+from sysqcache.machine.report import BootReport, counters
 from sysqcache.machine.running import Machine, StatsMonitor, serial_log
 from sysqcache.spec.spec import MachineSpec
 from sysqcache.spec.specjson import read_spec
@@ -221,6 +221,9 @@ def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
     summary = AttributionSummary()
     journal = Path(machine.state.journal) if machine.state.journal else None
     if journal is not None and journal.exists():
+        with contextlib.suppress(MachineError):
+            if (stats := machine.stats()) is not None:
+                RunFiles(journal).count(counters(stats))
         placer = Placer(RunFiles(journal), summary, warn)
         placer.look(machine)
         placer.place(_spec_of(machine), None)

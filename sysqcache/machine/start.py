@@ -339,6 +339,9 @@ class _Start:
     def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
         """Give the journal to the store, unless QEMU goes on."""
         if self.report.detached:
+            if start_set.files is not None:
+                # who keeps the journal may not be able to ask the engine any more
+                start_set.files.count(counters(self.report.stats))
             start_set.close()
             return
         if start_set.journal is not None and start_set.journal.exists():

@@ -24,6 +24,7 @@ from sysqcache.store.bundle.merge import ImportResult, Merge
 from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
 from sysqcache.store.compact import CompactReport, compact
+from sysqcache.store.health import degraded
 from sysqcache.store.ingest import ingest_recording
 from sysqcache.store.layout import (
     LOCK_TIMEOUT,
@@ -226,7 +227,9 @@ class Store:
                 self.warnings.append(f"{path.name} waits, its note can't be read: {error}")
                 continue
             try:
-                result = self.ingest(path, image_id=note.image_id, run=note.run)
+                result = self.ingest(
+                    path, image_id=note.image_id, run=note.run, counters=note.counters
+                )
             except FormatError as error:
                 self.warnings.append(f"{error.message} ({error.hint})")
                 continue
@@ -263,6 +266,15 @@ class Store:
         runs = self._reading(lambda meta: meta.counters.runs, 0)
         with _as_store_errors(self.layout):
             return summary.stats(self.layout, rows, runs)
+
+    def degraded(self) -> list[tuple[str, str]]:
+        """What makes machines translate more than they need, each with its remedy.
+
+        Looks at names and metadata alone; ``verify`` reads every pack. Raises StoreError.
+        """
+        rows = self.packs()
+        with _as_store_errors(self.layout):
+            return degraded(self.layout, rows)
 
     def verify(self, progress: Progress = silent) -> VerifyReport:
         """Read everything and say what is wrong; changes nothing. Raises StoreError."""

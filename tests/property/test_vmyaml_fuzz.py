@@ -192,5 +192,6 @@ def require_what_was_written(spec: MachineSpec, folder: Path) -> None:
         found = of("-object")[0]
         assert found["boot-set"] == str(folder / "set,")
         assert found["journal"] == str(folder / "journal=,")
-    forwards = [v for a in args for k, v in options(a) if k == "hostfwd"]
+    nets = [args[n + 1] for n, arg in enumerate(args) if arg == "-netdev"]
+    forwards = [text for net in nets for key, text in options(net) if key == "hostfwd"]
     assert len(forwards) == (len(spec.network.forwards) if spec.network.enabled else 0)
