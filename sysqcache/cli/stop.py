@@ -45,6 +45,8 @@ def stop(
         answer = _stop(name, 0.0 if force else timeout)
         settle(instance)
         sweep()
+    if not running and not instance.is_held():
+        settle(instance)  # one that was killed left what only a running machine has
     if state.state is not MachineState.BROKEN and not instance.is_held():
         instance.update(state=MachineState.STOPPED)
     if as_json:

@@ -146,3 +146,14 @@ def test_names_that_no_machine_has(home: Path, name: str) -> None:
     (paths.instances_dir().parent / "b").symlink_to(Instance("a").directory)
     with pytest.raises(NoSuchMachine):
         Instance(name).current()
+
+
+def test_stop_tidies_up_after_a_machine_that_was_killed(home: Path) -> None:
+    killed = make("a", state=MachineState.RUNNING)
+    overlays = killed.file(paths.INSTANCE_OVERLAYS)
+    overlays.mkdir()
+    (overlays / "disk0.qcow2").touch()
+    command = [sys.executable, "-m", "sysqcache", "stop", "a", "--json"]
+    subprocess.run(command, check=True, env=os.environ | {"SYSQCACHE_HOME": str(home)})
+    assert not overlays.exists()
+    assert killed.read().state is MachineState.STOPPED
