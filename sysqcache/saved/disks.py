@@ -138,7 +138,7 @@ def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: s
     except (SavedStateError, OSError) as error:
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {getattr(error, 'message', error)}",
-            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {name} forgets it",
+            hint=_afresh(name),
             detail=getattr(error, "detail", ""),
         ) from error
 
@@ -186,7 +186,9 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
         raise lost(name, path) from None
     except OSError as error:
         raise SavedStateError(
-            f"the saved machine {name} can't be resumed: {path}: {error.strerror}"
+            f"the saved machine {name} can't be resumed: {path} can't be asked whether it was "
+            f"changed: {error.strerror}",
+            hint=_afresh(name),
         ) from None
     if now != identity:
         was = "was changed since it was saved"
@@ -194,9 +196,12 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
             was = "is a device that was written to, or came up anew, since it was saved"
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {path} {was}",
-            hint="its memory does not fit the disk any more; sysqcache boot starts it afresh, "
-            f"sysqcache snapshot delete {name} forgets it",
+            hint=f"its memory does not fit the disk any more; {_afresh(name)}",
         )
+
+
+def _afresh(name: str) -> str:
+    return f"sysqcache boot starts it afresh, sysqcache snapshot delete {name} forgets it"
 
 
 def lost(name: str, path: Path) -> SavedStateError:

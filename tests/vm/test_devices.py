@@ -150,6 +150,11 @@ def test_a_saved_disk_knows_its_device(
     write(device, 512, b"changed")
     with pytest.raises(SavedStateError, match="was written to"):
         disks.check("tiny", saved, slot, tool)
+    subprocess.run(["losetup", "-d", device], check=True)
+    with pytest.raises(SavedStateError, match="can't be asked") as caught:
+        disks.check("tiny", saved, slot, tool)
+    assert "forgets it" in caught.value.hint
+    subprocess.run(["losetup", device, tmp_path / "below"], check=True)
 
 
 def test_devices_that_can_not_be_used(device: Path, tmp_path: Path, own_state: Path) -> None:
