@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sysqcache.guestmap.btf import Btf, BtfError
-from sysqcache.guestmap.kallsyms import SymbolTable
+from sysqcache.guestmap.kallsyms import symbol_table
 from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
 from sysqcache.guestmap.session import GuestSession
@@ -91,7 +91,7 @@ def open_guest(
         raise UnreadableError("no running Linux kernel was found in the guest's memory")
     translation = address_space(session.target, info)
     memory = GuestMemory(session, translation, budget)
-    table = SymbolTable(memory, info, symbol_types)
+    table = symbol_table(memory, info, symbol_types)
     known = Study(memory, translation, info, table).kernel()
     symbols = Symbols(slide(known.symbols, info))
     translation.use_variables(symbols.addresses, memory.u64)

@@ -109,6 +109,31 @@ class SymbolTable:
         return [(base + one) % _WORD for one in plain]
 
 
+class NoSymbolTable:
+    """Of a kernel before Linux 6.0, whose VMCOREINFO does not say where its table is."""
+
+    def __init__(self, info: VmcoreInfo) -> None:
+        self._stext = info.symbols.get("_stext", 0)
+
+    def content(self) -> Iterator[bytes]:
+        """Nothing to be hashed."""
+        return iter(())
+
+    def find(self, wanted: Collection[str]) -> dict[str, int]:
+        """The one symbol that VMCOREINFO has; all others have to be searched for."""
+        del wanted
+        return {"_stext": self._stext} if self._stext else {}
+
+
+def symbol_table(
+    memory: GuestMemory, info: VmcoreInfo, types: str = ""
+) -> SymbolTable | NoSymbolTable:
+    """The kernel's own table if it says where that is; ``types`` as of :class:`SymbolTable`."""
+    if any(name.startswith("kallsyms_") for name in info.symbols):
+        return SymbolTable(memory, info, types)
+    return NoSymbolTable(info)
+
+
 def _tokens(memory: GuestMemory, table: int, index: int) -> list[bytes]:
     """The 256 pieces of which names are made."""
     places = struct.unpack(f"<{_TOKENS}H", memory.bulk(index, 2 * _TOKENS))

@@ -20,7 +20,7 @@ import xxhash
 
 from sysqcache.base import paths
 from sysqcache.base.files import make_directory, replace_file
-from sysqcache.guestmap.kallsyms import SymbolTable
+from sysqcache.guestmap.kallsyms import NoSymbolTable, SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
 from sysqcache.guestmap.targets import VARIABLES
@@ -53,7 +53,7 @@ def _wanted() -> str:
     return xxhash.xxh3_64_hexdigest(text)
 
 
-def identity(table: SymbolTable, btf: bytes) -> str:
+def identity(table: SymbolTable | NoSymbolTable, btf: bytes) -> str:
     """Hash of the guest's symbol table and types; the KASLR slide does not enter."""
     digest = xxhash.xxh3_128(btf)
     for part in table.content():

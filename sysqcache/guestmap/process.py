@@ -117,13 +117,16 @@ class ProcessWalk:
         start_brk, brk, stack = names
         operations = guest.pointer(vma, "vm_area_struct.vm_ops")
         if operations and self._is_special(operations):
-            mapping = guest.pointer(vma, "vm_area_struct.vm_private_data")
-            return guest.memory.string(guest.pointer(mapping, "vm_special_mapping.name"))
+            return self._own_name(vma)
         if area[0] <= brk and area[1] >= start_brk:
             return "[heap]"
         if area[0] <= stack <= area[1]:
             return "[stack]"
         return ""
+
+    def _own_name(self, vma: int) -> str:
+        mapping = self._guest.pointer(vma, "vm_area_struct.vm_private_data")
+        return self._guest.memory.string(self._guest.pointer(mapping, "vm_special_mapping.name"))
 
     def _is_special(self, operations: int) -> bool:
         """True when a mapping's name is in its own structure, as that of the vDSO is."""

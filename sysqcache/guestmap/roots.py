@@ -94,6 +94,10 @@ class Roots:
                 address = next((one for one in candidates if check(one)), 0)
                 if address:
                     addresses[name] = proofs[name] = address
+        if "init_mm" in addresses and "_etext" not in self.symbols:
+            for name, member in (("_text", "start_code"), ("_etext", "end_code")):
+                place = addresses["init_mm"] + self.layout.at(f"mm_struct.{member}")
+                addresses[name] = self.memory.u64(place)
         return addresses, proofs
 
     def holds(self, proofs: Mapping[str, int]) -> bool:
@@ -161,7 +165,9 @@ class Roots:
             return False
         starts = (self.symbols.get("_text"), self.symbols.get("_stext"))
         own = pgd == self.info.symbols.get("swapper_pg_dir")
-        return own and start in starts and end == self.symbols["_etext"]
+        known = self.symbols.get("_etext")
+        is_end = end == known if known else self.translation.is_image(start, end)
+        return own and start in starts and is_end
 
 
 def _some(places: Iterator[int]) -> Iterator[int]:

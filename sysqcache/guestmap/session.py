@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _UTS_FIELD: Final = 65
 """Bytes of each string in struct new_utsname; the release is the third."""
 
+_UTS_NAME: Final = 4
+"""Where its name is in struct uts_namespace of kernels before Linux 5.11, which do not tell."""
+
 _LIBVIRTS: Final = "masterKey0"
 _HANG_UP: Final = 1.0
 _POLL: Final = 0.005
@@ -246,7 +249,7 @@ def is_alive(memory: PhysicalMemory, target: str, info: VmcoreInfo) -> bool:
     """
     try:
         guest = GuestMemory(memory, address_space(target, info))
-        name = info.symbols["init_uts_ns"] + info.offsets["uts_namespace.name"]
+        name = info.symbols["init_uts_ns"] + info.offsets.get("uts_namespace.name", _UTS_NAME)
         release = guest.string(name + 2 * _UTS_FIELD, _UTS_FIELD)
         return bool(release) and release == info.release
     except (UnreadableError, KeyError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sysqcache.guestmap import kernelcache, limits
 from sysqcache.guestmap.btf import Btf, BtfError
 from sysqcache.guestmap.image import KernelImage
-from sysqcache.guestmap.kallsyms import SymbolTable
+from sysqcache.guestmap.kallsyms import NoSymbolTable, SymbolTable
 from sysqcache.guestmap.kernelcache import KnownKernel
 from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
@@ -31,7 +31,7 @@ class Study:
     memory: GuestMemory
     translation: AddressSpace
     info: VmcoreInfo
-    table: SymbolTable
+    table: SymbolTable | NoSymbolTable
 
     def kernel(self) -> KnownKernel:
         """The kernel as it was kept, else as it is read now, and kept.
@@ -111,7 +111,8 @@ class Study:
         return complete
 
     def _image(self, symbols: Symbols) -> KernelImage:
-        return KernelImage.read(self.memory, self.translation, symbols["_etext"] & -PAGE)
+        start = symbols.get("_etext") or symbols["_stext"]
+        return KernelImage.read(self.memory, self.translation, start & -PAGE)
 
     def _roots(self, layout: KernelLayout, symbols: Symbols) -> Roots:
         return Roots(self.memory, self.translation, self.info, layout, symbols)

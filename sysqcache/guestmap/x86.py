@@ -19,7 +19,9 @@ DIRECT_BASE: Final = 0xFFFF_8880_0000_0000
 DIRECT_BASE_5: Final = 0xFF11_0000_0000_0000
 VMEMMAP_BASE: Final = 0xFFFF_EA00_0000_0000
 VMEMMAP_BASE_5: Final = 0xFFD4_0000_0000_0000
-_DIRECT_BYTES: Final = 1 << 46
+_DIRECT_BYTES: Final = 1 << 40
+"""The least that KASLR leaves for it before other areas begin; beyond, page tables tell."""
+
 _PRESENT: Final = 1
 _LARGE: Final = 1 << 7
 _NO_EXECUTE: Final = 1 << 63

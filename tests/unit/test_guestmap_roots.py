@@ -16,6 +16,7 @@ from sysqcache.guestmap import image as image_module
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.exports import Export, find_exports, is_export
 from sysqcache.guestmap.image import KernelImage
+from sysqcache.guestmap.kallsyms import symbol_table
 from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, Budget, ExhaustedError, GuestMemory, UnreadableError
 from sysqcache.guestmap.resources import Resource, Resources
@@ -327,6 +328,21 @@ def test_the_kernel_s_own_mm_is_found() -> None:
     kernel.put(mm + 72, PGD)
     kernel.put(mm + 96, BASE, BASE)
     assert kernel.find() == {"modules": kernel.head, "init_mm": mm}
+
+
+def test_a_kernel_that_tells_nothing_of_its_symbols() -> None:
+    kernel = Kernel()
+    kernel.put(BASE + 0x8000 + 72, PGD, 0, 0, BASE, BASE - PAGE)
+    mm = BASE + 0x9000
+    kernel.put(mm + 72, PGD, 0, 0, BASE, BASE + 4 * PAGE)
+    bare = VmcoreInfo("5.10.0", "", 0, {"_stext": BASE}, {}, {}, b"")
+    memory = GuestMemory(kernel.memory, kernel.x86)
+    symbols = symbol_table(memory, bare).find(["_etext"])
+    roots = Roots(memory, kernel.x86, INFO, LAYOUT, Symbols(symbols))
+    found, proofs = roots.find(KernelImage.read(memory, kernel.x86, BASE))
+    assert proofs == {"modules": kernel.head, "init_mm": mm}
+    assert found == proofs | {"_text": BASE, "_etext": BASE + 4 * PAGE}
+    assert kernel.roots(found).holds(proofs)
 
 
 def test_proofs_that_do_not_hold_in_this_guest() -> None:

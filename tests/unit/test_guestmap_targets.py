@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from guestmaphelp import FakeMemory
+from guestmaphelp import FakeMemory, fake_x86
 
 from sysqcache.guestmap import memory as memory_module
 from sysqcache.guestmap.arm64 import arm64_space, decoder
@@ -403,3 +403,18 @@ def test_targets_that_are_not_known() -> None:
     for target in ("i386", "arm", "riscv32", "", "ppc64"):
         with pytest.raises(UnreadableError, match="can't be looked into"):
             address_space(target, told(ARM64))
+
+
+def test_an_area_right_behind_a_small_direct_mapping_is_not_taken_for_it() -> None:
+    memory, base = FakeMemory(), 0xFFFF_A000_0000_0000
+    vmemmap = base + (45 << 40)
+    memory.u64(0x1000 + 8 * (vmemmap >> 39 & 511), 0x2001)
+    memory.u64(0x2000 + 8 * (vmemmap >> 30 & 511), 0x3001)
+    memory.u64(0x3000 + 8 * (vmemmap >> 21 & 511), 0x4001)
+    memory.u64(0x4000 + 8 * (vmemmap >> 12 & 511), 0x5001)
+    space = fake_x86(0x1000)
+    values = {1: base, 2: vmemmap}
+    space.use_variables({"page_offset_base": 1, "vmemmap_base": 2}, values.__getitem__)
+    assert space.vmemmap_base == vmemmap
+    assert space.physical(base + 0x7000, memory.read_physical) == 0x7000
+    assert space.physical(vmemmap, memory.read_physical) == 0x5000

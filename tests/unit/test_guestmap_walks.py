@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -29,6 +30,7 @@ from sysqcache.guestmap.memory import (
 )
 from sysqcache.guestmap.pagecache import CachedFile
 from sysqcache.guestmap.pages import Pages, PageWalk, Use
+from sysqcache.guestmap.process import ProcessWalk
 from sysqcache.guestmap.resources import Resource, Resources
 from sysqcache.guestmap.session import is_alive
 from sysqcache.guestmap.table import OwnerKind
@@ -237,6 +239,27 @@ def test_mounts_of_a_file_system_in_both_forms() -> None:
     old = {"super_block.s_mounts": 0, "mount.mnt_instance": 48}
     files = Files(fake_guest(tree.memory, offsets=FILES | old))
     assert files._mount_of(virtual(superblock), root) == whole
+
+
+def test_mappings_as_a_list() -> None:
+    memory = FakeMemory()
+    offsets = {
+        "mm_struct.mmap": 0, "mm_struct.start_brk": 8, "mm_struct.brk": 16,
+        "mm_struct.start_stack": 24, "vm_area_struct.vm_start": 0, "vm_area_struct.vm_end": 8,
+        "vm_area_struct.vm_next": 16, "vm_area_struct.vm_flags": 24, "vm_area_struct.vm_file": 32,
+        "vm_area_struct.vm_ops": 40, "mount.mnt": 0,
+    }  # fmt: skip
+    memory.u64(0x1000, virtual(0x2000), 0, 0, 0x7800)
+    memory.u64(0x2000, 0x4000, 0x5000, virtual(0x3000), 5, 0, 0)
+    memory.u64(0x3000, 0x7000, 0x8000, 0, 3, 0, 0)
+    guest = fake_guest(memory, offsets=offsets)
+    maps = ProcessWalk(guest, Files(guest))._mappings(virtual(0x1000))
+    found = [(one.start, one.end, one.perms, one.path) for one in maps]
+    assert found == [(0x4000, 0x5000, "r-xp", ""), (0x7000, 0x8000, "rw-p", "[stack]")]
+    memory.u64(0x3010, virtual(0x2000))
+    looped = fake_guest(memory, offsets=offsets, budget=Budget(reads=50_000))
+    with pytest.raises(ExhaustedError):
+        ProcessWalk(looped, Files(looped))._mappings(virtual(0x1000))
 
 
 MODULE = {
@@ -470,6 +493,7 @@ def test_a_kernel_that_says_little_is_mapped_with_a_note() -> None:
     assert "phys_base" in mapper.map_guest(FakeSession(empty)).note  # type: ignore[arg-type]
     some = VmcoreInfo.parse(
         b"OSRELEASE=6.1.0\nNUMBER(phys_base)=0\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
+        b"SYMBOL(kallsyms_names)=ffffffff82000000\n"
     )
     found = mapper.map_guest(FakeSession(some))  # type: ignore[arg-type]
     assert "symbol table" in found.note
@@ -488,6 +512,10 @@ def test_only_a_living_kernel_is_believed() -> None:
     memory.u64(0x3000, 0x83)
     memory.write(0x5000 + 2 * 65, b"6.1.0\0")
     assert is_alive(memory, "x86_64", info)
+    memory.write(0x5004 + 2 * 65, b"6.1.0\0")
+    older = dataclasses.replace(info, offsets={})  # before Linux 5.11
+    assert is_alive(memory, "x86_64", older)
+    assert not is_alive(memory, "x86_64", info)
     memory.write(0x5000 + 2 * 65, b"6.12.0\0")
     assert not is_alive(memory, "x86_64", info)
     assert not is_alive(FakeMemory(), "x86_64", info)
