@@ -31,7 +31,7 @@ from sysqcache.base.types import ArchName
 ROOT: Final = Path(__file__).resolve().parents[1]
 DOCS: Final = ROOT / "docs" / "guestmap.md"
 NAME: Final = "bench-modules"
-_CMDLINE: Final = "console=ttyS0 quiet no_timer_check"
+CMDLINE: Final = "console=ttyS0 quiet no_timer_check"
 """On a busy host, kernels up to 6.1 may see no interrupt of their timer in time, and panic."""
 
 _TABLE: Final = re.compile(r"(?<=<!-- bench.kernels -->\n)(?:\|.*\n)*")
@@ -50,6 +50,7 @@ class Row:
         that it has not, or otherwise.
     :param placed: share of the cold boot's blocks that have a module.
     :param second: share of the second boot's blocks that were adopted, until ready.
+    :param look_s: of the cold boot's look, blocks compared.
     :param map_s: of the first look at this kernel; the guest paused for ``paused_ms`` at most.
     """
 
@@ -62,6 +63,7 @@ class Row:
     second: float
     verified: int
     mismatches: int
+    look_s: float
     map_s: float
     paused_ms: float
     note: str
@@ -119,7 +121,7 @@ def examine(kernel: Kernel, session: Session) -> Row:
     config = ROOT / "configs" / f"{IMAGES[kernel.arch]}.yaml"
     files = ["--set", f"kernel={folder / 'kernel'}", "--set", f"initrd={folder / 'initrd'}"]
     if kernel.arch == ArchName.X86_64:
-        files += ["--set", f"cmdline={_CMDLINE}"]
+        files += ["--set", f"cmdline={CMDLINE}"]
     session.forget_kernels()
     cold = session.boot(store, config, *files)
     warm = session.boot(store, config, *files)
@@ -142,6 +144,7 @@ def examine(kernel: Kernel, session: Session) -> Row:
         second=warm["blocks_at_ready"]["hit_rate"],
         verified=ended["blocks"]["verified"],
         mismatches=ended["blocks"]["mismatches"],
+        look_s=whose["look_s"],
         map_s=found["took_s"],
         paused_ms=found["paused_ms"],
         note=found["note"] or whose["note"],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -116,7 +117,7 @@ class ProcessWalk:
         guest = self._guest
         start_brk, brk, stack = names
         operations = guest.pointer(vma, "vm_area_struct.vm_ops")
-        if operations and self._is_special(operations):
+        if operations and self._is_special(vma, operations):
             return self._own_name(vma)
         if area[0] <= brk and area[1] >= start_brk:
             return "[heap]"
@@ -128,12 +129,18 @@ class ProcessWalk:
         mapping = self._guest.pointer(vma, "vm_area_struct.vm_private_data")
         return self._guest.memory.string(self._guest.pointer(mapping, "vm_special_mapping.name"))
 
-    def _is_special(self, operations: int) -> bool:
+    def _is_special(self, vma: int, operations: int) -> bool:
         """True when a mapping's name is in its own structure, as that of the vDSO is."""
-        names_it = self._guest.symbols.get("special_mapping_name")
-        if not names_it or not self._guest.layout.has("vm_operations_struct.name"):
+        if not self._guest.layout.has("vm_operations_struct.name"):
             return False
-        return self._guest.pointer(operations, "vm_operations_struct.name") == names_it
+        asked = self._guest.pointer(operations, "vm_operations_struct.name")
+        known = self._guest.symbols.get("special_mapping_name")
+        if known or not asked:
+            return asked == known
+        # of the functions that name a mapping, the others take the name from elsewhere
+        with contextlib.suppress(UnreadableError):
+            return self._own_name(vma).startswith("[v")
+        return False
 
 
 def _perms(flags: int) -> str:

@@ -256,6 +256,22 @@ def test_mappings_as_a_list() -> None:
     maps = ProcessWalk(guest, Files(guest))._mappings(virtual(0x1000))
     found = [(one.start, one.end, one.perms, one.path) for one in maps]
     assert found == [(0x4000, 0x5000, "r-xp", ""), (0x7000, 0x8000, "rw-p", "[stack]")]
+    # a vDSO of a kernel that does not say where special_mapping_name is
+    named = offsets | {
+        "vm_operations_struct.name": 0, "vm_area_struct.vm_private_data": 48,
+        "vm_special_mapping.name": 0,
+    }  # fmt: skip
+    memory.u64(0x2028, virtual(0x6000), virtual(0x6100))
+    memory.u64(0x6000, 0xFFFFFFFF81000000)
+    memory.u64(0x6100, virtual(0x6200))
+    memory.write(0x6200, b"[vdso]\0")
+    guest = fake_guest(memory, offsets=named)
+    [vdso, _] = ProcessWalk(guest, Files(guest))._mappings(virtual(0x1000))
+    assert vdso.path == "[vdso]"
+    known = {"special_mapping_name": 0xFFFFFFFF81000010}
+    guest = fake_guest(memory, offsets=named, symbols=known)
+    [other, _] = ProcessWalk(guest, Files(guest))._mappings(virtual(0x1000))
+    assert other.path == ""
     memory.u64(0x3010, virtual(0x2000))
     looped = fake_guest(memory, offsets=offsets, budget=Budget(reads=50_000))
     with pytest.raises(ExhaustedError):

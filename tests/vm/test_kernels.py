@@ -6,12 +6,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from machinehelp import TINY
 
 from bench import kernelpackages
-from bench.kernels import examine
+from bench.kernelpackages import Kernel
+from bench.kernels import CMDLINE, examine
 from bench.modules import Session
 from sysqcache.base.errors import EngineMissing, SysqcacheError
 from sysqcache.base.types import ArchName
@@ -20,27 +26,60 @@ from sysqcache.spec.engines import find_engine
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 ENDS = {
-    "oldest that is mapped": (ArchName.X86_64, "cloud-amd64", 1),
+    "oldest": (ArchName.X86_64, "cloud-amd64", 0),
     "newest": (ArchName.X86_64, "cloud-amd64", -1),
     "newest of arm64": (ArchName.AARCH64, "cloud-arm64", -1),
 }
 """Architecture, flavour, and which of its kernels, oldest first."""
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_a_kernel_is_known(end: str, tmp_path: Path) -> None:
+_FORGETFUL = """
+import runpy, sys
+from sysqcache.guestmap import layout
+layout.NAMES = {}
+sys.argv = ["sysqcache", *sys.argv[1:]]
+runpy.run_module("sysqcache", run_name="__main__")
+"""
+"""The command, without the other names of members."""
+
+
+def kernel_at(end: str) -> Kernel:
+    """Fetched, and kept in the cache; skips where that can't be."""
     arch, flavour, which = ENDS[end]
     try:
         find_engine(arch)
-        kernels, problems = kernelpackages.available(arch, update=False)
+        kernels, _ = kernelpackages.available(arch, update=False)
         kernel = [one for one in kernels if one.flavour == flavour][which]
         kernelpackages.fetched(kernel)
     except (EngineMissing, SysqcacheError, IndexError) as error:
         pytest.skip(f"no kernel to boot: {error}")
-    row = examine(kernel, Session(tmp_path))
-    assert (row.note, row.warnings, row.differs) == ("", (), ()), (row, problems)
+    return kernel
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_kernel_is_known(end: str, tmp_path: Path) -> None:
+    row = examine(kernel_at(end), Session(tmp_path))
+    assert (row.note, row.warnings, row.differs) == ("", (), ()), row
     assert row.processes > 30
-    assert row.placed >= 0.97
+    # looks are limited in seconds, which a busy host may use up
+    assert row.placed >= (0.97 if row.look_s < 4 else 0.8)
     assert row.second >= 0.98
     assert row.verified > 10_000
     assert row.mismatches == 0
+
+
+def test_a_kernel_that_is_not_known_is_a_warning(own_state: Path) -> None:
+    folder = kernelpackages.fetched(kernel_at("newest"))
+    arguments = ["boot", TINY, "--json", "--set", f"kernel={folder / 'kernel'}"]
+    arguments += ["--set", f"initrd={folder / 'initrd'}", "--set", f"cmdline={CMDLINE}"]
+    done = subprocess.run(
+        [sys.executable, "-c", _FORGETFUL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    found = json.loads(done.stdout)
+    [warning] = found["warnings"]
+    assert re.match(r"Linux \d+\.\d+.* has structures that are not known; not read: pages", warning)
+    assert found["attribution"]["kinds"]["kernel"] > 10_000
