@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
+from sysqcache.base.errors import FormatError
 from sysqcache.base.files import locked
 from sysqcache.store.batch import Batch
 from sysqcache.store.layout import StoreLayout
+from sysqcache.store.live import is_damage
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.outdated import remove_journals
+from sysqcache.store.pack import read_header
 from sysqcache.store.pins import pinned
 from sysqcache.store.records import PackRow, PackStatus
 
@@ -52,7 +56,8 @@ def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> Co
         gone += _least_used([r for r in free_rows if r.live], room)
         if gone:
             _forget(layout, meta, gone)
-        names = {r.sha256 for r in gone} | (files.keys() - rows.keys())
+        names = {r.sha256 for r in gone}
+        names |= {name for name in files.keys() - rows.keys() if _looked_at(files[name])}
         removed = [files[name] for name in names if name in files]
         for path in removed:
             path.unlink()
@@ -65,6 +70,15 @@ def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> Co
 def _useless(row: PackRow) -> bool:
     """Whether nobody will map the pack again, nor mend it."""
     return row.outdated or (not row.live and row.status != PackStatus.DAMAGED)
+
+
+def _looked_at(path: Path) -> bool:
+    """Whether a file's content is known; one that can't be opened now may be needed later."""
+    try:
+        read_header(path)
+    except (FormatError, OSError) as error:
+        return is_damage(error)
+    return True
 
 
 def _bytes(layout: StoreLayout) -> int:

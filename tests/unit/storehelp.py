@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 from sysqcache.base.types import RunInfo
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import parse_journal
 from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.recording import IngestResult
@@ -33,6 +35,12 @@ def make_block(number: int) -> BlockData:
 def make_blocks(*numbers: int) -> list[BlockData]:
     """Blocks by number."""
     return [make_block(number) for number in numbers]
+
+
+def table_of(blocks: list[BlockData]) -> BlockTable:
+    """Blocks as they lie in a journal."""
+    data = journal_header(FINGERPRINT, TEXT) + b"".join(b.record() for b in blocks)
+    return parse_journal(memoryview(data)).blocks
 
 
 def write_journal(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storehelp import FINGERPRINT, TEXT, ingest, make_blocks
-from test_store_pack import query, table_of
+from storehelp import FINGERPRINT, TEXT, ingest, make_blocks, table_of
+from test_store_pack import query
 
 from sysqcache.cli import cachewhy
 from sysqcache.formats import block as bf

@@ -13,22 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
+from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, table_of, write_journal
 
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
-from sysqcache.formats.blocktable import BlockTable
-from sysqcache.formats.journal import parse_journal, read_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header
+from sysqcache.formats.journal import read_journal
+from sysqcache.formats.journalwriter import BlockData
 from sysqcache.store import key
 from sysqcache.store.pack import Pack, Query, slots_for
 from sysqcache.store.verify import check_pack, unfindable
 from sysqcache.store.writer import PackPieces, place, write_pack
-
-
-def table_of(blocks: list[BlockData]) -> BlockTable:
-    data = journal_header(FINGERPRINT, TEXT) + b"".join(b.record() for b in blocks)
-    return parse_journal(memoryview(data)).blocks
 
 
 def pack_of(blocks: list[BlockData]) -> Pack:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from storehelp import ingest, make_blocks
+from storehelp import FINGERPRINT, TEXT, ingest, make_blocks, table_of
 
 from sysqcache.base import files, mapfile, system
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta, MetaDamaged
+from sysqcache.store.writer import write_pack
 
-IMAGES = 101
+PACKS = 101
 
 MANY = """
 import resource, sys
@@ -66,13 +68,15 @@ def live(store: Store) -> set[str]:
 
 def test_many_packs_and_few_descriptors(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
-    for number in range(IMAGES):
-        ingest(store, make_blocks(number), image=f"image{number}")
+    for number in range(PACKS):
+        table = table_of(make_blocks(number))
+        write_pack(store.layout.packs, FINGERPRINT, TEXT, [table])
+    store.rebuild()
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", MANY, str(store.layout.root), "64", here, str(IMAGES)]
+    command = [sys.executable, "-c", MANY, str(store.layout.root), "64", here, str(PACKS)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr
-    assert len(live(store)) == IMAGES + 1
+    assert len(live(store)) == PACKS + 1
 
 
 def test_without_descriptors_nothing_is_damaged(store: Store) -> None:
@@ -112,6 +116,18 @@ def test_a_pack_that_others_could_write_is_refused_and_stays(store: Store) -> No
     path.chmod(0o644)
     assert path in store.boot_set("image1", "x86_64")
     assert store.verify().good
+
+
+def test_compact_leaves_what_nobody_could_look_into(store: Store) -> None:
+    path = store.boot_set("image1", "x86_64")[0]
+    path.chmod(0o666)
+    shutil.rmtree(store.layout.meta)
+    store.layout.boot_sets.unlink()
+    assert len(store.rebuild().refused) == 1
+    assert store.compact().removed == 0
+    path.chmod(0o644)
+    store.rebuild()
+    assert path.stem in live(store)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody else")
