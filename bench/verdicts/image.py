@@ -74,7 +74,7 @@ def config(image: Path, disks: Sequence[Path]) -> str:
     return (
         "name: verdicts\narch: x86_64\nmemory: 2GiB\n"
         f"kernel: {image / catalog.KERNEL}\ninitrd: {image / catalog.INITRD}\n"
-        "cmdline: root=/dev/vda rw console=ttyS0\n"
+        "cmdline: root=/dev/vda rw console=ttyS0 no_timer_check\n"
         f"disks:\n  - file: {image / catalog.DISK}\n{more}"
         'ready: {pattern: "sysqcache: ready", timeout: 300s}\n'
         "agent: guest-agent\n"

@@ -21,7 +21,7 @@ from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.spec.engines import Engine
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny-x86_64.yaml"
-NOKASLR = "cmdline=console=ttyS0 quiet nokaslr"
+NOKASLR = "cmdline=console=ttyS0 quiet nokaslr no_timer_check"
 
 
 def sysqcache(

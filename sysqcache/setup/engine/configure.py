@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,6 +16,9 @@ from sysqcache.spec.series import Sanitizer, options
 
 TARGETS: Final = ("x86_64", "aarch64", "riscv64")
 """Guest architectures; all are built unless some are asked for."""
+
+_COMMAND: Final = "configured-by.txt"
+"""In the build directory: the command line, one word a line."""
 
 
 def meson_present() -> bool:
@@ -38,22 +42,28 @@ def configure(
 ) -> Path:
     """Run QEMU's configure; gives the build directory.
 
-    A configured directory is used again: ninja itself reruns meson when it has to.
+    A directory that was configured so is used again: ninja itself reruns meson when it has to.
     """
     build = tree / "build"
-    if (build / "build.ninja").is_file():
-        return build
-    build.mkdir(exist_ok=True)
-    work.run(
-        [
-            "../configure",
-            f"--python={sys.executable}",
-            f"--target-list={','.join(f'{target}-softmmu' for target in targets)}",
-            # no path of this build in the binary: equal sources give an equal build id
-            f"--extra-cflags=-ffile-prefix-map={tree}=.",
-            *options(sanitize),
-        ],
-        cwd=build,
-        hint="the packages it needs are listed by: sysqcache doctor",
-    )
+    command = [
+        "../configure",
+        f"--python={sys.executable}",
+        f"--target-list={','.join(f'{target}-softmmu' for target in targets)}",
+        # no path of this build in the binary: equal sources give an equal build id
+        f"--extra-cflags=-ffile-prefix-map={tree}=.",
+        *options(sanitize),
+    ]
+    if not _configured_by(build, command):
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir()
+        work.run(command, cwd=build, hint="the packages it needs are listed by: sysqcache doctor")
+        (build / _COMMAND).write_text("\n".join(command), encoding="utf-8")
     return build
+
+
+def _configured_by(build: Path, command: Sequence[str]) -> bool:
+    try:
+        known = (build / _COMMAND).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return known == "\n".join(command) and (build / "build.ninja").is_file()
