@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boot kernels of Debian's suites with the tiny image, and make the table of docs/guestmap.md.
 
-    python -m bench.kernels [--arch ARCH]... [--flavour NAME]... [--keep] [PACKAGE]...
+    python -m bench.kernels [--arch ARCH]... [--flavour NAME]... [--keep] [--offline] [PACKAGE]...
 
 Default: the newest kernel of each series and flavour that the mirror has. Each is booted
 cold, warm and verified; the last one is compared with the guest's /proc. Results go to
@@ -36,7 +36,8 @@ CMDLINE: Final = "console=ttyS0 quiet no_timer_check"
 
 _TABLE: Final = re.compile(r"(?<=<!-- bench.kernels -->\n)(?:\|.*\n)*")
 _HEADER: Final = (
-    "kernel", "modules", "processes", "blocks placed", "second boot", "mismatches", "map", "note",
+    "kernel", "modules", "processes", "blocks placed", "second boot", "mismatches",
+    "first look", "paused, in a later map",
 )  # fmt: skip
 _MAPS: Final = 'for d in /proc/[0-9]*; do echo "P ${d#/proc/}"; cat $d/maps 2>/dev/null; done'
 _ASK: Final = f"cat /proc/modules; {_MAPS}"
@@ -50,8 +51,8 @@ class Row:
         that it has not, or otherwise.
     :param placed: share of the cold boot's blocks that have a module.
     :param second: share of the second boot's blocks that were adopted, until ready.
-    :param look_s: of the cold boot's look, blocks compared.
-    :param map_s: of the first look at this kernel; the guest paused for ``paused_ms`` at most.
+    :param look_s: of the first look at this kernel, with the comparison of all blocks.
+    :param map_s: of a later map; the guest paused for ``paused_ms`` at most.
     """
 
     package: str
@@ -154,7 +155,7 @@ def examine(kernel: Kernel, session: Session) -> Row:
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table."""
-    name = f"{row.package.removeprefix('linux-image-')}"
+    name = row.package.removeprefix("linux-image-")
     equal = f", {len(row.differs)} differ" if row.differs else ""
     return (
         name,
@@ -163,8 +164,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.placed:.1f} %",
         f"{100 * row.second:.1f} %",
         f"{row.mismatches} of {row.verified:,}",
-        f"{row.map_s:.2f} s",
-        row.note,
+        f"{row.look_s:.2f} s{row.note and ', '}{row.note}",
+        f"{row.paused_ms:.1f} ms in {row.map_s:.2f} s",
     )
 
 
@@ -178,7 +179,7 @@ def chosen(options: argparse.Namespace) -> list[Kernel]:
     """The kernels that are asked for; problems of the mirror go to stderr."""
     found = list[Kernel]()
     for arch in options.arch or [ArchName(one) for one in IMAGES]:
-        kernels, problems = kernelpackages.available(arch, update=True)
+        kernels, problems = kernelpackages.available(arch, update=not options.offline)
         sys.stderr.writelines(f"{one}\n" for one in problems)
         found += kernels
     return [
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", action="append", type=ArchName, choices=list(FLAVOURS))
     parser.add_argument("--flavour", action="append", metavar="NAME", help="such as cloud-amd64")
     parser.add_argument("--keep", action="store_true", help="write the table into docs/guestmap.md")
+    parser.add_argument("--offline", action="store_true", help="with the lists that are there")
     options = parser.parse_args(arguments)
     started, rows = time.time(), list[Row]()
     for kernel in chosen(options):
