@@ -92,7 +92,14 @@ class RunFiles:
             values = json.loads(content)
             counters = {str(n): int(c) for n, c in dict(values.get("counters", {})).items()}
             return Note(str(values["image_id"]), RunInfo.from_json(values["run"]), counters)
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             raise FormatError(f"{self.note} can't be read: {error}") from error
 
     def write_note(self, note: Note) -> None:

@@ -58,7 +58,7 @@ def refusal(emulator: Path, *arguments: str) -> str:
 
 def help_text(emulator: Path, *arguments: str) -> str:
     """What an engine prints when it is asked for help. Raises :class:`LibvirtError`."""
-    done = _finished([str(emulator), *arguments])
+    done = _finished([str(emulator), "-machine", "none", *arguments])
     if done.returncode:
         raise LibvirtError(f"the engine {emulator} does not answer", detail=done.stderr)
     return done.stdout

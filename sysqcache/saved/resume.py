@@ -108,6 +108,8 @@ def _check_state(record: SavedMachine, file: Path) -> None:
             good = ramfile.state_checksum(file) == sums.state
         else:
             good = ramfile.checksums(file) == sums
+    except FileNotFoundError:
+        good, why = False, "it is missing"
     except OSError as error:
         raise SavedStateError(
             f"the saved machine {record.name} can't be resumed now: its state {file} can't be "

@@ -77,4 +77,5 @@ def test_a_guest_that_ends_by_itself(typing: Machine) -> None:
         watching.wait("new blocks")
         last = typing.status()["last_run"]
         assert last["recorded"] > looked  # no look saw its end
-        assert last["attributed"] > 0.95 * last["recorded"]
+        # what ran after the last look is placed by content alone
+        assert last["attributed"] > 0.9 * last["recorded"]
