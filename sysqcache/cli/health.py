@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError, brief
 from sysqcache.base.types import MachineState
-from sysqcache.setup.doctor import Check
+from sysqcache.setup.doctor import Check, free_space
 
 _MIN_FREE: Final = 1_000_000_000
 _MIN_DESCRIPTORS: Final = 1024
@@ -36,11 +35,7 @@ def _descriptors() -> Check:
 
 def _space() -> Check:
     """Of machines and journals; the cache directory has a check of its own."""
-    folder = paths.store_dir()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    text = f"{free / 1e9:.1f} GB free in {folder}"
+    free, text = free_space(paths.store_dir())
     if free >= _MIN_FREE:
         return Check("space of the store", "ok", text)
     step = "free some space, or sysqcache cache compact --max-bytes N"
@@ -68,6 +63,7 @@ def _store() -> Iterator[Check]:
 
 def _machines() -> Iterator[Check]:
     from sysqcache.machine.instances import Instance, list_instances
+    from sysqcache.saved import disks
 
     for state in list_instances():
         name = f"machine {state.name}"
@@ -81,8 +77,7 @@ def _machines() -> Iterator[Check]:
             step = f"sysqcache cache why {state.name}"
             yield Check(name, "warning", f"runs without the cache: {state.cache_reason}", step)
         elif text := _saved_problem(state.name):
-            forget = f"sysqcache snapshot delete {state.name} forgets it"
-            yield Check(name, "warning", text, f"sysqcache boot starts it afresh, {forget}")
+            yield Check(name, "warning", text, disks.afresh(state.name))
 
 
 def _saved_problem(name: str) -> str:

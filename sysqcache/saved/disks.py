@@ -138,7 +138,7 @@ def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: s
     except (SavedStateError, OSError) as error:
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {getattr(error, 'message', error)}",
-            hint=_afresh(name),
+            hint=afresh(name),
             detail=getattr(error, "detail", ""),
         ) from error
 
@@ -188,7 +188,7 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {path} can't be asked whether it was "
             f"changed: {error.strerror}",
-            hint=_afresh(name),
+            hint=afresh(name),
         ) from None
     if now != identity:
         was = "was changed since it was saved"
@@ -196,11 +196,12 @@ def _require_same(name: str, path: Path, identity: FileIdentity) -> None:
             was = "is a device that was written to, or came up anew, since it was saved"
         raise SavedStateError(
             f"the saved machine {name} can't be resumed: {path} {was}",
-            hint=f"its memory does not fit the disk any more; {_afresh(name)}",
+            hint=f"its memory does not fit the disk any more; {afresh(name)}",
         )
 
 
-def _afresh(name: str) -> str:
+def afresh(name: str) -> str:
+    """The ways out for a saved machine that can't be resumed."""
     return f"sysqcache boot starts it afresh, sysqcache snapshot delete {name} forgets it"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sysqcache.base.errors import QmpError, SavedStateError
 from sysqcache.base.files import replace_file
 from sysqcache.base.types import DiskMode
-from sysqcache.machine.launch.argv import Incoming
+from sysqcache.machine.launch.argv import Incoming, disk_node
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, touched
@@ -95,4 +95,4 @@ class SavedOrigin:
 
 def snapshot_nodes(saved: Sequence[SavedDisk | Disk]) -> list[str]:
     """Names of the disks that an internal snapshot is in: all that are written to."""
-    return [f"disk{i}" for i, disk in enumerate(saved) if disk.mode != DiskMode.READ_ONLY]
+    return [disk_node(i) for i, disk in enumerate(saved) if disk.mode != DiskMode.READ_ONLY]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base import paths
+from sysqcache.machine.launch.argv import disk_node
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import blocknodes
 from sysqcache.qmp.blocknodes import BlockNode
@@ -24,11 +25,6 @@ from sysqcache.spec.spec import Disk, MachineSpec
 
 _LISTENS_TCP: Final = "0A"
 _LISTENS_UNIX: Final = 0x10000
-
-
-def node_name(index: int) -> str:
-    """QEMU's name of the disk number ``index`` of vm.yaml."""
-    return f"disk{index}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,13 +78,12 @@ def look(machine: Machine, spec: MachineSpec) -> Outside:
 
 
 def _is_named(disk: BlockNode, named: Sequence[Disk]) -> bool:
-    return disk.name in {node_name(index) for index in range(len(named))}
+    return disk.name in {disk_node(index) for index in range(len(named))}
 
 
 def _memory(machine: Machine, spec: MachineSpec) -> str:
     """A template's memory takes the place of the machine's default block, in vm.yaml's size."""
-    of_machine = {"path": "/machine", "property": "memory-backend"}
-    name = str(machine.qmp.execute("qom-get", of_machine)).rpartition("/")[2]
+    name = ram_block(machine)
     sizes = {one.get("id"): one["size"] for one in machine.qmp.execute("query-memdev")}
     kind = machine.qmp.execute("qom-get", {"path": "/machine", "property": "type"})
     default = next(
@@ -114,8 +109,9 @@ def _alone(machine: Machine, spec: MachineSpec) -> Iterator[str]:
     process = Path(f"/proc/{machine.state.pid}")
     own = {str(forward["host"]) for forward in machine.state.forwards}
     try:
-        yield from (f"port {port}" for port in _ports(process) if port not in own)
-        yield from (f"socket {path}" for path in _unix_sockets(process))
+        inodes = _inodes(process)
+        yield from (f"port {port}" for port in _ports(process, inodes) if port not in own)
+        yield from (f"socket {path}" for path in _unix_sockets(process, inodes))
         yield from (f"file {path}" for path in _written_files(process, machine, spec))
     except OSError:
         return
@@ -126,9 +122,9 @@ def _inodes(process: Path) -> set[str]:
     return {link[8:-1] for link in links if link.startswith("socket:[")}
 
 
-def _ports(process: Path) -> list[str]:
+def _ports(process: Path, inodes: set[str]) -> list[str]:
     """TCP ports that a process listens at."""
-    inodes, found = _inodes(process), set()
+    found = set()
     for name in ("tcp", "tcp6"):
         for line in (process / "net" / name).read_text(encoding="ascii").splitlines()[1:]:
             fields = line.split()
@@ -137,9 +133,9 @@ def _ports(process: Path) -> list[str]:
     return [str(port) for port in sorted(found)]
 
 
-def _unix_sockets(process: Path) -> list[str]:
+def _unix_sockets(process: Path, inodes: set[str]) -> list[str]:
     """Paths at which a process listens; relative ones are each machine's own."""
-    inodes, found = _inodes(process), set()
+    found = set()
     table = (process / "net" / "unix").read_text(encoding="utf-8", errors="surrogateescape")
     for line in table.splitlines()[1:]:
         fields = line.split(maxsplit=7)

@@ -124,8 +124,7 @@ def _check_state(record: SavedMachine, file: Path) -> None:
         raise SavedStateError(
             f"the saved machine {record.name} can't be resumed: its state {file} is damaged "
             f"({why})",
-            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
-            "forgets it",
+            hint=disks.afresh(record.name),
         )
 
 
@@ -164,8 +163,7 @@ def _model_may_be_gone(record: SavedMachine) -> Iterator[None]:
         raise SavedStateError(
             f"the saved machine {record.name} can't be resumed: the engine has no CPU model "
             f"{record.spec.cpu}",
-            hint=f"sysqcache boot starts it afresh, sysqcache snapshot delete {record.name} "
-            "forgets it",
+            hint=disks.afresh(record.name),
             detail=error.detail,
         ) from error
 

@@ -138,7 +138,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     instance = Instance(name)
     with slots.only_one(instance), Machine.attach(name) as machine:
         spec = read_spec(instance.file(paths.INSTANCE_SPEC))
-        engine = engine_of(machine)
+        engine = _engine_of(machine)
         outside = look(machine, spec)
         method, why = choose(wanted, spec, plain=engine.plain, outside=outside)
         phase("saving")
@@ -160,7 +160,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     return Suspended(record, directory, suspend_s, time.monotonic() - started)
 
 
-def engine_of(machine: Machine) -> Engine:
+def _engine_of(machine: Machine) -> Engine:
     """The engine that a machine runs on."""
     from sysqcache.spec.engines import find_engine, load
 

@@ -85,12 +85,16 @@ def _meminfo(field: str, file: Path = Path("/proc/meminfo")) -> int:
     return 0
 
 
-def _disk(engine: Check) -> Check:
-    directory = paths.cache_dir()
+def free_space(directory: Path) -> tuple[int, str]:
+    """Free bytes where a directory is or will be, and words for them."""
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free
-    text = f"{free / 1e9:.1f} GB free in {directory}"
+    return free, f"{free / 1e9:.1f} GB free in {directory}"
+
+
+def _disk(engine: Check) -> Check:
+    free, text = free_space(paths.cache_dir())
     if free >= MIN_DISK:
         return Check("disk", "ok", text)
     step = "free some space, or set SYSQCACHE_HOME to a folder on a larger disk"

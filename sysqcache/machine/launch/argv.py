@@ -168,8 +168,13 @@ def disk_args(launch: Launch) -> list[str]:
     return [arg for i, disk in enumerate(launch.disks) for arg in _one_disk(i, disk)]
 
 
+def disk_node(index: int) -> str:
+    """QEMU's name of the disk number ``index`` of vm.yaml."""
+    return f"disk{index}"
+
+
 def _one_disk(index: int, disk: Disk) -> list[str]:
-    node = f"disk{index}"
+    node = disk_node(index)
     value = f"driver={disk.format},node-name={node},discard=unmap"
     value += f",file.driver={'host_device' if disk.device else 'file'}"
     value += f",file.filename={escape(disk.file)}"
