@@ -14,9 +14,7 @@ KERNEL_MAP: Final = 0xFFFF_FFFF_8000_0000
 """Start of the kernel image's mapping (``__START_KERNEL_map``)."""
 
 MODULES_END: Final = 0xFFFF_FFFF_FF00_0000
-# without CONFIG_RANDOMIZE_MEMORY these are constants instead of variables
-DIRECT_BASE: Final = 0xFFFF_8880_0000_0000
-DIRECT_BASE_5: Final = 0xFF11_0000_0000_0000
+# where struct page begins without CONFIG_RANDOMIZE_MEMORY, with 4 and 5 levels of tables
 VMEMMAP_BASE: Final = 0xFFFF_EA00_0000_0000
 VMEMMAP_BASE_5: Final = 0xFFD4_0000_0000_0000
 _DIRECT_BYTES: Final = 1 << 40
@@ -37,15 +35,15 @@ class X86Space(AddressSpace):
     def use_variables(self, symbols: Mapping[str, int], u64: Callable[[int], int]) -> None:
         """Learn where the big areas of the address space begin.
 
-        A kernel that does not move its areas about has no variables for them.
+        A kernel that does not move its areas about has no variables for them, and one may
+        hide them. Nothing is taken for the direct mapping then: page tables tell all.
         """
-        five = self.tables.levels == 5
         direct, vmemmap = symbols.get("page_offset_base"), symbols.get("vmemmap_base")
-        direct_default = DIRECT_BASE_5 if five else DIRECT_BASE
-        vmemmap_default = VMEMMAP_BASE_5 if five else VMEMMAP_BASE
-        self.vmemmap_base = u64(vmemmap) if vmemmap else vmemmap_default
-        base = u64(direct) if direct else direct_default
-        self.direct, self.direct_offset = (base, base + _DIRECT_BYTES), base
+        default = VMEMMAP_BASE_5 if self.tables.levels == 5 else VMEMMAP_BASE
+        self.vmemmap_base = u64(vmemmap) if vmemmap else default
+        if direct:
+            base = u64(direct)
+            self.direct, self.direct_offset = (base, base + _DIRECT_BYTES), base
 
 
 def decode(value: int, level: int) -> Entry | None:

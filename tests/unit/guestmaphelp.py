@@ -11,7 +11,10 @@ from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import PAGE, Budget, GuestMemory, UnreadableError
 from sysqcache.guestmap.symbols import Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
-from sysqcache.guestmap.x86 import DIRECT_BASE, KERNEL_MAP, X86Space, x86_space
+from sysqcache.guestmap.x86 import KERNEL_MAP, X86Space, x86_space
+
+DIRECT_BASE = 0xFFFF_8880_0000_0000
+"""Where the direct mapping begins."""
 
 
 class FakeMemory:
@@ -70,7 +73,7 @@ def fake_guest(
 ) -> Guest:
     """A guest whose kernel addresses are all in the direct mapping."""
     translation = fake_x86(0)
-    translation.use_variables({}, lambda address: 0)
+    translation.use_variables({"page_offset_base": 1}, lambda address: DIRECT_BASE)
     info = VmcoreInfo("6.1.0-fake", "ab" * 20, 0, {}, numbers or {}, {}, b"")
     layout = KernelLayout(offsets or {}, sizes or {}, enums or {})
     guest_memory = GuestMemory(memory, translation, budget)

@@ -418,3 +418,14 @@ def test_an_area_right_behind_a_small_direct_mapping_is_not_taken_for_it() -> No
     assert space.vmemmap_base == vmemmap
     assert space.physical(base + 0x7000, memory.read_physical) == 0x7000
     assert space.physical(vmemmap, memory.read_physical) == 0x5000
+
+
+def test_a_direct_mapping_whose_place_is_not_known_is_read_by_page_tables() -> None:
+    memory, base = FakeMemory(), 0xFFFF_8880_0000_0000
+    space = fake_x86(0x1000)
+    space.use_variables({}, lambda address: 0)
+    with pytest.raises(UnreadableError):
+        space.physical(base + 0x7000, memory.read_physical)
+    memory.u64(0x1000 + 8 * (base >> 39 & 511), 0x2001)
+    memory.u64(0x2000, 0x4000_0081)
+    assert space.physical(base + 0x7000, memory.read_physical) == 0x4000_7000

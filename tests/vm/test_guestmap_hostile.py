@@ -263,8 +263,12 @@ def test_variables_that_hide() -> None:
                 start = time.monotonic()
                 found = map_by_functions(forget)
                 assert time.monotonic() - start < SECONDS, name
-                assert found.note, name
-                if not name.endswith("_base"):
+                if name == "page_offset_base":
+                    # page tables say the same
+                    assert (found.note, found.processes) == ("", clean.processes)
+                elif name == "vmemmap_base":
+                    assert found.note
+                else:
                     assert f"no symbol {name}" in found.note, found.note
                 assert sum(found.table.counts().values()) == sum(clean.table.counts().values())
             memory.undo()
