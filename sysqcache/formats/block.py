@@ -320,12 +320,15 @@ LAYOUTS: Final = (
 """Every structure of version 2, in the order of docs/formats.md."""
 
 
+def left_out_state(count: int) -> tuple[str, str]:
+    """What so many packs beyond :data:`MAX_PACKS` mean, and the remedy."""
+    text = f"{count:,} packs are left out, as an engine maps {MAX_PACKS:,}"
+    return text, "sysqcache cache compact --max-bytes N"
+
+
 def left_out_words(count: int) -> str:
-    """What to say of so many packs beyond :data:`MAX_PACKS`."""
-    return (
-        f"{count:,} packs are left out, as an engine maps {MAX_PACKS:,}; "
-        "sysqcache cache compact --max-bytes N removes those that were used least"
-    )
+    """The same as a warning."""
+    return f"{'; '.join(left_out_state(count))} removes those that were used least"
 
 
 def checksum(data: Buffer) -> int:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sysqcache.base.errors import FormatError
+from sysqcache.formats.block import left_out_state
 from sysqcache.store import journals
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.manifest import read_manifest
 from sysqcache.store.records import PackRow
+from sysqcache.store.summary import left_out
 
 
 def degraded(layout: StoreLayout, rows: Sequence[PackRow]) -> list[tuple[str, str]]:
@@ -34,6 +36,9 @@ def _packs(layout: StoreLayout, rows: Sequence[PackRow]) -> Iterator[tuple[str, 
     unknown = len(files.keys() - {row.sha256 for row in rows})
     if unknown:
         yield f"{unknown} packs are not in the metadata, so that no start maps them", rebuild
+    beyond = left_out(rows)
+    if beyond:
+        yield left_out_state(beyond)
     old = sum(row.outdated for row in rows)
     if old:
         yield f"{old} packs of an earlier version are of no use", "sysqcache cache compact"

@@ -57,13 +57,14 @@ def stats(layout: StoreLayout, rows: list[PackRow], runs: int) -> StoreStats:
         journals=len(waiting),
         journal_bytes=file_bytes(waiting),
         runs=runs,
-        left_out=_left_out(rows),
+        left_out=left_out(rows),
         outdated=sum(r.outdated for r in rows),
         outdated_journals=len(layout.outdated_journals()),
     )
 
 
-def _left_out(rows: list[PackRow]) -> int:
+def left_out(rows: Iterable[PackRow]) -> int:
+    """Live packs of one fingerprint beyond what an engine maps."""
     counts = Counter(row.fingerprint for row in rows if row.live)
     return sum(max(0, count - MAX_PACKS) for count in counts.values())
 

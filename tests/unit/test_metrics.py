@@ -24,6 +24,7 @@ from sysqcache.cli.loglines import ENV_LOG, note
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.store import summary
 from sysqcache.store.facade import Store
 
 
@@ -140,6 +141,19 @@ def test_counting_without_a_note_is_no_error(tmp_path: Path) -> None:
     assert files.read_note() == with_counters
     files.write_note(dataclasses.replace(with_counters, counters={}))
     assert "counters" not in json.loads(files.note.read_text())
+
+
+def test_doctor_names_packs_beyond_what_an_engine_maps(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        ingest(store, make_blocks(*range(100 * number, 100 * number + 9)), image=f"image {number}")
+    assert store.degraded() == []
+    monkeypatch.setattr(summary, "MAX_PACKS", 2)
+    [check] = [check for check in health.checks() if check.name == "blocks"]
+    assert check.state == "warning"
+    assert check.text.startswith("1 packs are left out, as an engine maps 1,024")
+    assert check.next_step.startswith("sysqcache cache compact --max-bytes N")
 
 
 def test_doctor_names_what_is_degraded_and_the_remedy(store: Store) -> None:
