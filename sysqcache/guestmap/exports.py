@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Final
 
-import numpy as np
-
-from sysqcache.guestmap import limits
 from sysqcache.guestmap.image import KernelImage
 from sysqcache.guestmap.memory import GuestMemory, UnreadableError
 
@@ -57,19 +54,6 @@ class _Form:
         number = int.from_bytes(data[: self.width], "little", signed=self.relative)
         return address + number if self.relative else number
 
-    def references(self, image: KernelImage, places: Collection[int]) -> Iterator[tuple[int, int]]:
-        """(address, place) of what leads to one of some places."""
-        if self.relative:
-            yield from image.references(places)
-            return
-        left = dict.fromkeys(places, limits.SEARCH_HITS)
-        wanted = np.array(sorted(left), np.uint64)
-        for address in image.words(lambda words: np.isin(words, wanted)):
-            place = int.from_bytes(image.at(address, 8), "little")
-            left[place] -= 1
-            if left[place] >= 0:
-                yield address, place
-
 
 _FORMS: Final = (_Form(4, relative=True), _Form(8, relative=False))
 
@@ -83,7 +67,7 @@ def find_exports(image: KernelImage, names: Collection[str]) -> dict[str, Export
     places = {place: name for name in names for place in image.find(name.encode() + b"\0")}
     best: dict[str, tuple[int, Export]] = {}
     for form in _FORMS:
-        for found, place in form.references(image, places):
+        for found, place in image.references(places, relative=form.relative):
             entry = found - form.width
             try:
                 export = Export(form.target(entry, image.at(entry, form.width)), entry)

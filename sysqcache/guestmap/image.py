@@ -96,23 +96,37 @@ class KernelImage:
             for row in np.flatnonzero(test(words)).tolist():
                 yield start + 8 * row
 
-    def references(self, targets: Collection[int]) -> Iterator[tuple[int, int]]:
-        """(address, target) of aligned 32-bit distances from their own place to a target."""
-        left = dict.fromkeys(targets, limits.SEARCH_HITS)
+    def references(self, targets: Collection[int], *, relative: bool) -> Iterator[tuple[int, int]]:
+        """(address, target) of aligned words that lead to a target.
+
+        :param relative: they are 32-bit distances from their own place, 64-bit addresses else.
+        """
+        left, width = dict.fromkeys(targets, limits.SEARCH_HITS), 4 if relative else 8
         for start, chunk in self._chunks():
-            words = np.frombuffer(chunk, "<i4", len(chunk) // 4)
-            ends = words + 4 * np.arange(len(words), dtype=np.int64)
+            ends = _distances(chunk) if relative else _addresses(chunk, start)
             for target, count in left.items():
                 rows = np.flatnonzero(ends == target - start)[:count].tolist()
                 left[target] -= len(rows)
                 for row in rows:
-                    yield start + 4 * row, target
+                    yield start + width * row, target
 
     def _chunks(self) -> Iterator[tuple[int, bytes]]:
         for start, data in self.pieces:
             for place in range(0, len(data), _CHUNK):
                 self._budget.check()
                 yield start + place, data[place : place + _CHUNK]
+
+
+def _distances(chunk: bytes) -> NDArray[np.int64]:
+    """Where 32-bit distances lead, counted from the chunk's start."""
+    words = np.frombuffer(chunk, "<i4", len(chunk) // 4)
+    return words + 4 * np.arange(len(words), dtype=np.int64)
+
+
+def _addresses(chunk: bytes, start: int) -> NDArray[np.int64]:
+    """The same of 64-bit addresses; the chunk's own is ``start``."""
+    words = np.frombuffer(chunk, "<u8", len(chunk) // 8)
+    return (words - np.uint64(start)).view(np.int64)
 
 
 def _runs(
