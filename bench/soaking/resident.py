@@ -7,7 +7,6 @@ import os
 import statistics
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from bench.soaking.host import TINY, Faults, Host
@@ -50,12 +49,7 @@ class Resident:
         self._samples.append((time.monotonic() - self._started, resident, files))
         time.sleep(EVERY_S)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it, and compare the begin of the last two thirds with their end."""
         said = self._host.run("stop", NAME, "--force")
         if said.code:

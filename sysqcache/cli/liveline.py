@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self, TextIO
 
 from sysqcache.cli.loglines import line, log_json
@@ -40,12 +39,7 @@ class LiveLine:
         self.pause(False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.pause(True)
 
     def pause(self, paused: bool) -> None:

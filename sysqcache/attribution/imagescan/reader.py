@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Final, Self
 
 from sysqcache.attribution.imagescan.codefile import is_kernel, unpacked_module
@@ -121,12 +120,7 @@ class ImageContents:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

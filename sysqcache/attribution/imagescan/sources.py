@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import xxhash
@@ -156,10 +155,5 @@ class Sources:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
