@@ -22,6 +22,7 @@ from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.system import allow_open_files
 from sysqcache.cli.errors import as_json, report_error, set_debug, unexpected
 from sysqcache.cli.loglines import set_log_json
+from sysqcache.cli.options import reflow
 
 COMMANDS: Final[dict[str, str]] = {
     "boot": "Start a machine from its vm.yaml.",
@@ -49,13 +50,6 @@ COMMANDS: Final[dict[str, str]] = {
 _COMPLETION: Final = ("install_completion", "show_completion")
 
 
-def _reflow(text: str | None) -> str | None:
-    """Paragraphs as single lines: the line breaks of a docstring mean nothing."""
-    if text is None:
-        return None
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-
-
 class LazyGroup(TyperGroup):
     """A group that imports ``sysqcache.cli.NAME`` when NAME is called.
 
@@ -73,7 +67,7 @@ class LazyGroup(TyperGroup):
         module = importlib.import_module(f"sysqcache.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
-        command.help = _reflow(command.help)
+        command.help = reflow(command.help or "")
         # a Typer of its own would offer to install completion for itself
         command.params = [p for p in command.params if p.name not in _COMPLETION]
         return command

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sysqcache.base.errors import UsageError
-from sysqcache.base.types import CacheMode
 from sysqcache.cli.errors import debug_enabled
-from sysqcache.cli.options import Json, TaskTimeout, note, print_json
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import CacheOption, Json, Sets, TaskTimeout, print_json, print_output
 
 if TYPE_CHECKING:
     from sysqcache.cli.bootview import BootView
-    from sysqcache.machine.guest.result import TaskResult
     from sysqcache.machine.start import Until
 
 app = typer.Typer()
@@ -38,16 +37,11 @@ def boot(
         list[str] | None,
         typer.Option("--task", metavar="CMD", help="Run this in the guest when it is ready."),
     ] = None,
-    cache: Annotated[
-        CacheMode | None, typer.Option("--cache", help="What to do with the cache.")
-    ] = None,
+    cache: CacheOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the machine running when it is ready.")
     ] = False,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a field, as in memory=2GiB."),
-    ] = None,
+    sets: Sets = None,
     timeout: TaskTimeout = 3600.0,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +71,8 @@ def boot(
     if as_json:
         print_json(report.to_json())
     else:
-        _print_tasks(report.times.tasks)
+        for result in report.times.tasks:
+            print_output(result)
         print_report(report)
     if report.detached:
         note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")
@@ -127,10 +122,3 @@ def handle_signals() -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
-
-
-def _print_tasks(tasks: list[TaskResult]) -> None:
-    for result in tasks:
-        sys.stdout.write(result.stdout)
-        sys.stderr.write(result.stderr)
-    sys.stdout.flush()

@@ -10,6 +10,7 @@ import typer
 
 from sysqcache.cli import cachebundle, cachelist, cacheshow, cachewhy
 from sysqcache.cli import cacheview as view
+from sysqcache.cli.options import Json, print_json, reflow
 
 if TYPE_CHECKING:
     from sysqcache.store.verify import VerifyReport
@@ -20,9 +21,8 @@ app = typer.Typer(
 
 
 def _register(name: str, command: Callable[..., None]) -> None:
-    """A command of another module; line breaks of its docstring mean nothing."""
-    paragraphs = (command.__doc__ or "").split("\n\n")
-    app.command(name, help="\n\n".join(" ".join(part.split()) for part in paragraphs))(command)
+    """A command of another module."""
+    app.command(name, help=reflow(command.__doc__ or ""))(command)
 
 
 _register("list", cachelist.list_)
@@ -33,7 +33,7 @@ _register("import", cachebundle.import_)
 
 
 @app.command()
-def verify(as_json: view.Json = False) -> None:
+def verify(as_json: Json = False) -> None:
     """Read every block and check it; exit code 24 when something is damaged."""
     from dataclasses import asdict
 
@@ -44,7 +44,7 @@ def verify(as_json: view.Json = False) -> None:
         report = store.verify(bar.update)
     if as_json:
         values = {"good": report.good, "blocks": report.blocks, **asdict(report)}
-        view.print_json(values)
+        print_json(values)
     else:
         typer.echo(
             f"{report.blocks:,} blocks in {len(report.packs) - report.outdated} packs checked "
@@ -83,7 +83,7 @@ def _problems(report: VerifyReport) -> list[str]:
 
 
 @app.command()
-def rebuild(as_json: view.Json = False) -> None:
+def rebuild(as_json: Json = False) -> None:
     """Make the metadata anew from the packs; damaged files are moved to `damaged/`."""
     from dataclasses import asdict
 
@@ -91,7 +91,7 @@ def rebuild(as_json: view.Json = False) -> None:
     with view.Bar("reading packs") as bar:
         report = store.rebuild(bar.update)
     if as_json:
-        view.print_json(asdict(report))
+        print_json(asdict(report))
         return
     typer.echo(
         f"{report.packs} packs with {report.blocks:,} blocks are in use, "
@@ -118,7 +118,7 @@ def compact(
             help="Remove the least recently used packs above this size too: bytes, or 2GiB.",
         ),
     ] = None,
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Remove packs that newer ones replace or no engine reads, and give the space back."""
     from dataclasses import asdict
@@ -128,7 +128,7 @@ def compact(
     report = store.compact(limit)
     view.warn(store)
     if as_json:
-        view.print_json(asdict(report))
+        print_json(asdict(report))
     elif report.in_use:
         typer.echo("A machine uses the packs: nothing was removed. Stop it, then try again.")
     else:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sysqcache.cli import cacheview as view
+from sysqcache.cli.options import Json, print_json
 
 
 def export(
@@ -25,7 +26,7 @@ def export(
         str,
         typer.Option(metavar="F", help="Only blocks of this engine and CPU: its first characters."),
     ] = "",
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write kept blocks with all that is known of them into one file.
 
@@ -40,7 +41,7 @@ def export(
         report = store.export(file, module or (), fingerprint, bar.update)
     view.warn(store)
     if as_json:
-        view.print_json({"file": str(file), **asdict(report)})
+        print_json({"file": str(file), **asdict(report)})
         return
     typer.echo(
         f"{view.many(report.blocks, 'block')} of {view.many(report.modules, 'module')} in "
@@ -50,7 +51,7 @@ def export(
 
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `cache export` wrote.")],
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Take in blocks that `cache export` wrote. Machines will run this code on the host:
     import files of people alone whose programs you would run.
@@ -66,7 +67,7 @@ def import_(
     view.warn(store)
     if as_json:
         values = {**asdict(result), "packs": [path.stem for path in result.packs]}
-        view.print_json({"file": str(file), **values})
+        print_json({"file": str(file), **values})
         return
     typer.echo(
         f"{result.blocks_new:,} blocks are new, {result.blocks_known:,} were kept already"

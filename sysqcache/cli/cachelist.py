@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from sysqcache.cli import cacheview as view
+from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,7 @@ def list_(
         typer.Option(metavar="KIND", help="Only modules of this kind, such as file or kernel."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every module, not the 40 largest.")] = False,
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """List what the store keeps: modules, blocks, bytes.
 
@@ -48,7 +49,7 @@ def list_(
         modules = _of_kind(modules, kind)
     if as_json:
         rows = [asdict(module) for module in modules]
-        view.print_json({"modules": rows, "bytes": stats.bytes, "store": asdict(stats)})
+        print_json({"modules": rows, "bytes": stats.bytes, "store": asdict(stats)})
         return
     if not stats.blocks:
         typer.echo(_EMPTY)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sysqcache.cli import cacheview as view
+from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
     from sysqcache.attribution.imagescan.symbols import SymbolTable
@@ -25,7 +26,7 @@ def show(
             help="A path or its last part, a kernel module, 'kernel', or the start of an id.",
         ),
     ],
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show one module: its blocks by offset, functions, images and runs.
 
@@ -39,7 +40,7 @@ def show(
     view.warn(store)
     table, note = symbols(detail.module, detail.images)
     if as_json:
-        view.print_json(_values(detail, table, note))
+        print_json(_values(detail, table, note))
         return
     _print_head(detail)
     _print_lines(detail)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sysqcache.cli.options import Json, note, print_json
+from sysqcache.cli.loglines import note
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from sysqcache.store.facade import Store
-
-__all__ = ["Json", "print_json"]
 
 WIDTH: Final = 100
 """Columns that every table fits into, and that a pipe gets."""

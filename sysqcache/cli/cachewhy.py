@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sysqcache.cli import cacheview as view
+from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
     from sysqcache.store.misses import ModuleMisses, RunMisses
@@ -69,7 +70,7 @@ def why(
             help="A machine, of which the last kept run is meant, or the id of a run.",
         ),
     ],
-    as_json: view.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show why a run's blocks were translated and not adopted.
 
@@ -82,14 +83,14 @@ def why(
     if found is None:
         note = _never_kept(name)
         if as_json:
-            view.print_json({"machine": name, "run": None, "note": note})
+            print_json({"machine": name, "run": None, "note": note})
         else:
             typer.echo(note)
         return
     later = _waiting(found) if name == found.run.machine else ""
     note = "\n".join(filter(None, [_note(found), later]))
     if as_json:
-        view.print_json(_values(found, note))
+        print_json(_values(found, note))
         return
     _print(found, note)
 
@@ -101,7 +102,7 @@ def _never_kept(name: str) -> str:
     state = Instance(name).current()
     if state.cache_reason:
         return f"The last run of {name} keeps no blocks: {state.cache_reason}."
-    if state.state in ("starting", "running", "stopping"):
+    if state.live:
         return f"The first run of {name} goes on: its blocks are kept when it ends."
     if state.cache_mode in ("off", "read-only"):
         return f"The last run of {name} kept no blocks: its cache mode was {state.cache_mode}."

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from sysqcache.base.errors import UsageError
-from sysqcache.cli.options import DomainConnect, Json, TaskTimeout, note, print_json
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import DomainConnect, Json, Sets, TaskTimeout, print_json
 
 app = typer.Typer()
 
@@ -34,10 +35,7 @@ def compare(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a field, as in memory=2GiB."),
-    ] = None,
+    sets: Sets = None,
     timeout: TaskTimeout = 3600.0,
     domain: Annotated[
         str, typer.Option("--libvirt", metavar="DOMAIN", help="A domain instead of a vm.yaml.")

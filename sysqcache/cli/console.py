@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import typer
 
-from sysqcache.cli.options import MachineName, note
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import MachineName
 
 app = typer.Typer()
 

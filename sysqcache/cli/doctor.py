@@ -22,13 +22,9 @@ def doctor(as_json: Json = False) -> None:
     checks = [*run_checks(), *health.checks()]
     ready = all(check.state != "missing" for check in checks)
     if as_json:
-        rows = [asdict(check) for check in checks]
-        print_json({"ready": ready, "checks": rows})
-        if not ready:
-            raise typer.Exit(SetupError.exit_code)
-        return
+        print_json({"ready": ready, "checks": [asdict(check) for check in checks]})
     width = max(len(check.name) for check in checks)
-    for check in checks:
+    for check in () if as_json else checks:
         typer.echo(f"{check.state:8} {check.name:{width}}  {check.text}")
         if check.next_step:
             typer.echo(f"{'':8} {'':{width}}  -> {check.next_step}")

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, MachineName, TaskTimeout, print_json
+from sysqcache.cli.options import Json, MachineName, TaskTimeout, print_json, print_output
 
 app = typer.Typer()
 
@@ -24,19 +23,15 @@ def exec_(
     as_json: Json = False,
 ) -> None:
     """Run a command in the guest; ends with the command's own exit status."""
-    from sysqcache.base import paths
-    from sysqcache.machine.instances import ForeignProcess, Instance
+    from sysqcache.machine.instances import Instance
     from sysqcache.machine.shell import run_in_guest
 
     instance = Instance(name)
     state = instance.require_running()
     line = command[0] if len(command) == 1 else shlex.join(command)
-    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
-    result = run_in_guest(instance, state, process, line, timeout)
+    result = run_in_guest(instance, state, instance.watched(state), line, timeout)
     if as_json:
         print_json(result.to_json())
     else:
-        sys.stdout.write(result.stdout)
-        sys.stderr.write(result.stderr)
-        sys.stdout.flush()
+        print_output(result)
     raise typer.Exit(result.exit)

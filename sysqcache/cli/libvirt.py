@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, note, print_json, say
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import Json, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.libvirt.status import DomainStatus

@@ -37,12 +37,11 @@ def list_machines(as_json: Json = False) -> None:
 
 def row(state: InstanceState) -> dict[str, Any]:
     """One machine as JSON."""
-    running = state.state in ("starting", "running", "stopping")
     return {
         "name": state.name,
         "state": str(state.state),
         "arch": state.arch,
-        "pid": state.pid if running else None,
+        "pid": state.pid if state.live else None,
         "started": _iso(state.started),
         "ready_s": state.ready_s,
         "cache_mode": state.cache_mode,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli.options import DomainConnect, Json, note, print_json, say
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import DomainConnect, Json, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.guestmap.result import GuestMap
@@ -54,12 +55,12 @@ def _of_domain(name: str, uri: str) -> GuestMap:
 def _of_machine(name: str) -> GuestMap:
     from sysqcache.base import paths
     from sysqcache.guestmap import mapper
-    from sysqcache.machine.instances import ForeignProcess, Instance
+    from sysqcache.machine.instances import Instance
 
     instance = Instance(name)
     state = instance.require_running()
-    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
-    return mapper.map_machine(instance.file(paths.INSTANCE_QMP_INTROSPECT), process)
+    socket = instance.file(paths.INSTANCE_QMP_INTROSPECT)
+    return mapper.map_machine(socket, instance.watched(state))
 
 
 def _show(found: GuestMap) -> None:

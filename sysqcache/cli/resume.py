@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.base.types import CacheMode
-from sysqcache.cli.options import Json, MachineName, TaskTimeout, note, print_json
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import (
+    CacheOption,
+    Json,
+    MachineName,
+    TaskTimeout,
+    print_json,
+    print_output,
+)
 
 if TYPE_CHECKING:
     from sysqcache.machine.report import BootReport
@@ -27,9 +33,7 @@ def resume(
     copies: Annotated[
         int, typer.Option("--copies", metavar="N", help="Start N machines NAME-1, NAME-2, ...")
     ] = 0,
-    cache: Annotated[
-        CacheMode | None, typer.Option("--cache", help="What to do with the cache.")
-    ] = None,
+    cache: CacheOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it running even after tasks.")
     ] = False,
@@ -66,9 +70,7 @@ def resume(
 
 def _show(report: BootReport) -> None:
     for result in report.times.tasks:
-        sys.stdout.write(result.stdout)
-        sys.stderr.write(result.stderr)
-    sys.stdout.flush()
+        print_output(result)
     ready = report.times.ready_s or 0.0
     note(f"{report.machine} went on after {ready:.3f} s ({report.start})")
     if report.detached:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sysqcache.cli.options import Json, MachineName, note, print_json, say
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import Json, MachineName, print_json, say
 
 app = typer.Typer(
     help="Save points of a running machine inside its disks, and go back to them.",

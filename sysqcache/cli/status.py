@@ -24,7 +24,7 @@ def status(name: MachineName, as_json: Json = False) -> None:
         "directory": str(Instance(name).directory),
         "blocks": None,
     }
-    if state.state in ("starting", "running", "stopping") and state.process.alive():
+    if state.live and state.process.alive():
         answer |= _live(name)
     if as_json:
         print_json(answer)

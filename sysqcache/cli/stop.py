@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sysqcache.cli.options import Json, MachineName, note, print_json, say
+from sysqcache.cli.loglines import note
+from sysqcache.cli.options import Json, MachineName, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.machine.running import Machine
@@ -36,7 +37,7 @@ def stop(
 
     instance = Instance(name)
     state = instance.current()
-    running = state.state in ("starting", "running", "stopping") and state.process.alive()
+    running = state.live and state.process.alive()
     if not running:
         sweep()
         note(f"{name} is not running")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sysqcache.cli.options import note
+from sysqcache.cli.loglines import note
 
 
 def sweep() -> None:

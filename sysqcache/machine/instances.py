@@ -25,7 +25,6 @@ from sysqcache.machine.launch.process import ProcessId, log_tail, wait_pid
 
 _LOCK_PATIENCE: Final = 0.3
 _NAME_MAX: Final = 255
-_LIVE: Final = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +63,12 @@ class InstanceState:
         """The QEMU process."""
         return ProcessId(self.pid, self.pid_start)
 
+    @property
+    def live(self) -> bool:
+        """Whether there should be a QEMU process."""
+        live = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)
+        return self.state in live
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """From the contents of a state file; raises ``ValueError`` when they are wrong."""
@@ -90,6 +95,10 @@ class Instance:
     def file(self, name: str) -> Path:
         """One of its files."""
         return self.directory / name
+
+    def watched(self, state: InstanceState) -> ForeignProcess:
+        """The QEMU of another command."""
+        return ForeignProcess(state.process, self.file(paths.INSTANCE_QEMU_LOG))
 
     def read(self) -> InstanceState:
         """The state as written last.
@@ -161,7 +170,7 @@ class Instance:
             raise
         except MachineError as error:
             return InstanceState(self.name, MachineState.BROKEN, error=error.message)
-        if state.state in _LIVE and not self.is_held():
+        if state.live and not self.is_held():
             return dataclasses.replace(
                 state,
                 state=MachineState.DEAD,
@@ -183,7 +192,7 @@ class Instance:
     def require_running(self) -> InstanceState:
         """The state of a machine that runs; raises :class:`MachineError` otherwise."""
         state = self.current()
-        if state.state not in _LIVE or not state.process.alive():
+        if not state.live or not state.process.alive():
             raise MachineError(
                 f"the machine {self.name} is not running (it is {state.state})",
                 hint="sysqcache list shows all machines",

@@ -112,12 +112,12 @@ class Life:
         self.listener(PhaseBegan("booting" if self.resumed is None else "waking up"))
         ready = self.spec.ready
         deadline = self.process.started_at + ready.timeout
-        with contextlib.closing(self._probe()) as probe:
-            while not probe.wait(_PROBE_STEP):
-                if (code := self.process.poll()) is not None:
-                    raise self._died_early(code)
-                if time.monotonic() > deadline:
-                    raise self._not_ready()
+        probe = self._probe()
+        while not probe.wait(_PROBE_STEP):
+            if (code := self.process.poll()) is not None:
+                raise self._died_early(code)
+            if time.monotonic() > deadline:
+                raise self._not_ready()
         self.report.times.ready_s = time.monotonic() - self.process.started_at
         self.report.stats_at_ready = self.machine.stats() or self.report.stats_at_ready
         if reason := self.report.stats_at_ready.reason:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Protocol, Self
 
 from sysqcache.base import paths
@@ -84,19 +83,14 @@ class Machine:
         """
         instance = Instance(name)
         state = instance.require_running()
-        process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+        process = instance.watched(state)
         patience = _PATIENCE[:2] if quick else _PATIENCE
         return cls(instance, state, process, _connect(instance, state, process, patience))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.agent.close()
         self.qmp.close()
 
@@ -218,8 +212,7 @@ def end_by_signals(name: str) -> str:
     :returns: ``signal`` or ``kill``. Raises :class:`MachineError` when it does not run.
     """
     instance = Instance(name)
-    state = instance.require_running()
-    process = ForeignProcess(state.process, instance.file(paths.INSTANCE_QEMU_LOG))
+    process = instance.watched(instance.require_running())
     process.signal(signal.SIGTERM)
     if process.wait(_TERM_TIMEOUT) is not None:
         return "signal"
@@ -253,12 +246,7 @@ class StatsMonitor:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(2.0)
 

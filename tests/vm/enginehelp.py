@@ -143,7 +143,7 @@ def guest(start: Start, directory: Path) -> Iterator[Guest]:
     )
     with QemuProcess(command_line(start, directory), directory) as process:
         qmp = QmpClient.connect(directory / paths.INSTANCE_QMP, process=process, timeout=60.0)
-        with qmp, contextlib.closing(probe):
+        with qmp:
             running = Guest(directory, process, qmp, probe)
             yield running
             if process.poll() is None and len(qmp.execute("query-cpus-fast")) > 1:

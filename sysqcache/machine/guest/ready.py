@@ -23,10 +23,10 @@ class ReadyProbe(Protocol):
     """One way to see that a machine is ready."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most ``seconds``; True as soon as the machine is ready."""
+        """Wait at most ``seconds``; True as soon as the machine is ready.
 
-    def close(self) -> None:
-        """Give up what the probe holds."""
+        Nothing is held in between.
+        """
 
 
 class NoProbe:
@@ -35,9 +35,6 @@ class NoProbe:
     def wait(self, seconds: float) -> bool:
         """True."""
         return True
-
-    def close(self) -> None:
-        """Nothing to give up."""
 
 
 class SerialProbe:
@@ -73,9 +70,6 @@ class SerialProbe:
         self._kept = self._kept[-_KEPT_BYTES:]
         return found
 
-    def close(self) -> None:
-        """Nothing to give up."""
-
 
 class TcpProbe:
     """Ready when the guest sends something on a forwarded port.
@@ -104,9 +98,6 @@ class TcpProbe:
                 connection.sendall(self._send)
             return bool(connection.recv(1))
 
-    def close(self) -> None:
-        """Nothing to give up."""
-
 
 class AgentProbe:
     """Ready when the guest agent answers; the connection is left to whoever keeps it."""
@@ -124,9 +115,6 @@ class AgentProbe:
         self._channel.close()
         time.sleep(max(0.0, deadline - time.monotonic()))
         return False
-
-    def close(self) -> None:
-        """Nothing to give up."""
 
 
 def make_probe(
