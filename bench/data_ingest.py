@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sysqcache.base.types import RunInfo
+from sysqcache.compare.workshop import disk_bytes
 from sysqcache.formats.journal import read_journal
 from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
@@ -56,11 +57,6 @@ def timed(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
-
-
-def disk_bytes(directory: Path) -> int:
-    """Space that all files below a directory take, in bytes."""
-    return sum(p.lstat().st_blocks * 512 for p in directory.rglob("*") if p.is_file())
 
 
 def measure(root: Path, blocks: int, runs: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from bench.plan import Kind, Step
 from sysqcache.base import paths
 from sysqcache.base.types import CacheMode
 from sysqcache.compare.host import Noise
+from sysqcache.compare.workshop import disk_bytes
 from sysqcache.spec.engines import ENV_ENGINE
 
 PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
@@ -162,8 +163,3 @@ def values_of(report: Mapping[str, Any]) -> dict[str, float]:
     found["blocks"] = float(cache["blocks_new"])
     found["rejected"] = float(sum(blocks["rejected"].values()))
     return found
-
-
-def disk_bytes(directory: Path) -> int:
-    """Space that all files below a directory take, in bytes."""
-    return sum(p.lstat().st_blocks * 512 for p in directory.rglob("*") if p.is_file())

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base.errors import DomainRefused, GuestCommandError, LibvirtError, UsageError
-from sysqcache.compare import events, host
+from sysqcache.compare import host
 from sysqcache.compare.events import Listener
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.result import DOMAINS, Result
 from sysqcache.compare.rounds import Measured, Rounds, Step
-from sysqcache.compare.ways import DomainWay, Way
+from sysqcache.compare.ways import AnyWay, DomainWay
 from sysqcache.libvirt import rewrite
 from sysqcache.libvirt.connect import (
     connect,
@@ -37,6 +37,7 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, run_directory
 from sysqcache.libvirt.follow import peer
 from sysqcache.libvirt.publish import emulator, engines_dir
+from sysqcache.machine import progress
 from sysqcache.machine.guest.agent import AgentCommands
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
@@ -63,7 +64,7 @@ class DomainRequest:
     timeout: float = 3600.0
 
 
-def compare_domain(request: DomainRequest, listener: Listener = events.ignore) -> Result:
+def compare_domain(request: DomainRequest, listener: Listener = progress.ignore) -> Result:
     """Measure every way as often as it is asked for.
 
     ``KeyboardInterrupt`` gives what was measured so far. Raises :class:`DomainRefused` for a
@@ -211,7 +212,7 @@ class _Comparison:
         self._aside = copy.directory / "saved-disks"
         self._prepared = 0.0
 
-    def measured(self, way: Way | DomainWay, number: int, _quiet: object) -> Measured:
+    def measured(self, way: AnyWay, number: int, _quiet: object) -> Measured:
         """One start, as rounds want it."""
         assert isinstance(way, DomainWay)
         return self.start(way, number), ()

@@ -38,10 +38,6 @@ Event = StepBegan | StepEnded | Noted | PhaseBegan
 Listener = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
-    """The listener that does nothing."""
-
-
 def phases_only(listener: Listener) -> progress.Listener:
     """A listener for one machine that passes on its phases."""
 

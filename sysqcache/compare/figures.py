@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sysqcache.compare.ways import DomainWay, Way
+from sysqcache.compare.ways import AnyWay, DomainWay, Way
 
 READY: Final = "ready_s"
 FIRST: Final = "first_task_s"
@@ -37,7 +37,7 @@ class Sample:
     :param noise: what others did on the host meanwhile.
     """
 
-    way: Way | DomainWay
+    way: AnyWay
     round: int
     ready_s: float
     first_task_s: float
@@ -76,7 +76,7 @@ class Spread:
         return {key: round(value, 4) for key, value in dataclasses.asdict(self).items()}
 
 
-def of_way(samples: Iterable[Sample], way: Way | DomainWay) -> list[Sample]:
+def of_way(samples: Iterable[Sample], way: AnyWay) -> list[Sample]:
     """The runs of one way, by rounds."""
     return sorted((s for s in samples if s.way is way), key=lambda sample: sample.round)
 
@@ -91,8 +91,8 @@ class Ratio:
     """A ratio that is reported: one value of a way, over one value of a way."""
 
     name: str
-    part: tuple[Way | DomainWay, str]
-    whole: tuple[Way | DomainWay, str]
+    part: tuple[AnyWay, str]
+    whole: tuple[AnyWay, str]
 
 
 def _named() -> tuple[Ratio, ...]:

@@ -22,7 +22,7 @@ from sysqcache.compare.figures import (
     ratios,
     spread,
 )
-from sysqcache.compare.ways import DomainWay, Way
+from sysqcache.compare.ways import AnyWay, DomainWay, Way
 from sysqcache.saved.record import Method
 
 
@@ -70,7 +70,7 @@ class Saving:
 class Summary:
     """All runs of one way, at least one; ``suspend_s`` None for a boot."""
 
-    way: Way | DomainWay
+    way: AnyWay
     runs: int
     spreads: Mapping[str, Spread]
     hit_rate: float
@@ -118,9 +118,9 @@ class Result:
     asked: int
     host: Mapping[str, Any]
     engine: Mapping[str, Any]
-    ways: tuple[Way | DomainWay, ...]
+    ways: tuple[AnyWay, ...]
     left_out: dict[Way, str] = dataclasses.field(default_factory=dict)
-    failed: dict[Way | DomainWay, str] = dataclasses.field(default_factory=dict)
+    failed: dict[AnyWay, str] = dataclasses.field(default_factory=dict)
     savings: dict[Method, Saving] = dataclasses.field(default_factory=dict)
     samples: list[Sample] = dataclasses.field(default_factory=list)
     store_bytes: int = 0
@@ -142,7 +142,7 @@ class Result:
         found = [self._summary(way, of_way(self.samples, way)) for way in self.ways]
         return [summary for summary in found if summary is not None]
 
-    def _summary(self, way: Way | DomainWay, runs: list[Sample]) -> Summary | None:
+    def _summary(self, way: AnyWay, runs: list[Sample]) -> Summary | None:
         if not runs:
             return None
         method = way.method if isinstance(way, Way) else None

@@ -14,7 +14,7 @@ from sysqcache.compare import events, host
 from sysqcache.compare.events import Listener, Noted, StepBegan, StepEnded
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.result import Result
-from sysqcache.compare.ways import DomainWay, Way, turns
+from sysqcache.compare.ways import AnyWay, Way, turns
 from sysqcache.machine import progress
 
 _BUSY_SHARE: Final = 0.1
@@ -22,7 +22,7 @@ _BUSY_SHARE: Final = 0.1
 Measured = tuple[Sample, Sequence[str]]
 """One run, and what was warned of."""
 
-Measure = Callable[[Way | DomainWay, int, progress.Listener], Measured]
+Measure = Callable[[AnyWay, int, progress.Listener], Measured]
 """Starts a way in a round."""
 
 
@@ -47,7 +47,7 @@ class Rounds:
         self._total = len(steps) + result.asked * len(result.ways)
         self._number = 0
 
-    def run(self, measure: Measure, check: Callable[[Way | DomainWay], None] | None = None) -> None:
+    def run(self, measure: Measure, check: Callable[[AnyWay], None] | None = None) -> None:
         """Do the steps, then the rounds; Ctrl-C ends them and is noted.
 
         A way of vm.yaml's machines that breaks is noted and left out from then on; a domain
@@ -72,7 +72,7 @@ class Rounds:
         if self.result.note(text):
             self._listener(Noted(text))
 
-    def _turn(self, number: int, way: Way | DomainWay, measure: Measure) -> None:
+    def _turn(self, number: int, way: AnyWay, measure: Measure) -> None:
         def start(quiet: progress.Listener) -> str:
             # what earlier runs wrote is not to be written during this one
             os.sync()

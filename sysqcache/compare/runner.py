@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from sysqcache.base import paths
 from sysqcache.base.errors import UsageError
 from sysqcache.base.types import CacheMode, DiskMode, GuestAccess
-from sysqcache.compare import events, host, nonce
+from sysqcache.compare import host, nonce
 from sysqcache.compare.events import Listener
 from sysqcache.compare.machines import Machines, private
 from sysqcache.compare.result import Result, Saving
 from sysqcache.compare.rounds import Measured, Rounds, Step
-from sysqcache.compare.ways import DomainWay, Way, supported
+from sysqcache.compare.ways import AnyWay, Way, supported
 from sysqcache.compare.workshop import disk_bytes, workshop
 from sysqcache.machine import progress
 from sysqcache.saved.record import Method
@@ -38,7 +38,7 @@ class Request:
     timeout: float = 3600.0
 
 
-def compare(request: Request, listener: Listener = events.ignore) -> Result:
+def compare(request: Request, listener: Listener = progress.ignore) -> Result:
     """Measure every way.
 
     A way that breaks is noted and left out from then on. ``KeyboardInterrupt`` gives what
@@ -132,13 +132,13 @@ class _Comparison:
         self._note(str(method), report.warnings)
         return f"{report.ingest.blocks_new:,} blocks"
 
-    def _start(self, way: Way | DomainWay, number: int, quiet: progress.Listener) -> Measured:
+    def _start(self, way: AnyWay, number: int, quiet: progress.Listener) -> Measured:
         assert isinstance(way, Way)
         found = self.machines.start(way, number, CacheMode.READ_ONLY, quiet)
         sample, self.memory, warnings = found
         return sample, warnings
 
-    def _check(self, way: Way | DomainWay) -> None:
+    def _check(self, way: AnyWay) -> None:
         """The guest is the one that was saved."""
         assert isinstance(way, Way)
         nonce.check(way, self.memory, self.nonces[way.method] if way.method is not None else "")

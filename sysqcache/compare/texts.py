@@ -8,7 +8,7 @@ from typing import Final
 
 from sysqcache.compare.figures import FIRST, READY, Sample, Spread, of_way
 from sysqcache.compare.result import DOMAINS, Result, Summary
-from sysqcache.compare.ways import DomainWay, Way
+from sysqcache.compare.ways import AnyWay, DomainWay, Way
 
 _FEW_RUNS: Final = 3
 
@@ -44,7 +44,7 @@ def rounds(count: int) -> str:
     return f"{count} round" + ("" if count == 1 else "s")
 
 
-def first_result(samples: Iterable[Sample], way: Way | DomainWay) -> Spread | None:
+def first_result(samples: Iterable[Sample], way: AnyWay) -> Spread | None:
     """Seconds from the start of QEMU to the end of the task's first run."""
     totals = [sample.ready_s + sample.first_task_s for sample in of_way(samples, way)]
     return Spread.of(totals) if totals else None
@@ -100,7 +100,7 @@ def _fastest(result: Result) -> str:
     return text + "."
 
 
-def _boots(result: Result, summaries: Mapping[Way | DomainWay, Summary]) -> str:
+def _boots(result: Result, summaries: Mapping[AnyWay, Summary]) -> str:
     found = result.ratios().get("warm/cold ready")
     if found is None:
         return ""
@@ -114,7 +114,7 @@ def _boots(result: Result, summaries: Mapping[Way | DomainWay, Summary]) -> str:
     )
 
 
-def _cached(result: Result, summaries: Mapping[Way | DomainWay, Summary]) -> str:
+def _cached(result: Result, summaries: Mapping[AnyWay, Summary]) -> str:
     """What the cache is worth after a resume."""
     found = result.ratios()
     parts = []
@@ -141,7 +141,7 @@ def _cost(summaries: Sequence[Summary]) -> str:
     )
 
 
-def _copies(summaries: Mapping[Way | DomainWay, Summary]) -> str:
+def _copies(summaries: Mapping[AnyWay, Summary]) -> str:
     if Way.TEMPLATE not in summaries and Way.TEMPLATE_WARM not in summaries:
         return ""
     return (

@@ -12,11 +12,31 @@ from sysqcache.saved.record import Method
 from sysqcache.saved.suspend import choose
 from sysqcache.spec.spec import MachineSpec
 
+_BOOTS: Final = ("cold", "warm")
 _CACHED: Final = "+warm"
 
 
-class Way(enum.StrEnum):
-    """A way to start a machine.
+class AnyWay(enum.StrEnum):
+    """A way to start a machine: a boot, or the name of what was saved; with kept blocks or not."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether blocks of an earlier run are used."""
+        return self.value in _BOOTS[1:] or self.value.endswith(_CACHED)
+
+    @property
+    def saved(self) -> bool:
+        """Whether it goes on where it was saved."""
+        return self.value not in _BOOTS
+
+    @property
+    def group(self) -> str:
+        """The same for a way with and without the cache."""
+        return self.value.removesuffix(_CACHED) if self.saved else "boot"
+
+
+class Way(AnyWay):
+    """A way to start a machine of vm.yaml.
 
     ``COLD`` boots with the cache off, which is what there is without sysqcache; ``WARM``
     boots with the blocks of one earlier boot. The others go on where the machine was saved,
@@ -35,27 +55,10 @@ class Way(enum.StrEnum):
     @property
     def method(self) -> Method | None:
         """How the machine was saved; None for a boot."""
-        if self in (Way.COLD, Way.WARM):
-            return None
-        return Method(self.value.removesuffix(_CACHED))
-
-    @property
-    def saved(self) -> bool:
-        """Whether it goes on where it was saved."""
-        return self.method is not None
-
-    @property
-    def cached(self) -> bool:
-        """Whether blocks of an earlier run are used."""
-        return self is Way.WARM or self.value.endswith(_CACHED)
-
-    @property
-    def group(self) -> str:
-        """The same for a way with and without the cache."""
-        return "boot" if self.method is None else str(self.method)
+        return Method(self.group) if self.saved else None
 
 
-class DomainWay(enum.StrEnum):
+class DomainWay(AnyWay):
     """A way to start a domain of libvirt; the cold ones have the same engine, the cache off."""
 
     COLD = "cold"
@@ -63,24 +66,8 @@ class DomainWay(enum.StrEnum):
     SAVED = "managedsave"
     SAVED_WARM = "managedsave+warm"
 
-    @property
-    def cached(self) -> bool:
-        """Whether kept blocks are used."""
-        return self in (DomainWay.WARM, DomainWay.SAVED_WARM)
 
-    @property
-    def saved(self) -> bool:
-        """Whether it goes on where it was saved."""
-        return self in (DomainWay.SAVED, DomainWay.SAVED_WARM)
-
-    @property
-    def group(self) -> str:
-        """The same for a way with and without the cache."""
-        return "managedsave" if self.saved else "boot"
-
-
-AnyWay = TypeVar("AnyWay", bound=Way | DomainWay)
-"""A way to start a machine of vm.yaml, or one of libvirt."""
+W = TypeVar("W", bound=AnyWay)
 
 
 def parse(text: str) -> tuple[Way, ...]:
@@ -91,7 +78,7 @@ def parse(text: str) -> tuple[Way, ...]:
     return named(text, tuple(Way))
 
 
-def named(text: str, known: Sequence[AnyWay]) -> tuple[AnyWay, ...]:
+def named(text: str, known: Sequence[W]) -> tuple[W, ...]:
     """Those of ``known`` that a list with commas names, in their order; "" means all.
 
     Raises :class:`UsageError`.
@@ -135,14 +122,14 @@ def _problem(way: Way, spec: MachineSpec, *, plain: bool) -> str:
     return ""
 
 
-def turns(ways: Sequence[AnyWay], rounds: int) -> list[tuple[int, AnyWay]]:
+def turns(ways: Sequence[W], rounds: int) -> list[tuple[int, W]]:
     """All runs as (round, way).
 
     Every round has all ways once, so that what changes slowly on the host changes all alike.
     Each round begins with another way and every other one goes backwards, so that none
     always comes after the same one.
     """
-    found: list[tuple[int, AnyWay]] = []
+    found: list[tuple[int, W]] = []
     for number in range(rounds):
         start = number % len(ways) if ways else 0
         order = [*ways[start:], *ways[:start]]

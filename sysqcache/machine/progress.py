@@ -50,5 +50,5 @@ Event = PhaseBegan | Launched | StatsUpdated | TaskFinished | Warned
 Listener = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
+def ignore(event: object) -> None:
     """The listener that does nothing."""

@@ -11,7 +11,7 @@ from sysqcache.compare.events import Event, StepBegan, StepEnded
 from sysqcache.compare.figures import Sample
 from sysqcache.compare.result import DOMAINS, Result
 from sysqcache.compare.rounds import Measured, Rounds, Step
-from sysqcache.compare.ways import DomainWay, Way
+from sysqcache.compare.ways import AnyWay, DomainWay, Way
 from sysqcache.machine.progress import Listener
 
 WAYS = (Way.COLD, Way.FILE, Way.FILE_WARM)
@@ -21,7 +21,7 @@ def result(rounds: int = 2) -> Result:
     return Result("vm", "true", rounds, HOST, ENGINE, WAYS)
 
 
-def measured(way: Way | DomainWay, number: int, _: Listener) -> Measured:
+def measured(way: AnyWay, number: int, _: Listener) -> Measured:
     assert isinstance(way, Way)
     return sample(way, number), ("slow",)
 
@@ -52,7 +52,7 @@ def test_what_a_failed_step_was_for_is_left_out() -> None:
 
 
 def test_a_way_that_breaks_is_left_out_from_then_on() -> None:
-    def breaks(way: Way | DomainWay, number: int, quiet: Listener) -> Measured:
+    def breaks(way: AnyWay, number: int, quiet: Listener) -> Measured:
         if way is Way.FILE:
             raise MachineError("it broke")
         return measured(way, number, quiet)
@@ -69,7 +69,7 @@ def test_what_nothing_can_do_without_raises() -> None:
 
 
 def test_a_guest_that_is_another_one_raises() -> None:
-    def check(way: Way | DomainWay) -> None:
+    def check(way: AnyWay) -> None:
         raise SavedStateError(f"{way} does not know")
 
     with pytest.raises(SavedStateError, match="cold does not know"):
@@ -77,7 +77,7 @@ def test_a_guest_that_is_another_one_raises() -> None:
 
 
 def test_a_domain_that_does_not_start_raises() -> None:
-    def breaks(way: Way | DomainWay, number: int, quiet: Listener) -> Measured:
+    def breaks(way: AnyWay, number: int, quiet: Listener) -> Measured:
         raise MachineError("it broke")
 
     made = Result("d", "true", 1, HOST, ENGINE, (DomainWay.COLD,), subject=DOMAINS)
@@ -88,7 +88,7 @@ def test_a_domain_that_does_not_start_raises() -> None:
 def test_an_interruption_keeps_what_was_measured() -> None:
     found: list[Sample] = []
 
-    def interrupted(way: Way | DomainWay, number: int, quiet: Listener) -> Measured:
+    def interrupted(way: AnyWay, number: int, quiet: Listener) -> Measured:
         if found:
             raise KeyboardInterrupt
         one, warnings = measured(way, number, quiet)
