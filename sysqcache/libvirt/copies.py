@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
-from sysqcache.base.errors import DiskError, DomainRefused
+from sysqcache.base.errors import DomainRefused
 from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
-from sysqcache.libvirt.facts import Owner
+from sysqcache.libvirt.facts import Owner, disk_elements
 from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments
+from sysqcache.machine.launch.overlay import create_overlay
 
 _VARIABLES: Final = "nvram"
 
@@ -57,14 +57,7 @@ class DomainCopy:
         for number, (file, kind) in enumerate(_sources(Document(self.plain).root)):
             overlay = _overlay(self.directory, number)
             overlay.unlink(missing_ok=True)
-            qemu_img = [str(self.qemu_img), "create", "-q", "-f", "qcow2"]
-            command = [*qemu_img, "-F", kind, "-b", file, str(overlay)]
-            done = subprocess.run(
-                command, check=False, capture_output=True, text=True, errors="replace"
-            )
-            if done.returncode:
-                raise DiskError(f"no overlay over {file}: {done.stderr.strip()}")
-            self._give(overlay)
+            self._give(create_overlay(Path(file), kind, overlay, self.qemu_img))
 
     def put_aside(self, target: Path) -> None:
         """Keep the overlays as they are now."""
@@ -102,16 +95,10 @@ def _overlay(directory: Path, number: int) -> Path:
     return directory / f"disk{number}.qcow2"
 
 
-def _disks(root: Element) -> list[Element]:
-    devices = root.find("devices")
-    found = [] if devices is None else devices.all("disk")
-    return [disk for disk in found if disk.get("device", "disk") == "disk"]
-
-
 def _sources(root: Element) -> list[tuple[str, str]]:
     """File and format of each disk. Raises :class:`DomainRefused` for others than files."""
     found = []
-    for disk in _disks(root):
+    for disk in disk_elements(root):
         source, driver = disk.find("source"), disk.find("driver")
         file = source.get("file") if source is not None else ""
         if not file or disk.find("readonly") is not None:
@@ -133,7 +120,7 @@ def _renamed(xml: str, copy: DomainCopy) -> str:
         edits.append(Edit(named.inner, named.inner_end, content(copy.name)))
     if uuid is not None:
         edits.append(Edit(uuid.inner, uuid.inner_end, copy.uuid))
-    for number, disk in enumerate(_disks(root)):
+    for number, disk in enumerate(disk_elements(root)):
         source, driver = disk.find("source"), disk.find("driver")
         assert source is not None
         file = attribute(str(_overlay(copy.directory, number)))

@@ -95,14 +95,20 @@ def image_id(uuid: str) -> str:
     return f"libvirt-{uuid}"
 
 
-def _disks(root: Element) -> list[tuple[str, str]]:
-    """Path and format of the disks in files and on block devices; CDs are left out."""
+def disk_elements(root: Element) -> list[Element]:
+    """The disks of a domain; CDs are left out."""
     devices = root.find("devices")
+    found = [] if devices is None else devices.all("disk")
+    return [disk for disk in found if disk.get("device", "disk") == "disk"]
+
+
+def _disks(root: Element) -> list[tuple[str, str]]:
+    """Path and format of the disks in files and on block devices."""
     found = []
-    for disk in devices.all("disk") if devices is not None else ():
+    for disk in disk_elements(root):
         source, driver = disk.find("source"), disk.find("driver")
         where = {"file": "file", "block": "dev"}.get(disk.get("type"))
-        if where is None or disk.get("device", "disk") != "disk":
+        if where is None:
             continue
         file = source.get(where) if source is not None else ""
         kind = driver.get("type", "raw") if driver is not None else "raw"

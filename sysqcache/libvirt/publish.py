@@ -20,7 +20,7 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import LibvirtError
-from sysqcache.base.files import TEMPORARY, make_directory, replace_file, replacing
+from sysqcache.base.files import TEMPORARY, make_directory, replacing
 from sysqcache.libvirt.facts import Owner
 from sysqcache.libvirt.folder import DomainFolder
 from sysqcache.spec.engines import FIRMWARE, Engine
@@ -115,14 +115,11 @@ def publish_packs(folder: DomainFolder, packs: Sequence[Path], owner: Owner) -> 
         if not target.exists():
             _publish_pack(pack, target)
     lines = "".join(f"{folder.packs / pack.name}\n" for pack in packs)
-    replace_file(folder.boot_set, lines.encode(), synced=True)
-    fd = os.open(folder.boot_set, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with replacing(folder.boot_set, synced=True) as listed:
+        listed.write(lines.encode())
         if os.geteuid() == 0:
-            os.fchown(fd, 0, owner.gid)
-        os.fchmod(fd, 0o640)
-    finally:
-        os.close(fd)
+            os.fchown(listed.fileno(), 0, owner.gid)
+        os.fchmod(listed.fileno(), 0o640)
     names = {pack.name for pack in packs}
     for entry in folder.packs.iterdir():
         if entry.name not in names:

@@ -115,32 +115,19 @@ def copy(journal: Path, target: Path) -> None:
 
     Raises OSError, FormatError for one that is larger than an engine writes.
     """
-    source = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(source).st_size
-        if size > MAX_BYTES:
-            raise FormatError(f"{journal} has {size} bytes", reason="bounds")
+    fd = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as source:
+        left = os.fstat(fd).st_size
+        if left > MAX_BYTES:
+            raise FormatError(f"{journal} has {left} bytes", reason="bounds")
         target.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        copied = os.open(target, flags, 0o600)
         try:
-            _copy_bytes(source, copied, size)
+            with target.open("xb") as copied:
+                os.fchmod(copied.fileno(), 0o600)
+                # it may get longer or shorter meanwhile
+                while data := source.read(min(left, _CHUNK)):
+                    copied.write(data)
+                    left -= len(data)
         except OSError:
             target.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(copied)
-    finally:
-        os.close(source)
-
-
-def _copy_bytes(source: int, target: int, size: int) -> None:
-    """At most ``size`` bytes; a file that got shorter meanwhile ends earlier."""
-    while size:
-        data = os.read(source, min(size, _CHUNK))
-        if not data:
-            return
-        view = memoryview(data)
-        while view:
-            view = view[os.write(target, view) :]
-        size -= len(data)

@@ -237,5 +237,5 @@ def _thaw(disk: SavedDisk, method: Method, own: Path, overlay: Path, qemu_img: P
     if method is Method.INTERNAL:
         link_or_copy(own, overlay)
     else:
-        create_overlay(Disk(own, DiskFormat.QCOW2, mode), overlay, qemu_img)
+        create_overlay(own, DiskFormat.QCOW2, overlay, qemu_img)
     return Disk(overlay, DiskFormat.QCOW2, mode)

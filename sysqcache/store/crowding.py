@@ -42,6 +42,16 @@ def crowded(
     return np.split(out, np.cumsum([len(t) for t in tables])[:-1])
 
 
+def without_crowded(
+    tables: Sequence[BlockTable], columns: Sequence[Columns], seed: int
+) -> tuple[list[BlockTable], Columns, list[int]]:
+    """The blocks of each table that a pack can have, the columns of all, how many have no room."""
+    left_out = crowded(tables, columns, seed)
+    kept = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
+    joined = Columns.concatenate(list(columns)).select(~np.concatenate(left_out))
+    return kept, joined, [int(mask.sum()) for mask in left_out]
+
+
 def crowding_words(count: int) -> list[str]:
     """What to tell the user of so many blocks that were left out."""
     if not count:

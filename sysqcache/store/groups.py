@@ -19,7 +19,7 @@ from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable, Mask
 from sysqcache.store.batch import Batch
 from sysqcache.store.columns import Columns, StorePlaces
-from sysqcache.store.crowding import crowded
+from sysqcache.store.crowding import without_crowded
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.live import LivePack, is_damage
@@ -130,11 +130,9 @@ class GroupWriter:
     ) -> tuple[WrittenPack, Columns]:
         """Write the blocks that a lookup will reach; the last table holds the new ones."""
         by, seed = self._translator, new_seed()
-        left_out = crowded(tables, parts, seed)
-        self.crowded += sum(int(mask.sum()) for mask in left_out)
-        self.crowded_new += int(left_out[-1].sum())
-        tables = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
-        parts = [part.select(~mask) for part, mask in zip(parts, left_out, strict=True)]
+        tables, columns, left_out = without_crowded(tables, parts, seed)
+        self.crowded += sum(left_out)
+        self.crowded_new += left_out[-1]
         written = write_pack(
             self._layout.packs,
             by.fingerprint,
@@ -143,7 +141,7 @@ class GroupWriter:
             seed=seed,
             reached=self._reached,
         )
-        return written, Columns.concatenate(parts)
+        return written, columns
 
     def _given_up(self, kept: Columns) -> Mask:
         """Blocks of code made at run time that no later run used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sysqcache.base import system
@@ -55,7 +56,7 @@ class OldMetadata:
             self._read(layout)
 
     def _read(self, layout: StoreLayout) -> None:
-        try:
+        with self._as_far_as_it_goes():
             self._meta = meta = Meta(layout.meta, read_only=True)
             self.counters = meta.counters
             self.packs |= meta.packs()
@@ -63,16 +64,18 @@ class OldMetadata:
             self.images |= meta.images()
             self.modules |= meta.modules()
             self.dead += meta.dead()
+
+    @contextlib.contextmanager
+    def _as_far_as_it_goes(self) -> Iterator[None]:
+        """Give up what the disk can't read; anything else will be there when asked again."""
+        try:
+            yield
         except MetaDamaged:
             self.damaged = True
         except StoreError as error:
-            self._lost_unless_refused(error)
-
-    def _lost_unless_refused(self, error: StoreError) -> None:
-        """Give up what the disk can't read; anything else will be there when asked again."""
-        if system.refusal(error.message) != errno.EIO:
-            raise error
-        self.damaged = True
+            if system.refusal(error.message) != errno.EIO:
+                raise
+            self.damaged = True
 
     @property
     def generation(self) -> int:
@@ -81,38 +84,23 @@ class OldMetadata:
 
     def columns(self, row: PackRow | None) -> Columns | None:
         """The old columns of a live pack, if they can be read."""
-        if self._meta is None or row is None or not row.live:
-            return None
-        try:
-            return self._meta.columns(row)
-        except MetaDamaged:
-            self.damaged = True
-        except StoreError as error:
-            self._lost_unless_refused(error)
+        with self._as_far_as_it_goes():
+            if self._meta is not None and row is not None and row.live:
+                return self._meta.columns(row)
         return None
 
     def runs(self) -> list[tuple[bytes, RunRow]]:
         """Every run that can be read, with the identity of its journal."""
-        if self._meta is None:
-            return []
-        try:
-            return list(self._meta.runs_with_journals())
-        except MetaDamaged:
-            self.damaged = True
-        except StoreError as error:
-            self._lost_unless_refused(error)
+        with self._as_far_as_it_goes():
+            if self._meta is not None:
+                return list(self._meta.runs_with_journals())
         return []
 
     def why(self, run: int) -> dict[int, dict[str, int]]:
         """Why blocks of a run missed, if that can be read."""
-        if self._meta is None:
-            return {}
-        try:
-            return self._meta.why(run)
-        except MetaDamaged:
-            self.damaged = True
-        except StoreError as error:
-            self._lost_unless_refused(error)
+        with self._as_far_as_it_goes():
+            if self._meta is not None:
+                return self._meta.why(run)
         return {}
 
     def close(self) -> None:

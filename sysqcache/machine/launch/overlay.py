@@ -29,7 +29,10 @@ def prepare_disks(disks: Sequence[Disk], directory: Path, qemu_img: Path) -> tup
     if ephemeral:
         directory.mkdir(mode=0o700)
     return tuple(
-        overlay_disk(disk, create_overlay(disk, directory / f"disk{index}.qcow2", qemu_img))
+        overlay_disk(
+            disk,
+            create_overlay(disk.file, disk.format, directory / f"disk{index}.qcow2", qemu_img),
+        )
         if disk.mode is DiskMode.EPHEMERAL
         else disk
         for index, disk in enumerate(disks)
@@ -80,10 +83,10 @@ def _check_device(disk: Disk) -> None:
         os.close(fd)
 
 
-def create_overlay(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
-    """Make an empty overlay over a disk; its path. Raises :class:`DiskError`."""
-    command = [str(qemu_img), "create", "-q", "-f", "qcow2", "-F", str(disk.format)]
-    command += ["-b", str(disk.file), str(overlay)]
+def create_overlay(file: Path, kind: str, overlay: Path, qemu_img: Path) -> Path:
+    """Make an empty overlay over an image of a format; its path. Raises :class:`DiskError`."""
+    command = [str(qemu_img), "create", "-q", "-f", "qcow2", "-F", kind]
+    command += ["-b", str(file), str(overlay)]
     try:
         done = subprocess.run(
             command,
@@ -96,17 +99,17 @@ def create_overlay(disk: Disk, overlay: Path, qemu_img: Path) -> Path:
     except OSError as error:
         raise DiskError(f"qemu-img can't be started: {error.strerror}: {qemu_img}") from None
     if done.returncode:
-        raise _explain(disk, done.stderr.strip())
+        raise _explain(file, done.stderr.strip())
     return overlay
 
 
-def _explain(disk: Disk, message: str) -> DiskError:
+def _explain(file: Path, message: str) -> DiskError:
     if "lock" in message:
         return DiskError(
-            f"the disk image is used by another machine: {disk.file}",
+            f"the disk image is used by another machine: {file}",
             hint="stop that machine, or use mode: ephemeral or read-only there",
             detail=message,
         )
     if "No space left" in message:
         return DiskError("no space left for the overlay", detail=message)
-    return DiskError(f"the disk image can't be used: {disk.file}", detail=message)
+    return DiskError(f"the disk image can't be used: {file}", detail=message)

@@ -17,7 +17,7 @@ from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
 from sysqcache.base.files import replacing
 from sysqcache.store.bundle import form
 from sysqcache.store.columns import Columns, StorePlaces
-from sysqcache.store.crowding import crowded, crowding_words
+from sysqcache.store.crowding import crowding_words, without_crowded
 from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.inspect import choose
 from sysqcache.store.layout import StoreLayout
@@ -128,10 +128,8 @@ class Export:
         if not sum(map(len, tables)):
             return
         row, head = live[0].row, live[0].header
-        left_out = crowded(tables, parts, _SEED)
-        tables = [table.select(~mask) for table, mask in zip(tables, left_out, strict=True)]
-        columns = Columns.concatenate(parts).select(~np.concatenate(left_out))
-        self._crowded += sum(int(mask.sum()) for mask in left_out)
+        tables, columns, left_out = without_crowded(tables, parts, _SEED)
+        self._crowded += sum(left_out)
         pieces = PackPieces.plan(head.fingerprint, head.text, tables, seed=_SEED)
         self.packs.append(_Pack(row.fingerprint, row.arch, self._group(row.group), pieces, columns))
 
