@@ -10,31 +10,22 @@ follows with as many rounds of resumes. Results go to bench/results.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.figures import (
-    RATIO,
-    SAVED_SHARE,
-    SECOND_HIT_RATE,
-    SHARE,
-    Figure,
-    Limit,
-)
-from bench.modules import Session
+from bench import table
+from bench.figures import RATIO, SAVED_SHARE, SECOND_HIT_RATE, SHARE, Figure, Limit
 from bench.output import keep
-from bench.saved import Guest, Values, compare, task_of
+from bench.saved import Guest, compare, task_of
+from bench.session import CONFIGS, Session, Values, command_line, fresh_session
 from bench.table import number
 
-CONFIGS: Final = Path(__file__).resolve().parents[1] / "configs"
 _DEBIAN: Final = "debian"
 DEFAULT: Final = ("debian12-x86_64", "debian12-arm64", "tiny-arm64", "tiny-riscv64")
 
@@ -76,8 +67,7 @@ def measure(config: Path, rounds: int) -> Values:
     """All figures of one machine, with state of its own."""
     found: Values = defaultdict(list)
     guest = Guest(config, rounds, task_of(config))
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        session = Session(Path(directory))
+    with fresh_session() as session:
         for _ in range(rounds):
             boots(session, guest, found)
         compare(session, guest, found)
@@ -117,17 +107,12 @@ def cell(figure: Figure) -> str:
 
 def matrix(rows: Mapping[str, Sequence[Figure]]) -> str:
     """One Markdown table, a machine a row."""
-    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(map(cell, row))} |")
-    return "\n".join(lines) + "\n"
+    return table.matrix(("", *COLUMNS), ((name, *map(cell, row)) for name, row in rows.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("configs", nargs="*", type=Path, metavar="VM.yaml")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ shows what `sysqcache compare --libvirt` says of it. Results go to bench/results
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import RATIO, SECOND_HIT_RATE, SHARE, Figure, Limit
-from bench.modules import PROGRAM, ROOT, WORK
 from bench.output import finish
+from bench.session import PROGRAM, ROOT, WORK, command_line
 from sysqcache.base import paths
 from sysqcache.compare.figures import Spread
 from sysqcache.spec import catalog
@@ -125,9 +124,7 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     if why := missing():

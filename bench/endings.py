@@ -11,7 +11,6 @@ become ready the folder of the machine stays: what QEMU said, the serial log, th
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import shutil
@@ -25,13 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Figure, Limit
-from bench.modules import NAME, Session
 from bench.output import finish
+from bench.session import NAME, TINY, Session, command_line, parse_parts
 from sysqcache.base import paths
 from sysqcache.spec import engines as info
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"
 KINDS: Final = ("on", "off", "plain")
 VCPUS: Final = 4
 
@@ -73,20 +70,17 @@ def _sockets(folder: str, names: list[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Boot, print a table of how many ended early."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("kinds", nargs="*", metavar="KIND", choices=[*KINDS, []])
+    parser = command_line(__doc__)
     parser.add_argument("--boots", type=int, default=300, help="of each kind")
     parser.add_argument("--config", type=Path, default=TINY, metavar="VM.yaml")
     parser.add_argument("--keep", type=Path, default=Path("build/endings"), metavar="DIR")
-    options = parser.parse_args(arguments)
+    options = parse_parts(parser, KINDS, arguments)
     # the last one: the first takes the host's interrupts
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     started, done = time.time(), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        kinds = [Kind(name, Path(directory) / name) for name in options.kinds or KINDS]
+        kinds = [Kind(name, Path(directory) / name) for name in options.parts]
         for number in range(options.boots):
             for kind in kinds:
                 kind.boot(options.config.absolute(), options.keep)

@@ -91,6 +91,19 @@ class Figure:
         return cls(value["config"], value["name"], value["unit"], tuple(value["values"]), limit)
 
 
+def figures_of(
+    found: Mapping[str, Sequence[float]],
+    unit: Callable[[str], str],
+    limit: Callable[[str], Limit | None],
+    config: str = "",
+) -> list[Figure]:
+    """Every figure by its name, with all its values."""
+    return [
+        Figure(config, name, unit(name), tuple(values), limit(name))
+        for name, values in found.items()
+    ]
+
+
 def at_least(value: float) -> Limit:
     """A lower limit."""
     return Limit(value, at_most=False)

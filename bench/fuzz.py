@@ -13,27 +13,18 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.fuzzing import engine, python
 
-Part = Callable[[argparse.Namespace], bool]
-"""Runs for ``seconds`` with ``seed``; whether nothing was found."""
-
-
-def _python(asked: argparse.Namespace) -> bool:
-    return python.run(asked.seconds, asked.seed, asked.target, asked.keep)
-
-
-def _engine(asked: argparse.Namespace) -> bool:
-    return engine.run(asked.seconds, asked.seed, asked.target, asked.keep)
-
+Part = Callable[[float, int, Sequence[str], Path], bool]
+"""Runs for some seconds with a seed, on some targets; whether nothing was found."""
 
 PARTS: Final[dict[str, tuple[Part, str]]] = {
-    "python": (_python, "the readers in Python: journals, packs, bundles, boot sets, notes"),
-    "engine": (_engine, "the engine's, in C: packs, boot sets, lists of touched pages"),
+    "python": (python.run, "the readers in Python: journals, packs, bundles, boot sets, notes"),
+    "engine": (engine.run, "the engine's, in C: packs, boot sets, lists of touched pages"),
 }
 """By the option that picks them alone."""
 
@@ -57,7 +48,8 @@ def main(given: list[str] | None = None) -> int:
         print("read" if python.replay(asked.replay) else "refused")
         return 0
     print(f"--seed {asked.seed}")
-    good = [PARTS[name][0](asked) for name in asked.parts or PARTS]
+    given_to_all = (asked.seconds, asked.seed, asked.target, asked.keep)
+    good = [PARTS[name][0](*given_to_all) for name in asked.parts or PARTS]
     return 0 if all(good) else 1
 
 

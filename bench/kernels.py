@@ -15,22 +15,19 @@ import dataclasses
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from bench import kernelpackages
 from bench.kernelpackages import FLAVOURS, IMAGES, Kernel
-from bench.modules import Session
 from bench.output import keep
+from bench.session import CONFIGS, NAME, ROOT, Session, command_line, fresh_session
+from bench.table import matrix
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.types import ArchName
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 DOCS: Final = ROOT / "docs" / "guestmap.md"
-NAME: Final = "bench-modules"
 CMDLINE: Final = "console=ttyS0 quiet no_timer_check"
 """On a busy host, kernels up to 6.1 may see no interrupt of their timer in time, and panic."""
 
@@ -119,7 +116,7 @@ def examine(kernel: Kernel, session: Session) -> Row:
     """Boot one kernel three times, with a store of its own."""
     folder = kernelpackages.fetched(kernel)
     store = session.root / kernel.package
-    config = ROOT / "configs" / f"{IMAGES[kernel.arch]}.yaml"
+    config = CONFIGS / f"{IMAGES[kernel.arch]}.yaml"
     files = ["--set", f"kernel={folder / 'kernel'}", "--set", f"initrd={folder / 'initrd'}"]
     if kernel.arch == ArchName.X86_64:
         files += ["--set", f"cmdline={CMDLINE}"]
@@ -171,8 +168,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def table(rows: Iterable[Row]) -> str:
     """The Markdown table."""
-    lines = [_HEADER, ("---",) * len(_HEADER), *map(cells, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return matrix(_HEADER, map(cells, rows))
 
 
 def chosen(options: argparse.Namespace) -> list[Kernel]:
@@ -192,9 +188,7 @@ def chosen(options: argparse.Namespace) -> list[Kernel]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the table into the docs if that is asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("packages", nargs="*", metavar="PACKAGE")
     parser.add_argument("--arch", action="append", type=ArchName, choices=list(FLAVOURS))
     parser.add_argument("--flavour", action="append", metavar="NAME", help="such as cloud-amd64")
@@ -203,9 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     started, rows = time.time(), list[Row]()
     for kernel in chosen(options):
-        with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+        with fresh_session() as session:
             try:
-                rows.append(examine(kernel, Session(Path(directory))))
+                rows.append(examine(kernel, session))
             except (SysqcacheError, subprocess.CalledProcessError) as error:
                 sys.stderr.write(f"{kernel.package}: {error}\n")
                 continue

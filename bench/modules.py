@@ -10,13 +10,8 @@ ever ran. Results go to bench/results.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,61 +20,21 @@ from typing import Any, Final
 
 from bench.figures import SHARE, Figure, Limit
 from bench.output import finish
+from bench.session import CONFIGS, DEBIAN, NAME, WORK, Session, command_line, fresh_session
 from sysqcache.base import paths
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
-FIRST, OTHER, UPGRADED = (
-    ROOT / "configs" / f"debian12-x86_64{name}.yaml" for name in ("", "-other", "-upgraded")
-)
-NAME: Final = "bench-modules"
-WORK: Final = "/usr/local/bin/work"
+OTHER, UPGRADED = (CONFIGS / f"debian12-x86_64-{name}.yaml" for name in ("other", "upgraded"))
 _INGEST_BLOCKS: Final = 300_000
 
 
-class Session:
-    """Boots with state and stores in a directory of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        home = root / "home"
-        home.mkdir()
-        (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
-        self.environment = {**os.environ, paths.ENV_HOME: str(home)}
-
-    def run(self, store: Path, *arguments: object) -> Any:
-        """The JSON of a command. Raises CalledProcessError, with what it said beside it."""
-        command = [str(PROGRAM), *map(str, arguments), "--json"]
-        environment = {**self.environment, paths.ENV_STORE: str(store)}
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True, timeout=900
-            )
-        except subprocess.CalledProcessError as error:
-            error.add_note(error.stderr)
-            raise
-        return json.loads(done.stdout)
-
-    def boot(self, store: Path, config: Path, *arguments: object) -> dict[str, Any]:
-        """The report of one boot to ready."""
-        os.sync()
-        found: dict[str, Any] = self.run(
-            store, "boot", config, "--set", f"name={NAME}", "--until", "ready", *arguments
-        )
-        return found
-
-    @contextmanager
-    def detached(self, store: Path) -> Iterator[None]:
-        """The first machine, running."""
-        self.boot(store, FIRST, "--detach")
-        try:
-            yield
-        finally:
-            self.run(store, "stop", NAME, "--force")
-
-    def forget_kernels(self) -> None:
-        """Make the next map of each kernel a first one."""
-        shutil.rmtree(self.root / "home" / "state" / paths.KERNELS, ignore_errors=True)
+@contextmanager
+def detached(session: Session, store: Path) -> Iterator[None]:
+    """The first machine, running."""
+    session.boot(store, DEBIAN, "--detach")
+    try:
+        yield
+    finally:
+        session.run(store, "stop", NAME, "--force")
 
 
 def attribution(report: dict[str, Any]) -> dict[str, float]:
@@ -99,17 +54,17 @@ def attribution(report: dict[str, Any]) -> dict[str, float]:
 def one_round(session: Session, number: int) -> dict[str, float]:
     """All boots of a round; figure name to value."""
     store = session.root / f"store-{number}"
-    values = attribution(session.boot(store, FIRST, "--task", WORK))
+    values = attribution(session.boot(store, DEBIAN, "--task", WORK))
     meta = sum(path.stat().st_size for path in (store / paths.STORE_META).iterdir())
     values["RocksDB, a block"] = meta / values["blocks recorded"]
-    names = {"second boot": FIRST, "another image": OTHER, "a library changed": UPGRADED}
+    names = {"second boot": DEBIAN, "another image": OTHER, "a library changed": UPGRADED}
     for name, config in names.items():
         copy = session.root / "copy"
         shutil.copytree(store, copy)
         report = session.boot(copy, config)
         values[f"hit rate, {name}"] = report["blocks_at_ready"]["hit_rate"]
         shutil.rmtree(copy)
-    with session.detached(store):
+    with detached(session, store):
         session.forget_kernels()
         first, second = (session.run(store, "map", NAME) for _ in range(2))
     values["map, first of a kernel"] = first["took_s"]
@@ -154,14 +109,11 @@ def table(rounds: list[dict[str, float]]) -> list[Figure]:
 
 def main() -> int:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     started, found = time.time(), []
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        session = Session(Path(directory))
+    with fresh_session() as session:
         for number in range(rounds):
             found.append(one_round(session, number))
             sys.stderr.write(f"round {number + 1} of {rounds}: {time.time() - started:.0f} s\n")

@@ -11,7 +11,6 @@ Results go to bench/results.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import tempfile
@@ -21,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bench import table
 from bench.moving_programs.judge import Verdict, judge
 from bench.moving_programs.machine import ProgramHung, assemble
 from bench.moving_programs.pairs import KINDS
 from bench.output import keep
+from bench.session import command_line, parse_parts
 from sysqcache.base.errors import MachineDied
 
 PROGRAM_SNIPPETS: Final = 2000
@@ -79,16 +80,7 @@ class Tally:
 
     def cells(self) -> tuple[int, ...]:
         """As COLUMNS."""
-        return (
-            self.snippets,
-            self.recorded,
-            self.again,
-            self.verified,
-            self.mismatches,
-            self.differences,
-            self.limits,
-            self.broken,
-        )
+        return tuple(getattr(self, one.name) for one in dataclasses.fields(self)[: len(COLUMNS)])
 
 
 def turns(kinds: Sequence[str], seed: int, snippets: int) -> Iterator[tuple[str, int, int]]:
@@ -116,10 +108,10 @@ def one(kind: str, seed: int, count: int, kernel: Path, tally: Tally) -> None:
 
 def matrix(tallies: Mapping[str, Tally]) -> str:
     """One Markdown table, a kind a row."""
-    lines = [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for kind, tally in tallies.items():
-        lines.append(f"| {kind} | {' | '.join(f'{cell:,}' for cell in tally.cells())} |")
-    return "\n".join(lines) + "\n"
+    return table.matrix(
+        ("", *COLUMNS),
+        ((kind, *(f"{cell:,}" for cell in tally.cells())) for kind, tally in tallies.items()),
+    )
 
 
 def search(kinds: Sequence[str], seed: int, snippets: int, started: float) -> dict[str, Tally]:
@@ -144,18 +136,12 @@ def search(kinds: Sequence[str], seed: int, snippets: int, started: float) -> di
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{'; '.join(KINDS)}; default all")
+    parser = command_line(__doc__)
     parser.add_argument("--snippets", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
-    options = parser.parse_args(arguments)
-    kinds = options.kinds or list(KINDS)
-    if unknown := set(kinds) - set(KINDS):
-        parser.error(f"no such kind: {', '.join(sorted(unknown))}")
+    options = parse_parts(parser, list(KINDS), arguments)
     started = time.time()
-    tallies = search(kinds, options.seed, options.snippets, started)
+    tallies = search(options.parts, options.seed, options.snippets, started)
     found = {kind: dataclasses.asdict(tally) for kind, tally in tallies.items()}
     keep("moving", started, {"seed": options.seed, "found": found})
     sys.stdout.write(matrix(tallies))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Figure
-from bench.table import HEADER, cells
+from bench.table import HEADER, cells, matrix
 from sysqcache.base.errors import EngineMissing
 from sysqcache.compare import host
 from sysqcache.spec.engines import find_engine
@@ -33,6 +33,25 @@ def engine() -> dict[str, Any]:
     return {"key": found.key, "build_id": found.build_id, "current": found.current}
 
 
+def stamp(started: float) -> str:
+    """Unix time as a part of a file's name."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
+
+
+def about(
+    started: float, figures: Sequence[Figure], on: Mapping[str, Any], by: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every results file has: command, time, host ``on``, engine ``by``, figures."""
+    return {
+        "version": 1,
+        "command": command(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "host": dict(on),
+        "engine": dict(by),
+        "figures": [figure.to_json() for figure in figures],
+    }
+
+
 def keep(
     kind: str, started: float, results: Mapping[str, Any], figures: Sequence[Figure] = ()
 ) -> None:
@@ -41,17 +60,9 @@ def keep(
     :param started: Unix time, also for the file's name.
     """
     RESULTS.mkdir(exist_ok=True)
-    when = time.gmtime(started)
-    about = {
-        "version": 1,
-        "command": command(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
-        "host": host.facts(),
-        "engine": engine(),
-        "figures": [figure.to_json() for figure in figures],
-    }
-    path = RESULTS / f"{kind}-{time.strftime('%Y%m%dT%H%M%S', when)}.json"
-    path.write_text(json.dumps(about | dict(results), indent=1), encoding="utf-8")
+    value = about(started, figures, host.facts(), engine()) | dict(results)
+    path = RESULTS / f"{kind}-{stamp(started)}.json"
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def finish(
@@ -59,6 +70,4 @@ def finish(
 ) -> None:
     """:func:`keep` the results, and print ``figures`` one below the other."""
     keep(kind, started, results, figures)
-    sys.stdout.write("| " + " | ".join(HEADER) + " |\n|---|---|---|---|---|\n")
-    for figure in figures:
-        sys.stdout.write("| " + " | ".join(cells(figure)) + " |\n")
+    sys.stdout.write(matrix(HEADER, map(cells, figures)))

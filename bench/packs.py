@@ -10,11 +10,9 @@ Results go to bench/results.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,10 +21,10 @@ from typing import Final
 
 import numpy as np
 
-from bench.figures import RATIO, Figure, Limit
+from bench.figures import RATIO, Figure, Limit, figures_of
 from bench.fuzzing.mutations import seal_block
-from bench.modules import FIRST, Session
 from bench.output import finish
+from bench.session import DEBIAN, Session, Values, command_line, fresh_session, parse_parts
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.store import key
@@ -34,9 +32,6 @@ from sysqcache.store.layout import StoreLayout
 from sysqcache.store.manifest import read_manifest, write_manifest
 from sysqcache.store.pack import Pack
 from sysqcache.store.writer import write_pack
-
-Values = defaultdict[str, list[float]]
-"""Figure name to what was measured, a value a round."""
 
 FEW, MANY = 20, 200
 KEYS: Final = 1000
@@ -154,32 +149,26 @@ def turn(session: Session, config: Path, stores: dict[str, Path], found: Values)
 def table(part: str, found: Values) -> list[Figure]:
     """Every figure, and what is asked of adoptions (many) and of boots (crowd)."""
     asked = "cycles an adoption" if part == "many" else "vCPU time"
-    figures = []
-    for name, values in found.items():
-        ratio = " / " in name
-        limit = LIMITS[part] if ratio and name.endswith(asked) else None
-        unit = RATIO if ratio else "s" if name.endswith("ready") else ""
-        figures.append(Figure(part, name, unit, tuple(values), limit))
-    return figures
+
+    def unit(name: str) -> str:
+        return RATIO if " / " in name else "s" if name.endswith("ready") else ""
+
+    def limit(name: str) -> Limit | None:
+        return LIMITS[part] if " / " in name and name.endswith(asked) else None
+
+    return figures_of(found, unit, limit, part)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="many, crowd; default both")
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--config", type=Path, default=FIRST, metavar="VM.yaml")
-    options = parser.parse_args(arguments)
-    chosen = options.parts or list(LIMITS)
-    if unknown := set(chosen) - set(LIMITS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
+    options = parse_parts(parser, list(LIMITS), arguments)
     started, figures = time.time(), []
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        session = Session(Path(directory))
-        for part in chosen:
-            found = Values(list)
+    with fresh_session() as session:
+        for part in options.parts:
+            found = defaultdict[str, list[float]](list)
             stores = _stores(session, options.config.absolute(), part)
             for _ in range(options.rounds):
                 turn(session, options.config.absolute(), stores, found)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.figures import Figure, Run, figures
-from bench.output import command
+from bench.output import RESULTS, about, stamp
 from bench.plan import Kind, Section, Step, plan
 from bench.runner import Runner, StepFailed
+from bench.session import CONFIGS, DEBIAN, command_line
 from bench.table import HEADER, cells, grouped
 from sysqcache.base.errors import SysqcacheError, UsageError
 from sysqcache.cli.liveline import Phases
@@ -33,12 +34,7 @@ from sysqcache.spec.engines import Engine, find_engine
 if TYPE_CHECKING:
     from rich.console import Console
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-RESULTS: Final = ROOT / "bench" / "results"
-CONFIGS: Final = (
-    ROOT / "configs" / "debian12-x86_64.yaml",
-    ROOT / "configs" / "debian12-x86_64-nokaslr.yaml",
-)
+MACHINES: Final = (DEBIAN, CONFIGS / "debian12-x86_64-nokaslr.yaml")
 _INTERRUPTED: Final = 130
 
 
@@ -62,35 +58,25 @@ class Session:
     def to_json(self) -> dict[str, Any]:
         """The results file."""
         return {
-            "version": 1,
-            "command": command(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            **about(self.started, self.figures(), self.host, self.engine),
             "took_s": round(time.time() - self.started, 1),
-            "host": self.host,
-            "engine": dict(self.engine),
             "options": {"pairs": self.pairs, "kaslr": dict(self.kaslr)},
             "interrupted": self.interrupted,
             "failures": self.failures,
-            "figures": [figure.to_json() for figure in self.figures()],
             "runs": [asdict(run) for run in self.runs],
         }
 
     def save(self, directory: Path) -> Path:
         """Write the results file, the same one each time."""
         directory.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self.started))
-        path = directory / f"{stamp}-{host.short_hash(self.host)}.json"
+        path = directory / f"{stamp(self.started)}-{host.short_hash(self.host)}.json"
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         return path
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     names = [str(section) for section in Section]
     parser.add_argument(
         "sections", nargs="*", metavar="SECTION", help=f"{', '.join(names)}; default: all"
@@ -208,7 +194,7 @@ def show(session: Session, console: Console) -> None:
 
 def prepare(options: argparse.Namespace) -> Prepared:
     """What to run, on what. Raises SysqcacheError."""
-    files, kaslr, arches = machines(options.config or CONFIGS)
+    files, kaslr, arches = machines(options.config or MACHINES)
     sections = [Section(name) for name in options.sections] or list(Section)
     steps = plan(sections, list(files), options.pairs, single=list(files)[:1])
     engine = one_engine(arches)

@@ -3,27 +3,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Run
 from bench.plan import Kind, Step
-from sysqcache.base import paths
+from bench.session import Session
 from sysqcache.base.types import CacheMode
 from sysqcache.compare.host import Noise
 from sysqcache.compare.workshop import disk_bytes
 from sysqcache.spec.engines import ENV_ENGINE
 
-PROGRAM: Final = Path(sys.executable).with_name("sysqcache")
-_TIMEOUT: Final = 900.0
 _BLOCKS: Final = (
     *("requested", "adopted", "translated", "recorded", "hit_rate"),
     *("adopt_cycles", "translate_cycles", "translate_share"),
@@ -59,31 +55,29 @@ class Runner:
     files: Mapping[str, Path]
     engine: Path
     plain: Path | None = None
-    environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        home = self.root / "home"
-        home.mkdir()
-        (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
-        self.environment = {
-            **os.environ,
-            paths.ENV_HOME: str(home),
-            ENV_ENGINE: str(self.engine),
-        }
+        self._session = Session(self.root)
 
     def run(self, step: Step) -> Run:
         """One step. Raises StepFailed; an interrupted run leaves no process."""
         # what earlier runs wrote is not to be written during this one
         os.sync()
         noise = Noise()
-        values = self._help() if step.kind is Kind.HELP else self._boot(step)
+        try:
+            values = self._help() if step.kind is Kind.HELP else self._boot(step)
+        except subprocess.CalledProcessError as error:
+            tail = "\n".join(error.stderr.splitlines()[-15:])
+            raise StepFailed(f"{error}\n{tail}") from None
+        except subprocess.TimeoutExpired as error:
+            raise StepFailed(f"no result: {error}") from None
         return Run(
             str(step.section), str(step.kind), step.config, step.pair, values, noise.measure()
         )
 
     def _help(self) -> dict[str, float]:
         started = time.perf_counter()
-        self._execute([str(PROGRAM), "--help"], {})
+        self._session.output(self.root / "store", "--help")
         return {"wall_s": time.perf_counter() - started}
 
     def filled(self, config: str) -> Path:
@@ -95,16 +89,14 @@ class Runner:
         if step.kind in (Kind.WARM, Kind.SECOND):
             shutil.copytree(self.filled(step.config), store)
             os.sync()
-        command = [str(PROGRAM), "boot", str(self.files[step.config]), "--until", "ready"]
-        command += ["--json", "--cache", str(_MODES[step.kind])]
-        if step.kind is Kind.OPEN:
-            # the engine has mapped the packs before the guest's first instruction
-            command += ["--set", "ready.probe=none"]
-        extra = {paths.ENV_STORE: str(store)}
-        if step.kind is Kind.PLAIN:
-            assert self.plain is not None
-            extra[ENV_ENGINE] = str(self.plain)
-        report = json.loads(self._execute(command, extra))
+        # of an engine that maps packs, it has done so before the guest's first instruction
+        probe = ["--set", "ready.probe=none"] if step.kind is Kind.OPEN else []
+        engine = self.plain if step.kind is Kind.PLAIN else self.engine
+        self._session.environment[ENV_ENGINE] = str(engine)
+        report = self._session.run(
+            store, "boot", self.files[step.config], "--until", "ready",
+            "--cache", _MODES[step.kind], *probe,
+        )  # fmt: skip
         found = values_of(report)
         if step.kind is Kind.FILL:
             found["disk_bytes"] = float(disk_bytes(store))
@@ -120,33 +112,6 @@ class Runner:
         if step.kind in (Kind.SECOND, Kind.THIRD):
             return self.root / f"third-{step.config}"
         return self.root / "store"
-
-    def _execute(self, command: list[str], extra: Mapping[str, str]) -> str:
-        log = self.root / "stderr.log"
-        with log.open("w") as errors:
-            # its own session: Ctrl-C is for us, who end it then
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**self.environment, **extra},
-                start_new_session=True,
-            )
-            try:
-                output, _ = process.communicate(timeout=_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                raise StepFailed(f"no result in {_TIMEOUT:.0f} s: {' '.join(command)}") from None
-            finally:
-                if process.poll() is None:
-                    # QEMU ends with its controller
-                    process.kill()
-                    process.communicate()
-        if process.returncode:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise StepFailed(f"exit code {process.returncode}: {' '.join(command)}\n{tail}")
-        return output
 
 
 def values_of(report: Mapping[str, Any]) -> dict[str, float]:

@@ -26,11 +26,12 @@ from typing import Final
 from bench.sanitizing import plugin, reports, suppressions
 from bench.sanitizing.reports import Report
 from bench.sanitizing.suppressions import Suppression
+from bench.session import ROOT, command_line
+from bench.table import matrix
 from sysqcache.base.errors import EngineMissing
 from sysqcache.spec import engines, series
 from sysqcache.spec.series import Sanitizer
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 LISTS: Final = series.ENGINE_DIR / "tests" / "sanitizers"
 TESTS: Final = ("test_vcpus.py", "test_cache_faults.py", "test_image_files.py")
 TEST_TIMEOUT_S: Final = 1800
@@ -145,11 +146,7 @@ def show(found: Found) -> None:
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.sanitize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--part", type=Sanitizer, choices=list(Sanitizer), help="default: both")
     parser.add_argument("-k", metavar="EXPRESSION", help="other tests, as pytest's -k")
     parser.add_argument("--logs", type=Path, default=Path("build/sanitize"), metavar="DIR")
@@ -186,9 +183,7 @@ def main(given: Sequence[str] | None = None) -> int:
     except EngineMissing as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
-    for row, _ in done:
-        print(f"| {' | '.join(row)} |")
+    print("\n" + matrix(HEADER, [row for row, _ in done]), end="")
     return 0 if all(good for _, good in done) else 1
 
 

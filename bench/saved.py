@@ -10,34 +10,27 @@ gets an empty one, which savevm needs. Results go to bench/results.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.figures import RATIO, Figure, Limit
-from bench.modules import WORK, Session
+from bench.figures import RATIO, Limit, figures_of
 from bench.output import finish
+from bench.session import DEBIAN, WORK, Session, Values, command_line, fresh_session, parse_parts
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.spec import resolve
 from sysqcache.spec.engines import any_qemu_img
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
 WAYS: Final = "internal,internal+warm,file+warm,template,template+warm"
 SIZES: Final = ("1GiB", "4GiB")
 COPIES: Final = 8
 MIB: Final = 1 << 20
-
-Values = dict[str, list[float]]
-"""Figure name to what was measured."""
 
 LIMITS: Final = {
     "template+warm/internal, ready": Limit(0.25),
@@ -161,43 +154,29 @@ def copies(session: Session, guest: Guest, found: Values) -> None:
         found["own memory of a copy that ran true"] += memory
 
 
-def table(found: Values) -> list[Figure]:
-    """Every figure with its values."""
-
-    def unit(name: str) -> str:
-        if "memory" in name:
-            return "MiB"
-        return RATIO if "/" in name else "s"
-
-    return [
-        Figure("", name, unit(name), tuple(values), LIMITS.get(name))
-        for name, values in found.items()
-    ]
+def unit(name: str) -> str:
+    """Of a figure, by its name."""
+    if "memory" in name:
+        return "MiB"
+    return RATIO if "/" in name else "s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parts = {"compare": compare, "sizes": sizes, "copies": copies}
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
     parser.add_argument("--task", metavar="CMD", help="of compare; default: that of our images")
-    options = parser.parse_args(arguments)
+    options = parse_parts(parser, list(parts), arguments)
     config = options.config.absolute()
     guest = Guest(config, options.rounds, options.task or task_of(config))
-    chosen = options.parts or list(parts)
-    if unknown := set(chosen) - set(parts):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     started, found = time.time(), defaultdict[str, list[float]](list)
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        session = Session(Path(directory))
-        for part in chosen:
+    with fresh_session() as session:
+        for part in options.parts:
             parts[part](session, guest, found)
             sys.stderr.write(f"{part}: {time.time() - started:.0f} s\n")
-    finish("saved", started, {"found": found}, table(found))
+    finish("saved", started, {"found": found}, figures_of(found, unit, LIMITS.get))
     return 0
 
 

@@ -14,7 +14,6 @@ store is whole.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import shutil
@@ -26,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.session import command_line
 from bench.soaking.host import Faults, Host
 from bench.soaking.kills import kills
 from bench.soaking.machines import Life
@@ -90,9 +90,7 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak; 1 when there was a fault."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--machines", type=int, default=MACHINES, help="at once, copies besides")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="boots before and after")

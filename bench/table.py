@@ -7,14 +7,14 @@ same commands gave before.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import RATIO, SHARE, Figure
+from bench.session import command_line
 
 FIGURES: Final = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
 REMARKS: Final = "## Remarks"
@@ -30,6 +30,12 @@ def number(value: float, unit: str) -> str:
     if unit == "":
         return f"{value:,.0f}"
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2f} {unit}"
+
+
+def matrix(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    first, *rest = (f"| {' | '.join(row)} |\n" for row in (heads, *rows))
+    return "".join([first, "|---" * len(heads) + "|\n", *rest])
 
 
 def cells(figure: Figure) -> tuple[str, str, str, str, str]:
@@ -66,12 +72,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     figures = [Figure.from_json(value) for value in results["figures"]]
     for config, group in grouped(figures).items():
         title = config or "the command"
-        lines += [
-            "",
-            f"| {' | '.join((title, *HEADER[1:-1], 'reached'))} |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [f"| {' | '.join(cells(figure))} |" for figure in group]
+        lines += ["", matrix((title, *HEADER[1:-1], "reached"), map(cells, group)).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -93,8 +94,8 @@ def section(results: Mapping[str, Any]) -> str:
         + ("; interrupted." if results.get("interrupted") else "."),
     ]
     for config, group in grouped(figures).items():
-        lines += ["", f"| {config} | median | min to max |", "|---|---|---|"]
-        lines += [f"| {' | '.join(cells(figure)[:3])} |" for figure in group]
+        rows = [cells(figure)[:3] for figure in group]
+        lines += ["", matrix((config, *HEADER[1:3]), rows).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -112,9 +113,7 @@ def updated(text: str, sections: Sequence[str]) -> str:
 
 def main() -> None:
     """Print the tables, or write them down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="files in bench/results")
     parser.add_argument("--figures", action="store_true", help="write them into docs/figures.md")
     options = parser.parse_args()

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.modules import Session
+from bench.session import ROOT, TINY, Session
 from sysqcache.setup.images.cpio import CpioWriter
 from sysqcache.spec import catalog
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-TINY: Final = ROOT / "configs" / "tiny-x86_64.yaml"
 PROGRAMS: Final = ROOT / "tests" / "vm" / "guest"
 
 
@@ -26,15 +24,20 @@ def compiled(name: str, directory: Path) -> Path:
 
 def initrd(programs: Sequence[Path], directory: Path) -> Path:
     """The tiny guest's, with programs in its /bin."""
-    image = catalog.resolve("tiny-x86_64")
-    assert image.initrd is not None
+    files = {f"bin/{program.name}": program for program in programs}
+    return extended("tiny-x86_64", files, directory / "initrd")
+
+
+def extended(image: str, files: Mapping[str, Path], target: Path) -> Path:
+    """The initial RAM disk of an image with more files, by their names there; ``target``."""
+    own = catalog.resolve(image).initrd
+    assert own is not None
     extra = CpioWriter()
-    for program in programs:
-        extra.file(f"bin/{program.name}", program.read_bytes(), 0o755)
+    for name, path in files.items():
+        extra.file(name, path.read_bytes(), 0o755 if path.stat().st_mode & 1 else 0o644)
     # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
-    size = (image.initrd.stat().st_size + 3) & -4
-    target = directory / "initrd"
-    target.write_bytes(image.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
+    size = (own.stat().st_size + 3) & -4
+    target.write_bytes(own.read_bytes().ljust(size, b"\0") + extra.getvalue())
     return target
 
 

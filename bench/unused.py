@@ -9,7 +9,7 @@ from typing import Final
 
 from bench import tinyguest
 from bench.figures import RATIO
-from bench.modules import Session
+from bench.session import Session
 from sysqcache.spec import engines
 
 COUNTS: Final = (1, 8)

@@ -12,11 +12,9 @@ memory and speed of our engine with the cache off and of that QEMU. Results go t
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,13 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import tinyguest, unused
-from bench.figures import OFF_RATIO, RATIO, SHARE, Figure, Limit
-from bench.modules import NAME, Session
+from bench.figures import OFF_RATIO, RATIO, SHARE, Figure, Limit, figures_of
 from bench.output import finish
+from bench.session import DEBIAN, NAME, Session, Values, command_line, fresh_session, parse_parts
 from sysqcache.spec import engines as info
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-DEBIAN: Final = ROOT / "configs" / "debian12-x86_64.yaml"
 COUNTS: Final = (1, 4)
 STORM_VCPUS: Final = (1, 2, 4)
 STORM_BLOCKS: Final = 480 * 1024
@@ -38,9 +34,6 @@ STRESS_S: Final = 60
 SPIN_ROUNDS: Final = 50_000
 RACE_WAYS: Final = ("1", "2", "4", "8", "16", "lock", "cross", "string", "fxsave")
 RACE_S: Final = 20
-
-Values = dict[str, list[float]]
-"""Figure name to what was measured, a value a round."""
 
 
 def boots(session: Session, config: Path, found: Values) -> None:
@@ -147,10 +140,7 @@ def race(session: Session, files: Path, found: Values) -> None:
 
 def table(found: Values) -> list[Figure]:
     """Every figure with its values and what is asked of it."""
-    return [
-        Figure("", name, _unit(name), tuple(values), _limit(name, found))
-        for name, values in found.items()
-    ]
+    return figures_of(found, _unit, lambda name: _limit(name, found))
 
 
 def _unit(name: str) -> str:
@@ -175,38 +165,29 @@ def _limit(name: str, found: Values) -> Limit | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parts = ("boot", "storm", "spin", "stress", "race", "off")
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; default the first four"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="of all but stress")
+    parser = command_line(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of all but stress and race")
     parser.add_argument("--config", type=Path, default=DEBIAN, metavar="VM.yaml")
-    options = parser.parse_args(arguments)
-    chosen = options.parts or parts[:4]
-    if unknown := set(chosen) - set(parts):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    known = ("boot", "storm", "spin", "stress", "race", "off")
+    options = parse_parts(parser, known, arguments, known[:4])
+    parts = options.parts
     started, found = time.time(), defaultdict[str, list[float]](list)
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
-        session = Session(Path(directory))
-        files = (
-            tinyguest.measured(Path(directory) / "programs") if set(chosen) != {"boot"} else Path()
-        )
+    with fresh_session() as session:
+        alone = parts == ["boot"]
+        files = Path() if alone else tinyguest.measured(session.root / "programs")
         for number in range(options.rounds):
-            if "boot" in chosen:
+            if "boot" in parts:
                 boots(session, options.config.absolute(), found)
-            if "storm" in chosen:
+            if "storm" in parts:
                 storms(session, files, found)
-            if "spin" in chosen:
+            if "spin" in parts:
                 spin(session, files, found)
-            if "off" in chosen:
+            if "off" in parts:
                 unused.pair(session, files, number, found)
             sys.stderr.write(f"round {number + 1}: {time.time() - started:.0f} s\n")
-        if "stress" in chosen:
+        if "stress" in parts:
             stress(session, files, found)
-        if "race" in chosen:
+        if "race" in parts:
             race(session, files, found)
     finish("vcpus", started, {"name": NAME, "found": found}, table(found))
     return 0

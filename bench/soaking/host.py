@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bench import session
 from sysqcache.base import paths
 from sysqcache.base.files import TEMPORARY, is_locked
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 TINY: Final = (
-    str(ROOT / "configs" / "tiny-x86_64.yaml"),
+    str(session.TINY),
     # on a host with far more machines than processors the kernel's test of its timer fails, and
     # it panics: with or without the cache
     *("--set", "cmdline=console=ttyS0 quiet no_timer_check", "--set", "ready.timeout=600s"),

@@ -20,16 +20,13 @@ itself, and belongs into a table of :mod:`bench.verdicts.suites`, with the reaso
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from bench.modules import Session
 from bench.output import keep
+from bench.session import command_line, fresh_session
 from bench.verdicts import guests, tcg
 from bench.verdicts.guests import say
 from bench.verdicts.suites import ENTRIES, Entry, Place, prepare
@@ -46,9 +43,7 @@ def chosen(names: Sequence[str]) -> list[Entry]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_line(__doc__)
     names = ", ".join(entry.name for entry in ENTRIES)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"beginning of {names}")
     parser.add_argument("--twice-cold", action="store_true", help="find what differs by itself")
@@ -64,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     outcomes: list[Outcome] = []
     skipped: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="sysqcache-bench-") as directory:
+    with fresh_session() as session:
         runs = guests.TWICE_COLD if options.twice_cold else guests.RUNS
-        place = Place(tcg.tree(listener), Session(Path(directory)), begin, runs)
+        place = Place(tcg.tree(listener), session, begin, runs)
         for entry in entries:
             if reason := prepare(entry, listener):
                 say(f"{entry.name}: not run, {reason}", begin)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -12,14 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from bench.modules import PROGRAM, Session
+from bench.session import CONFIGS, Session
+from bench.tinyguest import extended
 from bench.verdicts import image
 from bench.verdicts.verdict import COLD, Outcome, parse
-from sysqcache.base import paths
-from sysqcache.setup.images.cpio import CpioWriter
-from sysqcache.spec import catalog
 
-CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
 RUNNER: Final = Path(__file__).with_name("runner.sh")
 WARM, VERIFY = "warm", "verify"
 RUNS: Final = {COLD: "off", "filling": "on", WARM: "on", VERIFY: "verify"}
@@ -48,17 +44,9 @@ class Tiny:
     def prepare(self, folder: Path) -> tuple[Path, Sequence[str], str]:
         """See :class:`Machine`."""
         name = f"tiny-{self.arch}"
-        found = catalog.resolve(name)
-        assert found.initrd is not None
-        extra = CpioWriter()
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                inside = f"suite/{path.relative_to(folder)}"
-                extra.file(inside, path.read_bytes(), 0o755 if path.stat().st_mode & 1 else 0o644)
-        initrd = folder.with_suffix(".initrd")
-        # the kernel unpacks one archive behind the other, each at a multiple of 4 bytes
-        size = (found.initrd.stat().st_size + 3) & -4
-        initrd.write_bytes(found.initrd.read_bytes().ljust(size, b"\0") + extra.getvalue())
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        files = {f"suite/{path.relative_to(folder)}": path for path in paths}
+        initrd = extended(name, files, folder.with_suffix(".initrd"))
         sets = (f"initrd={initrd}", *self.sets)
         return CONFIGS / f"{name}.yaml", sets, "sh /suite/runner.sh /suite"
 
@@ -134,7 +122,8 @@ def run(suite: Suite, session: Session, started: float, runs: Mapping[str, str] 
     for name, mode in runs.items():
         arguments = (*fields, "--cache", mode, "--task", task)
         try:
-            report = boot(session, store, config, *arguments)
+            options = ("--until", "ready", *arguments)
+            report = session.run(store, "boot", config, *options, timeout=None)
         except subprocess.CalledProcessError as error:
             outcome.runs[name] = {}
             outcome.notes.append(f"{name}: {error.stderr.strip()}")
@@ -147,18 +136,6 @@ def run(suite: Suite, session: Session, started: float, runs: Mapping[str, str] 
             say(f"    {one}", started)
     outcome.seconds = time.monotonic() - begin
     return outcome
-
-
-def boot(session: Session, store: Path, config: Path, *arguments: str) -> dict[str, Any]:
-    """The report of a boot, as of :meth:`Session.boot`, which does not wait for as long."""
-    command = [str(PROGRAM), "boot", str(config), "--until", "ready", "--json", *arguments]
-    environment = {**session.environment, paths.ENV_STORE: str(store)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def _take(outcome: Outcome, name: str, report: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.modules import Session
+from bench.session import Session
 from bench.verdicts import bare, board, debian, guests, image, tcg
 from bench.verdicts.verdict import Outcome
 from sysqcache.setup.images import build as images

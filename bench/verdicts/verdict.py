@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from bench.table import matrix
 
 MARK: Final = "verdict"
 COLD: Final = "cold"
@@ -164,16 +166,11 @@ def _total(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """One Markdown table, a suite a row, and what differed below it."""
-    rows = [_row(outcome) for outcome in outcomes]
-    lines = [_line(HEADER), "|---" * len(HEADER) + "|", *map(_line, [*rows, _total(outcomes)])]
+    text = matrix(HEADER, [*map(_row, outcomes), _total(outcomes)])
     for outcome in outcomes:
-        lines += [f"* {outcome.suite}: {note}" for note in outcome.notes]
-        lines += [f"* {outcome.suite}: {one}" for one in outcome.differences]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        notes = (*outcome.notes, *outcome.differences)
+        text += "".join(f"* {outcome.suite}: {one}\n" for one in notes)
+    return text
 
 
 def reached(outcomes: Sequence[Outcome], tests: int) -> bool:

@@ -15,8 +15,9 @@ from bench import arches, table, vcpus
 from bench import figures as fig
 from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
-from bench.run import ROOT, Session, parse
+from bench.run import Session, parse
 from bench.runner import StepFailed, values_of
+from bench.session import ROOT
 from sysqcache.compare import host
 from sysqcache.machine.report import BootReport
 

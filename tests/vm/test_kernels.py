@@ -18,7 +18,7 @@ from machinehelp import TINY
 from bench import kernelpackages
 from bench.kernelpackages import Kernel
 from bench.kernels import CMDLINE, examine
-from bench.modules import Session
+from bench.session import Session
 from sysqcache.base.errors import EngineMissing, SysqcacheError
 from sysqcache.base.types import ArchName
 from sysqcache.spec.engines import find_engine

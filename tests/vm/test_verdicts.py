@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.modules import Session
+from bench.session import Session
 from bench.verdicts import guests, suites, tcg
 from bench.verdicts.verdict import Outcome, table
 from sysqcache.setup.work import ignore
