@@ -50,3 +50,18 @@ def test_rooms_within_rooms_are_documented() -> None:
             path = ROOT / room.replace(".", "/")
             if room.count(".") > 1 and path.is_dir():
                 assert f"`{room.partition('.')[2].replace('.', '/')}/`" in text, room
+
+
+def test_the_stations_of_a_record_are_files_and_counted() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    way = text.partition("## A record's way")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (formats|attribution|store) \| ([^|]+) \|", way, re.MULTILINE)
+    files = [f"{room}/{name}" for room, names in rows for name in re.findall(r"`(\w+)`", names)]
+    assert [name for name in files if not (ROOT / "sysqcache" / f"{name}.py").is_file()] == []
+    shown = re.search(
+        r"^(\d+) files .*: (\d+) of formats, (\d+) of attr\w+, (\d+) of", way, re.MULTILINE
+    )
+    assert shown is not None
+    rooms_of = [name.partition("/")[0] for name in files]
+    counts = [len(set(files)), *(rooms_of.count(r) for r in ("formats", "attribution", "store"))]
+    assert [int(number) for number in shown.groups()] == counts
