@@ -168,11 +168,15 @@ class Life:
         )
 
     def _not_ready(self) -> NotReady:
-        ready = self.spec.ready
+        ready, qemu = self.spec.ready, self.process
+        had = (
+            f"QEMU had {qemu.cpu_seconds():.1f} s of the host's processors and waited "
+            f"{qemu.identity.waited_seconds():.1f} s for one"
+        )
         return NotReady(
             f"{self.spec.name} was not ready within {ready.timeout:g} s ({ready.probe} probe)",
             hint=ready.hint or "see ready: in vm.yaml",
-            detail=self._serial_tail(),
+            detail=f"{had}\n{self._serial_tail()}",
         )
 
     def _run_tasks(self) -> None:

@@ -54,6 +54,17 @@ class ProcessId:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited_seconds(self) -> float:
+        """How long the thread that waited longest for a processor has; 0.0 when it is gone.
+
+        From the kernel's ``schedstat`` (Documentation/scheduler/sched-stats.rst).
+        """
+        waited = 0
+        for file in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                waited = max(waited, int(file.read_text(encoding="ascii").split()[1]))
+        return waited / 1e9 if self.alive() else 0.0
+
     def own_memory(self) -> int:
         """Bytes of memory that it wrote to, of what others have too its share; 0 when it is gone.
 
