@@ -31,6 +31,8 @@ from sysqcache.spec import engines as info
 
 KINDS: Final = ("on", "off", "plain")
 VCPUS: Final = 4
+PATIENT: Final = ("--set", "ready.timeout=600s")
+"""A busy host is no hang."""
 
 
 class Kind:
@@ -50,7 +52,9 @@ class Kind:
         """Whether the machine became ready and was stopped by us."""
         mode = "on" if self.name == "on" else "off"
         try:
-            self._session.boot(self._store, config, "--set", f"vcpus={VCPUS}", "--cache", mode)
+            self._session.boot(
+                self._store, config, "--set", f"vcpus={VCPUS}", *PATIENT, "--cache", mode
+            )
         except subprocess.CalledProcessError as error:
             self.ended += 1
             self._keep(keep / f"{self.name}-{self.ended}", error)
