@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measure boots with many packs, and with a pack that a neighbour has filled with others' keys.
 
-    python -m bench.packs [many] [crowd] [--rounds N] [--config VM.yaml]
+    python -m bench.packs [many] [dealt] [crowd] [--rounds N] [--config VM.yaml]
 
-``many`` boots with the same blocks in 20 and in 200 packs, ``crowd`` with and without a pack of
-blocks that each begin as one which the machine wants. Both take turns, and read the store alone.
+``many`` boots with the same blocks in 20 and in 200 packs, dealt out 32 neighbours at a time, as
+code of one module lies in one pack; ``dealt`` does so block by block, which no store does.
+``crowd`` boots with and without a pack of blocks that each begin as one which the machine wants.
+Both take turns, every other time in the other order, and read the store alone.
 Results go to bench/results.
 """
 
@@ -35,16 +37,20 @@ from sysqcache.store.writer import write_pack
 
 FEW, MANY = 20, 200
 KEYS: Final = 1000
-LIMITS: Final = {"many": Limit(1.1), "crowd": Limit(1.02)}
+RUNS: Final = {"many": 32, "dealt": 1}
+LIMITS: Final[dict[str, Limit | None]] = {"many": Limit(1.1), "dealt": None, "crowd": Limit(1.02)}
 
 
-def split(pack: Path, folder: Path, count: int) -> list[Path]:
-    """The blocks of ``pack`` dealt out to ``count`` packs, so that neighbours are apart."""
+def split(pack: Path, folder: Path, count: int, run: int = 1) -> list[Path]:
+    """The blocks of ``pack`` dealt out to ``count`` packs, ``run`` neighbours at a time."""
     folder.mkdir(exist_ok=True)
     whole = Pack.open(pack)
     table, head = whole.blocks(), whole.header
-    rows = [np.arange(first, len(table), count) for first in range(count)]
-    return [write_pack(folder, head.fingerprint, head.text, [table.select(r)]).path for r in rows]
+    owner = np.arange(len(table)) // run % count
+    parts = [table.select(np.flatnonzero(owner == number)) for number in range(count)]
+    return [
+        write_pack(folder, head.fingerprint, head.text, [part]).path for part in parts if len(part)
+    ]
 
 
 def crowded(pack: Path, folder: Path, keys: int = 64, each: int = 1500) -> Path:
@@ -91,15 +97,14 @@ def _offer(store: Path, packs: Sequence[Path]) -> None:
     write_manifest(layout, dataclasses.replace(manifest, packs=tuple(rows)))
 
 
-def _spread(store: Path, count: int) -> None:
-    """Deal the blocks of a store out to ``count`` packs."""
+def _spread(store: Path, count: int, run: int) -> None:
+    """Deal the blocks of a store out to ``count`` packs, ``run`` at a time."""
     layout = StoreLayout(store)
     rows = read_manifest(layout).packs
     total, found = sum(row.blocks for row in rows), []
     for row in rows:
-        found += split(
-            layout.pack(row.sha256), store / "split", max(1, round(count * row.blocks / total))
-        )
+        share = max(1, round(count * row.blocks / total))
+        found += split(layout.pack(row.sha256), store / "split", share, run)
     _offer(store, found)
 
 
@@ -119,21 +124,26 @@ def _stores(session: Session, config: Path, part: str) -> dict[str, Path]:
     if not first.exists():
         session.boot(first, config)
     stores = {}
-    names = (f"{FEW} packs", f"{MANY} packs") if part == "many" else ("alone", "crowded")
+    names = (f"{FEW} packs", f"{MANY} packs") if part in RUNS else ("alone", "crowded")
     for name in names:
         stores[name] = shutil.copytree(first, session.root / f"{part}-{name}")
-    if part == "many":
-        _spread(stores[names[0]], FEW)
-        _spread(stores[names[1]], MANY)
+    if part in RUNS:
+        _spread(stores[names[0]], FEW, RUNS[part])
+        _spread(stores[names[1]], MANY, RUNS[part])
     else:
         _crowd(stores[names[1]])
     return stores
 
 
-def turn(session: Session, config: Path, stores: dict[str, Path], found: Values) -> None:
-    """One boot of each, and what the second is by the first."""
+def turn(
+    session: Session, config: Path, stores: dict[str, Path], found: Values, number: int
+) -> None:
+    """One boot of each, and what the second is by the first.
+
+    :param number: of the round; every other one begins with the second.
+    """
     seen = {}
-    for name, store in stores.items():
+    for name, store in list(stores.items())[:: -1 if number % 2 else 1]:
         report = session.boot(store, config, "--cache", "read-only")
         blocks = report["blocks_at_ready"]
         seen[name] = (report["times"]["ready_s"], blocks["vcpu_s"], blocks["adopt_cycles"])
@@ -141,14 +151,14 @@ def turn(session: Session, config: Path, stores: dict[str, Path], found: Values)
         found[f"{name}, ready"].append(seen[name][0])
         found[f"{name}, cycles an adoption"].append(seen[name][2])
         found[f"{name}, hit rate"].append(blocks["hit_rate"])
-    before, after = seen.values()
-    for number, what in enumerate(("ready", "vCPU time", "cycles an adoption")):
-        found[f"{' / '.join(reversed(seen))}, {what}"].append(after[number] / before[number])
+    before, after = (seen[name] for name in stores)
+    for place, what in enumerate(("ready", "vCPU time", "cycles an adoption")):
+        found[f"{' / '.join(reversed(stores))}, {what}"].append(after[place] / before[place])
 
 
 def table(part: str, found: Values) -> list[Figure]:
     """Every figure, and what is asked of adoptions (many) and of boots (crowd)."""
-    asked = "cycles an adoption" if part == "many" else "vCPU time"
+    asked = "cycles an adoption" if part in RUNS else "vCPU time"
 
     def unit(name: str) -> str:
         return RATIO if " / " in name else "s" if name.endswith("ready") else ""
@@ -170,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in options.parts:
             found = defaultdict[str, list[float]](list)
             stores = _stores(session, options.config.absolute(), part)
-            for _ in range(options.rounds):
-                turn(session, options.config.absolute(), stores, found)
+            for number in range(options.rounds):
+                turn(session, options.config.absolute(), stores, found, number)
             figures += table(part, found)
     finish("packs", started, {}, figures)
     return 0
