@@ -84,8 +84,7 @@ def _apt(suite: str, arch: ArchName, *, update: bool) -> PrivateApt:
     suites = dict.fromkeys((suite.removesuffix("-backports"), suite))
     configured = sources.read_sources()
     archives = [one for name in suites for one in sources.for_suite(configured, name, "deb")]
-    if not archives:
-        raise ImageBuildError("apt's configuration of this machine names no Debian mirror")
+    sources.require(archives, ImageBuildError)
     work = Work(paths.logs_dir() / f"{name}.log", ImageBuildError)
     with alone(paths.downloads_dir() / f"{name}.lock", ignore):
         apt = PrivateApt(paths.downloads_dir() / name, archives, work, get_arch(arch).debian_name)

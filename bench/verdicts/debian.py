@@ -110,6 +110,7 @@ def perl_tree(listener: Listener) -> Path:
             return target
         work = Work(paths.logs_dir() / f"{_PERL_TREE}.log", ImageBuildError, listener)
         archives = sources.for_suite(sources.read_sources(), image.recipe().suite, "deb", "deb-src")
+        sources.require(archives, ImageBuildError)
         with (
             work.step("fetch perl's source"),
             scratch(paths.downloads_dir(), "perl") as rough,

@@ -53,8 +53,7 @@ def build(listener: Listener) -> Path:
         return target
     hostpackages.require("image")
     archives = sources.for_release(sources.read_sources(), recipe().suite)
-    if not archives:
-        raise ImageBuildError("apt's configuration of this machine names no Debian mirror")
+    sources.require(archives, ImageBuildError)
     work = Work(paths.logs_dir() / f"image-{_NAME}.log", ImageBuildError, listener)
     with (
         alone(paths.build_lock(), listener),

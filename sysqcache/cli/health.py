@@ -11,7 +11,8 @@ from typing import Final
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError, brief
 from sysqcache.base.types import MachineState
-from sysqcache.setup.doctor import Check, free_space
+from sysqcache.setup.doctor import Check
+from sysqcache.setup.work import free_space
 
 _MIN_FREE: Final = 1_000_000_000
 _MIN_DESCRIPTORS: Final = 1024

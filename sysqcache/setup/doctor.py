@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from sysqcache.base.errors import SysqcacheError
 from sysqcache.setup import hostpackages
 from sysqcache.setup.apt import sources
 from sysqcache.setup.engine.configure import meson_present
+from sysqcache.setup.work import free_space
 from sysqcache.spec import catalog, engines
 
 State = Literal["ok", "warning", "missing"]
@@ -83,14 +83,6 @@ def _meminfo(field: str, file: Path = Path("/proc/meminfo")) -> int:
         if name == field:
             return int(value.split()[0]) * 1024
     return 0
-
-
-def free_space(directory: Path) -> tuple[int, str]:
-    """Free bytes where a directory is or will be, and words for them."""
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free
-    return free, f"{free / 1e9:.1f} GB free in {directory}"
 
 
 def _disk(engine: Check) -> Check:

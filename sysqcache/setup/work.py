@@ -140,18 +140,23 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": path, **extra}
 
 
+def free_space(directory: Path) -> tuple[int, str]:
+    """Free bytes where a directory is or will be, and words for them."""
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    return free, f"{free / 1e9:.1f} GB free in {directory}"
+
+
 def require_space(directory: Path, need: int, what: str, error: type[SysqcacheError]) -> None:
     """Check that ``directory`` (or its nearest existing parent) has ``need`` bytes free.
 
     :raises SysqcacheError: the class ``error``; nothing was made.
     """
-    existing = directory
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free, text = free_space(directory)
     if free < need:
         raise error(
-            f"{what} needs {need / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free",
+            f"{what} needs {need / 1e9:.1f} GB, but there are {text}",
             hint="free some space, or set SYSQCACHE_HOME to a folder on a larger disk",
         )
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from sysqcache.base.errors import SysqcacheError
+
 APT_DIR: Final = Path("/etc/apt")
 DEBIAN_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -189,6 +191,17 @@ def for_release(sources: Iterable[Source], codename: str) -> list[Source]:
     if any(codename in source.suites for source in found):
         return found
     return for_suite(sources, codename, "deb")
+
+
+def require(
+    archives: list[Source],
+    error: type[SysqcacheError],
+    hint: str = "add Debian's archive to /etc/apt/sources.list.d",
+) -> list[Source]:
+    """The archives, which must be some. Raises ``error``."""
+    if not archives:
+        raise error("apt's configuration of this machine names no Debian mirror", hint=hint)
+    return archives
 
 
 def acquire_options(dump: str) -> dict[str, str]:

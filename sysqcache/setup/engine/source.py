@@ -41,10 +41,7 @@ def debian_apt(work: Work) -> PrivateApt:
     :raises EngineBuildError: no Debian mirror is configured, or its keyring is missing.
     """
     archives = sources.for_suite(sources.read_sources(), SUITE, "deb", "deb-src")
-    if not archives:
-        raise EngineBuildError(
-            "apt's configuration of this machine names no Debian mirror", hint=_OTHER_SOURCE
-        )
+    sources.require(archives, EngineBuildError, _OTHER_SOURCE)
     if not sources.DEBIAN_KEYRING.is_file():
         raise EngineBuildError(
             f"{sources.DEBIAN_KEYRING} is missing: apt can't check signatures",

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import platform
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -79,12 +78,7 @@ def _archives(recipe: Recipe) -> list[sources.Source]:
     base = find(recipe.base).recipe if isinstance(recipe, UpgradedRecipe) else recipe
     assert not isinstance(base, UpgradedRecipe)
     archives = sources.for_release(sources.read_sources(), base.suite)
-    if not archives:
-        raise ImageBuildError(
-            "apt's configuration of this machine names no Debian mirror",
-            hint="add Debian's archive to /etc/apt/sources.list.d",
-        )
-    return archives
+    return sources.require(archives, ImageBuildError)
 
 
 def _debian(
@@ -151,12 +145,3 @@ def _write_meta(image: Image, output: Path, parts: Parts) -> None:
     if not image.own:
         meta |= {"description": image.recipe.description, "recipe": str(image.folders[-1])}
     (output / catalog.META).write_text(json.dumps(meta, indent=1) + "\n")
-
-
-def remove(name: str) -> None:
-    """Delete the built image ``name``.
-
-    :raises ImageMissing: it is not built.
-    """
-    catalog.resolve(name)
-    shutil.rmtree(paths.images_dir() / name)
