@@ -16,7 +16,8 @@ import numpy as np
 from sysqcache.attribution.address import kernel_module
 from sysqcache.attribution.imagescan.contents import INITRD, CodeFile
 from sysqcache.attribution.imagescan.efi import unpacked_sections
-from sysqcache.attribution.imagescan.kernelfile import KernelFile, KernelFileError
+from sysqcache.attribution.imagescan.kernelfile import KernelFile
+from sysqcache.attribution.imagescan.kernelload import KernelFileError
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.tracing import prepared

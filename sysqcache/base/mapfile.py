@@ -119,3 +119,11 @@ def read_private(path: Path, size: int) -> tuple[bytes, int]:
         return os.pread(fd, size, 0), os.fstat(fd).st_size
     finally:
         os.close(fd)
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """All of a private file. Raises FormatError, also when it is too large, and OSError."""
+    content, size = read_private(path, limit)
+    if size > len(content):
+        raise FormatError(f"{path} is too large")
+    return content

@@ -17,7 +17,7 @@ from sysqcache.cli.options import CacheOption, Json, Sets, TaskTimeout, print_js
 
 if TYPE_CHECKING:
     from sysqcache.cli.bootview import BootView
-    from sysqcache.machine.start import Until
+    from sysqcache.machine.life import Until
 
 app = typer.Typer()
 
@@ -52,13 +52,14 @@ def boot(
     guest to power off, a second one kills it.
     """
     from sysqcache.cli.bootview import BootView, print_report
-    from sysqcache.machine import start
+    from sysqcache.machine.life import BootOptions
+    from sysqcache.machine.start import boot as start
     from sysqcache.spec import resolve
 
     overrides = [*(sets or []), *([f"cache.mode={cache}"] if cache else [])]
     spec = resolve.load(file, overrides)
     view = BootView(debug=debug_enabled())
-    options = start.BootOptions(
+    options = BootOptions(
         tasks=tuple(task or ()),
         until=_until(until, detach=detach, interactive=not (task or as_json)),
         detach=detach,
@@ -67,7 +68,7 @@ def boot(
     )
     handle_signals()
     with view:
-        report = start.boot(spec, options, view)
+        report = start(spec, options, view)
     if as_json:
         print_json(report.to_json())
     else:
@@ -81,7 +82,7 @@ def boot(
 
 
 def _until(text: str, *, detach: bool, interactive: bool) -> Until:
-    from sysqcache.machine.start import Until as When
+    from sysqcache.machine.life import Until as When
 
     if text not in ("", "ready", "exit"):
         raise UsageError(f"--until takes ready or exit; found {text!r}")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sysqcache.base.errors import FormatError
-from sysqcache.base.mapfile import read_private
+from sysqcache.base.mapfile import read_small
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 
 NO_MODULE: Final = -1
@@ -168,7 +168,4 @@ def _known_kinds(names: Sequence[str], kind: NDArray[np.uint8]) -> NDArray[np.ui
 
 def read_places(path: Path) -> Places:
     """Read the file beside a journal. Raises FormatError, also for files of other users."""
-    content, size = read_private(path, _MAX_BYTES)
-    if size > len(content):
-        raise FormatError(f"{path} is too large")
-    return Places.decode(content)
+    return Places.decode(read_small(path, _MAX_BYTES))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
-from sysqcache.base.mapfile import read_private
+from sysqcache.base.mapfile import read_small
 from sysqcache.base.types import RunInfo
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunFiles:
 
     def read_note(self) -> Note:
         """Whose journal this is. Raises FormatError, OSError when that can't be read."""
-        content, _ = read_private(self.note, _NOTE_MAX_BYTES)
+        content = read_small(self.note, _NOTE_MAX_BYTES)
         try:
             values = json.loads(content)
             counters = {str(n): int(c) for n, c in dict(values.get("counters", {})).items()}

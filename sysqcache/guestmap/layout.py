@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from sysqcache.guestmap.btf import Btf, BtfError, Kind
+from sysqcache.guestmap.btf import Btf, Kind
 from sysqcache.guestmap.memory import UnknownShapeError
 
 STRUCTS: Final[Mapping[str, str]] = {
@@ -132,6 +132,3 @@ def _enumerators(btf: Btf) -> list[tuple[str, int]]:
             names = wanted.split()
             found += [pair for pair in btf.enumerators(an_enum) if pair[0] in names]
     return found
-
-
-__all__ = ["ENUMS", "STRUCTS", "BtfError", "KernelLayout"]

@@ -47,8 +47,6 @@ _UNKNOWN_OBJECT: Final = "does not accept value 'tb-cache'"
 
 _DEFAULTS: Final = BootOptions()
 
-__all__ = ["BootOptions", "Origin", "Until", "boot", "start_saved"]
-
 
 class Origin(Resumed, Protocol):
     """Where a machine comes from that does not boot."""
@@ -89,30 +87,21 @@ def boot(
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
     with ``interrupted``; a second one kills QEMU.
     """
-    return _started(spec, options, listener, None, None)
+    return start_saved(spec, None, options, listener)
 
 
 def start_saved(
     spec: MachineSpec,
-    origin: Origin,
+    origin: Origin | None,
     options: BootOptions = _DEFAULTS,
     listener: Listener = progress.ignore,
     engine: Engine | None = None,
 ) -> BootReport:
     """As :func:`boot`, for a machine that goes on where it was saved.
 
+    :param origin: None: it boots.
     :param engine: by default the one that a boot would use.
     """
-    return _started(spec, options, listener, origin, engine)
-
-
-def _started(
-    spec: MachineSpec,
-    options: BootOptions,
-    listener: Listener,
-    origin: Origin | None,
-    engine: Engine | None,
-) -> BootReport:
     from sysqcache.spec.engines import find_engine
 
     if options.detach and options.until is not Until.READY:

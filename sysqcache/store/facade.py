@@ -52,9 +52,6 @@ def _nobody_looked() -> None:
     """What an image contains that nobody looked into."""
 
 
-__all__ = ["IngestResult", "ModuleLine", "Store", "StoreStats"]
-
-
 class Store:
     """A block store in one directory. Several processes may use it at once.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
-from sysqcache.base.mapfile import read_private
+from sysqcache.base.mapfile import read_small
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.records import DAMAGE, FingerprintRow, ImageRow, ModuleRow, PackRow
@@ -153,10 +153,7 @@ def read_manifest(layout: StoreLayout) -> Manifest:
     path: Path = layout.boot_sets
     if not path.exists():
         return Manifest()
-    content, size = read_private(path, _MAX_BYTES)
-    if size > len(content):
-        raise FormatError(f"{path} is too large")
-    return Manifest.decode(content)
+    return Manifest.decode(read_small(path, _MAX_BYTES))
 
 
 def write_manifest(layout: StoreLayout, manifest: Manifest) -> None:

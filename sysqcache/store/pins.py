@@ -11,7 +11,7 @@ from typing import Final
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
-from sysqcache.base.mapfile import read_private
+from sysqcache.base.mapfile import read_small
 from sysqcache.store.layout import StoreLayout
 
 _MAX_BYTES: Final = 1 << 20
@@ -39,6 +39,6 @@ def pinned(layout: StoreLayout) -> set[str]:
         with contextlib.suppress(
             FileNotFoundError, FormatError, ValueError, TypeError, RecursionError
         ):
-            names = json.loads(read_private(path, _MAX_BYTES)[0])
+            names = json.loads(read_small(path, _MAX_BYTES))
             found |= {name for name in names if _PACK.fullmatch(name)}
     return found

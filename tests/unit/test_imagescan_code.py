@@ -28,7 +28,8 @@ from sysqcache.attribution.imagescan.codefile import Classifier
 from sysqcache.attribution.imagescan.elfsymbols import file_functions, text_layout
 from sysqcache.attribution.imagescan.initrd import read_archive
 from sysqcache.attribution.imagescan.kallsyms import kernel_functions
-from sysqcache.attribution.imagescan.kernelfile import KernelFileError, read_kernel
+from sysqcache.attribution.imagescan.kernelfile import read_kernel
+from sysqcache.attribution.imagescan.kernelload import KernelFileError
 from sysqcache.attribution.imagescan.symbols import SymbolTable, system_map
 from sysqcache.attribution.imagescan.unpack import PackedDataError, unpack, unpack_until
 from sysqcache.formats.access import FileAccess, MemoryAccess

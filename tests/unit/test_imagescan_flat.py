@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from sysqcache.attribution.imagescan import flatkernel, kernelfile, limits
-from sysqcache.attribution.imagescan.kernelfile import KernelFileError, read_kernel
+from sysqcache.attribution.imagescan.kernelfile import read_kernel
+from sysqcache.attribution.imagescan.kernelload import KernelFileError
 from sysqcache.formats.modules import ModuleKind
 
 LINKED = 0xFFFF_8000_0800_0000

@@ -25,8 +25,6 @@ from sysqcache.formats.access import MemoryAccess
 from sysqcache.formats.elf import MAGIC, read_code
 from sysqcache.formats.modules import Module, ModuleKind
 
-__all__ = ["KEPT", "KernelFile", "KernelFileError", "read_kernel"]
-
 KEPT: Final = "kernels"
 _HEADER: Final = 0x260
 

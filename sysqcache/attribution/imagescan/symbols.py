@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sysqcache.attribution.imagescan import keep, limits
 from sysqcache.attribution.imagescan.elfsymbols import file_functions, module_functions
 from sysqcache.attribution.imagescan.kallsyms import kernel_functions
-from sysqcache.attribution.imagescan.kernelfile import KernelFileError
+from sysqcache.attribution.imagescan.kernelload import KernelFileError
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.formats.modules import Module, ModuleKind
 
