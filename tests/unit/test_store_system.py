@@ -18,6 +18,7 @@ from storehelp import FINGERPRINT, TEXT, ingest, make_blocks, table_of
 
 from sysqcache.base import files, mapfile, system
 from sysqcache.base.errors import FormatError, StoreError
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.store.facade import Store
 from sysqcache.store.meta import Meta, MetaDamaged
@@ -170,6 +171,19 @@ def test_what_can_not_be_read_is_no_signal(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
         mapfile.read_private(Path("/proc/self/mem"), 16)
+
+
+def test_a_small_file_is_read_whole_or_refused_by_its_size(tmp_path: Path) -> None:
+    """A note that is cut at its limit would be told as damaged JSON."""
+    files_of_a_run = RunFiles(tmp_path / "run.journal")
+    files_of_a_run.note.write_bytes(b'{"image_id": "' + bytes(2 << 20))
+    files_of_a_run.note.chmod(0o600)
+    with pytest.raises(FormatError, match="is too large"):
+        files_of_a_run.read_note()
+    files_of_a_run.note.write_bytes(b"12345")
+    assert mapfile.read_small(files_of_a_run.note, 5) == b"12345"
+    with pytest.raises(FormatError, match="is too large"):
+        mapfile.read_small(files_of_a_run.note, 4)
 
 
 def test_a_mapping_keeps_no_descriptor_and_ends_with_its_views(tmp_path: Path) -> None:
