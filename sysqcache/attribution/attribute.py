@@ -21,7 +21,7 @@ from sysqcache.formats.journal import Journal
 from sysqcache.formats.places import Places
 
 SECONDS: Final = 5.0
-"""How long content is searched for; a Debian boot takes a tenth of it."""
+"""Processor time in which content is searched for; a Debian boot takes a tenth of it."""
 
 
 def attribute(
@@ -38,12 +38,12 @@ def attribute(
     :param truths: bytes of modules from images, if there are any.
     """
     looks, truths = tuple(observations), truths or Truths()
-    deadline = time.monotonic() + seconds
+    deadline = time.thread_time() + seconds
     board = Board(RecordedBlocks.of(journal))
     for seen in looks:
         place_by_address(board, seen)
         for text in truths.kernels:
-            place_in_kernel(board, seen, text)
+            place_in_kernel(board, seen, text, deadline)
     for blob in truths.blobs:
         place = place_in_parts if blob.in_parts else place_in_blob
         place(board, blob, deadline)

@@ -34,7 +34,7 @@ _HIGH: Final = np.uint64(0xFFFF_8000_0000_0000)
 def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
     """Place blocks of code of a file that was moved somewhere before any kernel ran.
 
-    :param deadline: of the monotonic clock; blocks beyond stay open.
+    :param deadline: of the thread's processor time; blocks beyond stay open.
     """
     content = blob.content.tobytes()
     low = np.flatnonzero(board.blocks.pc < LOW)
@@ -42,7 +42,7 @@ def place_in_blob(board: Board, blob: Blob, deadline: float = math.inf) -> None:
     tried = np.zeros(len(early), bool)
     for _ in range(_TRIES):
         rows = early[board.open[early] & ~tried & (board.blocks.pc[early] < LOW)]
-        if not len(rows) or board.blocks.size[rows].max() < _LONG or time.monotonic() > deadline:
+        if not len(rows) or board.blocks.size[rows].max() < _LONG or time.thread_time() > deadline:
             return
         row = int(rows[np.argmax(board.blocks.size[rows])])
         code = board.blocks.bytes_of(row)

@@ -40,7 +40,7 @@ _WORD: Final = np.dtype("<u8")
 def place_by_content(board: Board, pages: CodePages, deadline: float = math.inf) -> None:
     """Place open blocks of programs in the files of ``pages``.
 
-    :param deadline: of the monotonic clock; blocks beyond stay open.
+    :param deadline: of the thread's processor time; blocks beyond stay open.
     """
     if not len(pages.content):
         return
@@ -52,7 +52,7 @@ def place_by_content(board: Board, pages: CodePages, deadline: float = math.inf)
     rank = _ranks(page[order])
     wanted = user[order[(rank < _TRIES) & (size[order] >= _WORD.itemsize)]]
     for row in np.sort(wanted).tolist():
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             return
         if board.open[row]:
             search.settle(row)

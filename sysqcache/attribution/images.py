@@ -20,7 +20,6 @@ from sysqcache.attribution.imagescan.kernelfile import KernelFile
 from sysqcache.attribution.imagescan.kernelload import KernelFileError
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.observation import Observation
-from sysqcache.attribution.tracing import prepared
 from sysqcache.attribution.truths import Blob, CodePages, KernelText, Truths
 from sysqcache.formats.modules import Module, ModuleKind
 
@@ -88,8 +87,7 @@ def _truths(
 
 def _loaded(file: KernelFile, slide: int) -> Iterator[KernelText]:
     try:
-        content = file.loaded(slide)
-        yield KernelText(file.module, slide, content, prepared(content))
+        yield KernelText(file.module, slide, file.loaded(slide))
     except KernelFileError:
         return
 

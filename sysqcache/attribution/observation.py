@@ -19,7 +19,7 @@ from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule
 from sysqcache.guestmap.table import NOWHERE, PAGE, PAGE_BITS, Owned, Owner, RamMap
 
 SECONDS: Final = 5.0
-"""How long a guest's memory is compared; blocks beyond that are not confirmed."""
+"""Processor time in which a guest's memory is compared; blocks beyond are not confirmed."""
 
 _PAGES_AT_ONCE: Final = 4096
 _RUN: Final = 256
@@ -79,7 +79,7 @@ def observe(
     raises when QEMU ends (:class:`.MachineDied`, :class:`.MachineError`), and nothing for
     what the guest holds.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.thread_time() + seconds
     blocks = RecordedBlocks.of(journal)
     pieces = blocks.pieces()
     ram = RamMap.from_records(journal.ram_map)
@@ -130,7 +130,7 @@ def _compare(
     rows = rows[np.argsort(physical[rows], kind="stable")]
     page, place = np.unique(physical[rows] >> np.uint64(PAGE_BITS), return_inverse=True)
     for first in range(0, len(page), _PAGES_AT_ONCE):
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             break
         content, readable = read_pages(memory, page[first : first + _PAGES_AT_ONCE])
         low, high = np.searchsorted(place, (first, first + len(readable)))

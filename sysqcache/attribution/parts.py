@@ -33,13 +33,13 @@ _SPREAD: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 def place_in_parts(board: Board, blob: Blob, deadline: float = math.inf) -> None:
     """Place blocks of code of a file whose parts were moved before any kernel ran.
 
-    :param deadline: of the monotonic clock; blocks beyond stay open.
+    :param deadline: of the thread's processor time; blocks beyond stay open.
     """
     blocks = board.blocks
     early = np.arange(first_kernel_row(blocks))
     wanted = board.open[early] & (blocks.pc[early] < LOW) & (blocks.size[early] >= _SEARCHED)
     rows = early[wanted]
-    if not len(rows) or len(blob.content) < _SEARCHED or time.monotonic() > deadline:
+    if not len(rows) or len(blob.content) < _SEARCHED or time.thread_time() > deadline:
         return
     # instructions that are four bytes begin at multiples of four
     step = 1 if (blocks.pc[rows] & np.uint64(3)).any() else 4
@@ -48,7 +48,7 @@ def place_in_parts(board: Board, blob: Blob, deadline: float = math.inf) -> None
     bases, count = np.unique(base, return_counts=True)
     low = np.flatnonzero(blocks.pc < LOW)
     for index in np.argsort(-count, kind="stable")[:_PARTS]:
-        if count[index] < _AGREE or time.monotonic() > deadline:
+        if count[index] < _AGREE or time.thread_time() > deadline:
             return
         place_at(board, blob, low, bases[index])
 

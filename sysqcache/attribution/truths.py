@@ -60,13 +60,11 @@ class KernelText:
     :param module: the kernel; compared with the one that the guest ran.
     :param kaslr_offset: bytes by which its addresses were moved; compared as well.
     :param content: shape (s,), uint8, bytes from the image's first on with these addresses.
-    :param prepared: the same bytes as :mod:`.tracing` makes them, or empty.
     """
 
     module: Module
     kaslr_offset: int
     content: U8
-    prepared: U8 = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attributionhelp import KERNEL, LIBC, PAGE, SHELL, Place, World, code, module_of, open_as
+from attributionhelp import (
+    KERNEL,
+    LIBC,
+    PAGE,
+    SHELL,
+    Place,
+    World,
+    as_places,
+    code,
+    module_of,
+    open_as,
+)
 
 from sysqcache.attribution import blocks
 from sysqcache.attribution import content as content_module
+from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.images import blob
-from sysqcache.attribution.tracing import prepared
+from sysqcache.attribution.patching import KernelPatches
 from sysqcache.attribution.truths import CodePages, KernelText, Truths
 from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap.result import KernelInfo
@@ -59,25 +71,66 @@ def test_freed_kernel_code() -> None:
     [
         ("1f2003d51f2003d5", "e9031eaa1f2003d5"),
         ("0100010001000100", "1300000013000000"),
+        ("0100010001000100", "9702000013000000"),
+        ("05000014 1f2003d5", "1f2003d51f2003d5"),
+        ("1f000014 1f2003d5", "1f2003d51f2003d5"),
+        ("6f00a000 01000100", "1300000001000100"),
+        ("f30f1efa 90909090", "0f1f40d690909090"),
+        ("f30f1efa 90909090", "660f1f0090909090"),
     ],
 )
-def test_freed_kernel_code_that_was_prepared_for_tracing(room: str, made: str) -> None:
+def test_freed_kernel_code_that_the_kernel_had_changed(room: str, made: str) -> None:
     function, other = bytes.fromhex(room) + code(1, 24), bytes.fromhex(room) + code(2, 24)
-    image = function * 999 + other
+    image = function * 3 + other
     world = World()
     world.page(KERNEL.physical, Owner(OwnerKind.FREE), 0)
     world.run(KERNEL.physical + 32, KERNEL.base + 32, bytes.fromhex(made) + code(1, 24)[:8])
     world.run(KERNEL.physical + 64, KERNEL.base + 64, function)
-    # not at a function's start, and patched otherwise
-    world.run(KERNEL.physical + 36, KERNEL.base + 36, bytes.fromhex(made) + code(1, 24)[:8])
+    # not there, and changed otherwise
+    world.run(KERNEL.physical + 44, KERNEL.base + 44, bytes.fromhex(made) + code(1, 24)[:8])
     world.run(KERNEL.physical + 96, KERNEL.base + 96, bytes.fromhex(made) + code(3, 24))
-    text = np.frombuffer(image, np.uint8)
-    truths = Truths(kernels=(KernelText(KERNEL_MODULE, 0, text, prepared(text)),))
     placed = [Place("6.1.0-test", offset, ModuleKind.KERNEL) for offset in (32, 64)]
-    assert world.places(truths=truths) == [*placed, *[open_as(ModuleKind.KERNEL)] * 2]
-    assert len(prepared(text)) == len(text)
-    assert len(prepared(text[: len(function) * 900])) == 0
-    assert len(prepared(np.zeros(0, np.uint8))) == 0
+    places = world.places(truths=kernel_text(image))
+    assert places == [*placed, *[open_as(ModuleKind.KERNEL)] * 2]
+
+
+def x86_function(place: int, seed: int, fentry: int = 0, thunk: int = 16) -> bytes:
+    """64 bytes: a landing pad, a call that can be traced, code, a return through a thunk."""
+    call = b"\xe8" + (fentry - place - 9).to_bytes(4, "little", signed=True)
+    jump = b"\xe9" + (thunk - place - 64).to_bytes(4, "little", signed=True)
+    return b"\xf3\x0f\x1e\xfa" + call + code(seed, 50).replace(b"\xe9", b"\xea") + jump
+
+
+def test_what_an_x86_kernel_makes_of_calls_and_returns() -> None:
+    """In each order, and only where they lead to where most of them do."""
+    functions = [x86_function(64 * n, n) for n in range(4)]
+    functions.append(x86_function(256, 4, fentry=32, thunk=48))
+    image = b"".join(functions)
+    patches = KernelPatches(np.frombuffer(image, np.uint8))
+    nop = bytes.fromhex("0f1f440000")
+    for place in (64, 128):
+        pad, body = image[place : place + 4], image[place + 9 : place + 59]
+        assert patches.explain(place, pad + nop + body + RET)
+        assert patches.explain(place, bytes.fromhex("0f1f40d6") + nop + body + RET)
+        assert patches.explain(place, image[place : place + 9] + body + RET)
+        assert patches.explain(place + 59, RET)
+        assert not patches.explain(place, pad + nop + body[:-1] + RET + RET)
+        assert not patches.explain(place, pad + nop[:4] + b"\x01" + body)
+        # a block ends with a return
+        assert not patches.explain(place, pad + nop + body + RET + image[place + 60 : place + 64])
+    assert not patches.explain(256, image[256:260] + nop + image[265:315])
+    assert not patches.explain(256 + 59, RET)
+    assert not KernelPatches(np.zeros(8, np.uint8)).explain(0, nop)
+
+
+def test_changed_kernel_code_is_looked_at_for_a_limited_time() -> None:
+    world = World()
+    world.page(KERNEL.physical, Owner(OwnerKind.FREE), 0)
+    world.run(KERNEL.physical, KERNEL.base, bytes.fromhex("0f1f40d6") + code(1, 24))
+    image = bytes.fromhex("f30f1efa") + code(1, 24)
+    late = attribute(world.journal(), [world.look()], kernel_text(image), seconds=0)
+    assert as_places(late) == [open_as(ModuleKind.KERNEL)]
+    assert world.places(truths=kernel_text(image)) == [Place("6.1.0-test", 0, ModuleKind.KERNEL)]
 
 
 @pytest.mark.parametrize(
@@ -308,8 +361,6 @@ def test_code_that_is_everywhere_takes_no_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_searching_ends_in_time() -> None:
-    from sysqcache.attribution.attribute import attribute
-
     world = World()
     content = code(1, PAGE)
     program(world, content)

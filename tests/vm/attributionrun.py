@@ -28,7 +28,7 @@ from sysqcache.attribution.imagescan.efi import unpacked_sections
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.imagescan.scan import scan
 from sysqcache.attribution.observation import Observation
-from sysqcache.attribution.tracing import prepared
+from sysqcache.attribution.patching import KernelPatches
 from sysqcache.base import paths
 from sysqcache.formats.access import RandomAccess as FileBytes
 from sysqcache.formats.journal import Journal, read_journal
@@ -219,13 +219,9 @@ def check_kernel(run: Run) -> int:
     assert module == run.contents.kernel
     file = run.contents.kernel_file(module)
     assert file is not None
-    loaded = file.loaded(kernel.kaslr_offset).tobytes()
-    early = prepared(file.loaded(kernel.kaslr_offset)).tobytes()
-    patched = [
-        one
-        for one in blocks
-        if not held(loaded, one.offset, one) and not held(early, one.offset, one)
-    ]
+    loaded = file.loaded(kernel.kaslr_offset)
+    patches = KernelPatches(loaded)
+    patched = [one for one in blocks if not patches.explain(one.offset, one.code)]
     say(f"{len(blocks)} blocks of the kernel, {len(patched)} of them as patched since")
     with GuestSession.open(
         run.instance.file(paths.INSTANCE_QMP_INTROSPECT), run.process
