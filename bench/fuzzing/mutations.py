@@ -21,7 +21,7 @@ from sysqcache.formats import block as bf
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
-_NUMBERS: Final = (
+NUMBERS: Final = (
     *(0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 47, 48, 49, 63, 64, 255, 256, 511, 512, 513),
     *(4080, 4088, 4095, 4096, 4097, 4112, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x18000),
     *(2**31 - 1, 2**31, 2**32 - 16, 2**32 - 1, 2**32, 2**36, 2**63, 2**64 - 16, 2**64 - 1),
@@ -45,7 +45,7 @@ def bytes_changed(rng: random.Random, content: bytes) -> bytes:
             found[at] ^= 1 << rng.randrange(8)
         elif kind == 2:
             size = rng.choice((1, 2, 4, 8))
-            number = rng.choice(_NUMBERS) & ((1 << 8 * size) - 1)
+            number = rng.choice(NUMBERS) & ((1 << 8 * size) - 1)
             found[at : at + size] = number.to_bytes(size, "little")
         elif kind == 3:
             del found[at : at + rng.choice((1, 4, 16, 48, 64, 512))]
@@ -68,7 +68,7 @@ def _set_field(rng: random.Random, content: bytearray, layout: bf.Layout, at: in
         return
     old = int.from_bytes(content[spot : spot + size], "little")
     near = old + rng.choice((-64, -16, -4, -1, 1, 4, 16, 64))
-    number = rng.choice((near, rng.choice(_NUMBERS), old ^ 1 << rng.randrange(8 * size)))
+    number = rng.choice((near, rng.choice(NUMBERS), old ^ 1 << rng.randrange(8 * size)))
     content[spot : spot + size] = (number & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 
@@ -190,7 +190,7 @@ def value(rng: random.Random, old: Any) -> Any:
         other = rng.choice(([], [old[at]] * 2, *[[value(rng, old[at])]] * 8))
         return [*old[:at], *other, *old[at + 1 :]]
     if isinstance(old, int | float) and rng.randrange(2):
-        return rng.choice((old + 1, old - 1, -old, rng.choice(_NUMBERS), str(old)))
+        return rng.choice((old + 1, old - 1, -old, rng.choice(NUMBERS), str(old)))
     if isinstance(old, str) and rng.randrange(2):
         return rng.choice((old[:-1], old + "0", old.upper(), old[::-1], f"{old}/.."))
     return rng.choice(_VALUES)

@@ -11,7 +11,7 @@ from sysqcache.guestmap.btf import Btf, BtfError
 from sysqcache.guestmap.kallsyms import symbol_table
 from sysqcache.guestmap.layout import KernelLayout
 from sysqcache.guestmap.memory import Budget, ExhaustedError, GuestMemory, UnreadableError
-from sysqcache.guestmap.session import GuestSession
+from sysqcache.guestmap.session import Attached, GuestSession
 from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.study import Study, read_btf, slide
 from sysqcache.guestmap.symbols import Symbols
@@ -78,9 +78,7 @@ class Guest:
         raise ExhaustedError(f"a list with more than {limit} entries")
 
 
-def open_guest(
-    session: GuestSession, budget: Budget | None = None, symbol_types: str = ""
-) -> Guest:
+def open_guest(session: Attached, budget: Budget | None = None, symbol_types: str = "") -> Guest:
     """Read symbols and types, or recall them.
 
     ``symbol_types`` are those that are looked at of the kernel's symbol table, all when

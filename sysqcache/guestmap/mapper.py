@@ -26,7 +26,7 @@ from sysqcache.guestmap.process import ProcessWalk
 from sysqcache.guestmap.quiet import QuietSession
 from sysqcache.guestmap.resources import Resources
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
-from sysqcache.guestmap.session import GuestSession
+from sysqcache.guestmap.session import Attached, GuestSession
 from sysqcache.qmp.client import Watched
 
 _NONSENSE: Final = (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
@@ -47,9 +47,7 @@ def map_machine(socket: Path, process: Watched | None = None, *, quiet: bool = F
     return dataclasses.replace(found, took_s=time.perf_counter() - start)
 
 
-def map_guest(
-    session: GuestSession, budget: Budget | None = None, symbol_types: str = ""
-) -> GuestMap:
+def map_guest(session: Attached, budget: Budget | None = None, symbol_types: str = "") -> GuestMap:
     """Map the guest of an attached session; only the end of QEMU raises.
 
     ``symbol_types`` as in :func:`.guest.open_guest`.
@@ -70,7 +68,7 @@ def map_guest(
 class _Mapping:
     """A map in the making; each part may fail without the others."""
 
-    def __init__(self, session: GuestSession) -> None:
+    def __init__(self, session: Attached) -> None:
         self.notes: list[str] = []
         self._release = "" if session.info is None else session.info.release
         self._unknown: list[str] = []

@@ -12,12 +12,12 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from sysqcache.base.errors import MachineError, QmpError
 from sysqcache.base.sockets import connect_unix
 from sysqcache.guestmap import limits
-from sysqcache.guestmap.flatview import QmpDialog, memory_ranges
+from sysqcache.guestmap.flatview import MemoryRange, QmpDialog, memory_ranges
 from sysqcache.guestmap.memory import GuestMemory, PhysicalMemory, UnreadableError
 from sysqcache.guestmap.targets import address_space
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
@@ -43,6 +43,26 @@ class SessionState(enum.Enum):
 
     ATTACHED = "attached"
     CLOSED = "closed"
+
+
+class Attached(PhysicalMemory, Protocol):
+    """What is known of a guest before anything in its memory is followed."""
+
+    @property
+    def info(self) -> VmcoreInfo | None:
+        """What the kernel tells of itself, None without one."""
+
+    @property
+    def ranges(self) -> tuple[MemoryRange, ...]:
+        """The machine's memory, ascending."""
+
+    @property
+    def target(self) -> str:
+        """The guest's architecture as QEMU calls it."""
+
+    @property
+    def paused_ms(self) -> float:
+        """How long the guest stood still at most."""
 
 
 class GuestSession:

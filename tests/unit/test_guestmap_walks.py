@@ -495,7 +495,7 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_guest_without_linux_is_mapped_with_a_note() -> None:
-    found = mapper.map_guest(FakeSession(None))  # type: ignore[arg-type]
+    found = mapper.map_guest(FakeSession(None))
     assert "no running Linux kernel" in found.note
     assert found.table.counts()[OwnerKind.UNKNOWN] == 64
     value = found.to_json()
@@ -506,15 +506,15 @@ def test_a_guest_without_linux_is_mapped_with_a_note() -> None:
 
 def test_a_kernel_that_says_little_is_mapped_with_a_note() -> None:
     empty = VmcoreInfo.parse(b"OSRELEASE=6.1.0\n")
-    assert "phys_base" in mapper.map_guest(FakeSession(empty)).note  # type: ignore[arg-type]
+    assert "phys_base" in mapper.map_guest(FakeSession(empty)).note
     some = VmcoreInfo.parse(
         b"OSRELEASE=6.1.0\nNUMBER(phys_base)=0\nSYMBOL(swapper_pg_dir)=ffffffff81000000\n"
         b"SYMBOL(kallsyms_names)=ffffffff82000000\n"
     )
-    found = mapper.map_guest(FakeSession(some))  # type: ignore[arg-type]
+    found = mapper.map_guest(FakeSession(some))
     assert "symbol table" in found.note
     assert "Linux 6.1.0 has structures that are not known; not read: all" in found.unknown
-    assert mapper.map_guest(FakeSession(None)).unknown == ""  # type: ignore[arg-type]
+    assert mapper.map_guest(FakeSession(None)).unknown == ""
 
 
 def test_only_a_living_kernel_is_believed() -> None:

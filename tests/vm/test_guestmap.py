@@ -245,7 +245,7 @@ def test_memory_that_lies(machine: str) -> None:
             liar = Liar(session, seed, 1 + seed * 3)
             start = time.monotonic()
             types = TEXT_TYPES if seed % 2 else ""
-            found = mapper.map_guest(liar, Budget(seconds=3.0), types)  # type: ignore[arg-type]
+            found = mapper.map_guest(liar, Budget(seconds=3.0), types)
             assert time.monotonic() - start < 6.0
             noted += bool(found.note)
             assert sum(found.table.counts().values()) > 0
