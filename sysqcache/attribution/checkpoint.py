@@ -19,7 +19,7 @@ from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
-"""Wall clock of mapping and comparing together, beyond what QEMU takes to answer."""
+"""Processor time of mapping and comparing together."""
 
 
 class Files(Protocol):
@@ -67,9 +67,9 @@ def _look(
     seconds: float,
     attach: Callable[[Path, Watched], GuestSession],
 ) -> Observation:
-    deadline = time.monotonic() + seconds
+    deadline = time.thread_time() + seconds
     with attach(socket, process) as session:
         found = mapper.map_guest(session, Budget(seconds=seconds))
         recorded = files.read_journal()
-        left = max(0.0, deadline - time.monotonic())
+        left = max(0.0, deadline - time.thread_time())
         return observe(session, found, recorded, seconds=left)

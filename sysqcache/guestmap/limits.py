@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 MAP_SECONDS: Final = 20.0
-"""Wall clock of one whole map."""
+"""Processor time of one whole map: a busy host is no reason to know less."""
 
 MAP_READS: Final = 30_000_000
 """Reads of one whole map, cached ones included: a loop in warm memory ends too."""

@@ -46,7 +46,7 @@ class Budget:
     """What one map may cost; :meth:`spend` raises :class:`ExhaustedError` beyond."""
 
     def __init__(self, seconds: float = limits.MAP_SECONDS, reads: int = limits.MAP_READS) -> None:
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.thread_time() + seconds
         self._left = reads
         self._countdown = _CHECK_EVERY
 
@@ -61,7 +61,7 @@ class Budget:
     def check(self) -> None:
         """Look at the clock now."""
         self._left -= _CHECK_EVERY
-        if self._left < 0 or time.monotonic() > self._deadline:
+        if self._left < 0 or time.thread_time() > self._deadline:
             raise ExhaustedError("reading the guest took too long")
 
 

@@ -260,9 +260,9 @@ def test_variables_that_hide() -> None:
             place = {"modules": proof, "init_mm": proof + pgd}.get(name, proof + 4)
             memory.write(place, bytes(4))
             for forget in (True, False):
-                start = time.monotonic()
+                start = time.thread_time()
                 found = map_by_functions(forget)
-                assert time.monotonic() - start < SECONDS, name
+                assert time.thread_time() - start < SECONDS, name
                 if name == "page_offset_base":
                     # page tables say the same
                     assert (found.note, found.processes) == ("", clean.processes)
