@@ -16,7 +16,7 @@ def kernel_info(guest: Guest) -> KernelInfo:
     """What is known of the kernel itself."""
     symbols = guest.symbols
     base = guest.translation.image_start or symbols["_text"]
-    end = guest.pointer(symbols["init_mm"], "mm_struct.brk")
+    end = _end(guest)
     physical = guest.translation.image_physical(base)
     if not guest.translation.is_image(base, end) or not 0 <= physical < 1 << 52:
         raise UnreadableError("the kernel claims to lie where no kernel can")
@@ -30,6 +30,14 @@ def kernel_info(guest: Guest) -> KernelInfo:
         end=end,
         physical=physical,
     )
+
+
+def _end(guest: Guest) -> int:
+    """Where the image ends; without types as far as symbols tell."""
+    symbols = guest.symbols
+    if guest.layout.offsets:
+        return guest.pointer(symbols["init_mm"], "mm_struct.brk")
+    return max(symbols.get(name) for name in ("_end", "_einittext", "_etext"))
 
 
 def _own_build_id(guest: Guest) -> str:

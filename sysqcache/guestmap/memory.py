@@ -21,6 +21,10 @@ class UnknownShapeError(UnreadableError):
     """This kernel has not what the walks look for: its structures are none that are known."""
 
 
+class NoTypesError(UnreadableError):
+    """A kernel that does not describe its structures; stays inside this package."""
+
+
 class ExhaustedError(Exception):
     """A limit of :mod:`.limits` was reached; stays inside this package."""
 

@@ -128,6 +128,13 @@ def paint_kernel(
     table.paint(page, owner, offset)
 
 
+def paint_text(table: TableBuilder, kernel: KernelInfo) -> None:
+    """The kernel's code, which it never gives back: all that is sure when pages tell nothing."""
+    start, end = (address - kernel.base for address in kernel.text)
+    first, last = ((kernel.physical + one) >> PAGE_BITS for one in (start, end + PAGE - 1))
+    table.paint_range(first, last, _part(kernel, "text"), start & -PAGE)
+
+
 def _parts(kernel: KernelInfo, resources: Resources) -> Iterator[tuple[str, int, int]]:
     """Name, start and end of parts of the image."""
     yield "text", *kernel.text

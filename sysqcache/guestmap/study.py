@@ -12,7 +12,7 @@ from sysqcache.guestmap.image import KernelImage
 from sysqcache.guestmap.kallsyms import NoSymbolTable, SymbolTable
 from sysqcache.guestmap.kernelcache import KnownKernel
 from sysqcache.guestmap.layout import KernelLayout
-from sysqcache.guestmap.memory import PAGE, GuestMemory, UnreadableError
+from sysqcache.guestmap.memory import PAGE, GuestMemory, NoTypesError, UnreadableError
 from sysqcache.guestmap.roots import Roots, btf_candidates
 from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.symbols import VARIABLES, WANTED, Symbols
@@ -36,7 +36,8 @@ class Study:
     def kernel(self) -> KnownKernel:
         """The kernel as it was kept, else as it is read now, and kept.
 
-        Raises :class:`UnreadableError` when it is none that can be walked.
+        Its layout is empty without type information. Raises :class:`UnreadableError` when
+        it is none that can be walked.
         """
         return self._recall() or self._learn()
 
@@ -69,7 +70,10 @@ class Study:
         if "init_task" not in addresses:
             # functions only: all variables have to be searched for
             image = self._image(Symbols(addresses))
-        place, data, layout = self._types(addresses, image)
+        try:
+            place, data, layout = self._types(addresses, image)
+        except NoTypesError:
+            return KnownKernel(self._linked(addresses), KernelLayout({}, {}, {}), "")
         addresses["__start_BTF"], addresses["__stop_BTF"] = place
         identity = kernelcache.identity(self.table, data)
         known = KnownKernel(self._linked(addresses), layout, identity, searched=image is not None)
@@ -96,7 +100,7 @@ class Study:
                 continue
             if len(places) == 1 or layout.has("task_struct.tasks"):
                 return place, data, layout
-        raise UnreadableError(problem)
+        raise NoTypesError(problem)
 
     def _complete(self, known: KnownKernel, image: KernelImage) -> KnownKernel:
         """With what is found in the image, and kept when there is something new."""
@@ -122,8 +126,8 @@ class Study:
 
 
 def read_btf(memory: GuestMemory, symbols: Symbols) -> bytes:
-    """The kernel's BTF; raises :class:`UnreadableError` when it has none."""
+    """The kernel's BTF; raises :class:`NoTypesError` when it has none."""
     start, end = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
     if not 0 < end - start <= limits.BTF_BYTES:
-        raise UnreadableError("the kernel has no type information (BTF)")
+        raise NoTypesError("the kernel has no type information (BTF)")
     return memory.bulk(start, end - start)

@@ -27,7 +27,7 @@ An architecture may have more: :attr:`.space.AddressSpace.variables`."""
 VARIABLES: Final = (*EXPORTS, "init_mm", "modules", "__start_BTF", "__stop_BTF")
 """In the symbol table of kernels with CONFIG_KALLSYMS_ALL, else found by :mod:`.roots`."""
 
-USEFUL: Final = ("__start_notes", "__stop_notes")
+USEFUL: Final = ("__start_notes", "__stop_notes", "_end")
 """Done without where they lack."""
 
 WANTED: Final = (*FUNCTIONS, *VARIABLES, *USEFUL)
