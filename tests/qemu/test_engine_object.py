@@ -24,10 +24,12 @@ OUTDATED = GOLDEN.with_name("v1.pack")
 
 @contextlib.contextmanager
 def qemu(engine: Engine, directory: Path, *more: str) -> Iterator[QmpClient]:
-    """QEMU without a machine."""
+    """QEMU without a machine, unless ``more`` names one."""
+    machine = () if "-machine" in more else ("-machine", "none")
     argv = [
         str(engine.binary),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-machine", "none"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *machine,
         *("-accel", "tcg"),
         *("-chardev", f"socket,id=q,path={paths.INSTANCE_QMP},server=on,wait=off"),
         *("-mon", "chardev=q,mode=control"),
