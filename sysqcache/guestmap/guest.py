@@ -51,28 +51,34 @@ class Guest:
     def members(self, head: int, member: str, limit: int) -> Iterator[int]:
         """Structs on the list whose head is at ``head``, linked by ``struct.member``.
 
-        Raises :class:`ExhaustedError` when there are more than ``limit``, as there are in
-        a list that became a loop.
+        Raises :class:`ExhaustedError` when there are more than ``limit``, or the list
+        became a circle without its head.
         """
         link = self.layout.at(member)
-        at = self.memory.u64(head)
-        for _ in range(limit):
+        for at in self._linked(head, 0, limit):
             if at == head:
                 return
             yield at - link
-            at = self.memory.u64(at)
-        raise ExhaustedError(f"a list with more than {limit} entries")
 
     def chain(self, head: int, member: str, limit: int) -> Iterator[int]:
         """Structs whose first has its address at ``head``; ``struct.member`` has the next one's.
 
-        The last has zero there. Raises :class:`ExhaustedError` when there are more than ``limit``.
+        The last has zero there. Raises :class:`ExhaustedError` when there are more than
+        ``limit``, or the list became a circle.
         """
-        link = self.layout.at(member)
-        at = self.memory.u64(head)
-        for _ in range(limit):
+        for at in self._linked(head, self.layout.at(member), limit):
             if not at:
                 return
+            yield at
+
+    def _linked(self, head: int, link: int, limit: int) -> Iterator[int]:
+        """What the pointer at ``head`` leads to, then those ``link`` bytes behind, once each."""
+        seen = set[int]()
+        at = self.memory.u64(head)
+        while len(seen) <= limit:
+            if at in seen:
+                raise ExhaustedError(f"a list that became a circle after {len(seen)} entries")
+            seen.add(at)
             yield at
             at = self.memory.u64(at + link)
         raise ExhaustedError(f"a list with more than {limit} entries")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MAP_SECONDS: Final = 20.0
+MAP_SECONDS: Final = 10.0
 """Processor time of one whole map: a busy host is no reason to know less."""
 
 MAP_READS: Final = 30_000_000
