@@ -30,6 +30,11 @@ _FLAG_MEM_SIZE: Final = 4
 _PAGE_MASK: Final = ~4095
 _BLOCK_HEADER: Final = struct.Struct(">IQQQ")
 _MAX_BLOCKS: Final = 1024
+_PAGES_ALIGNED: Final = 1 << 20
+"""Pages begin at multiples of this (MAPPED_RAM_FILE_OFFSET_ALIGNMENT of QEMU 10.0)."""
+_PAGES_A_BYTE: Final = 8 * 4096
+_HEADERS_BYTES: Final = 512
+"""More than precedes the bitmap of the first block."""
 _CHUNK: Final = 8 << 20
 _ZEROS: Final = bytes(_CHUNK)
 
@@ -72,6 +77,14 @@ def read_blocks(path: Path) -> dict[str, RamBlock]:
             raise SavedStateError(
                 f"{path} has no guest memory that can be found: {error}"
             ) from error
+
+
+def first_offset(size: int) -> int:
+    """Where QEMU will write the pages of a machine's largest block, of ``size`` bytes.
+
+    The largest comes first, a bitmap of its pages before it.
+    """
+    return -(-(_HEADERS_BYTES + size // _PAGES_A_BYTE) // _PAGES_ALIGNED) * _PAGES_ALIGNED
 
 
 def _ram_section(head: bytes) -> int:

@@ -13,6 +13,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,7 @@ from sysqcache.qmp import commands, migration
 from sysqcache.saved import disks, idle, proof, ramfile, room, slots
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.outside import Outside, look, ram_block
+from sysqcache.saved.proof import Trial
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
 from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import read_spec
@@ -196,13 +198,14 @@ class _Saving:
         _ = self.engine.build_id  # reading it takes a moment in which the guest may run
         block = ram_block(self.machine)
         migration.settle(self.machine.qmp)
-        self._wake_agent()
-        idle.wait_until_idle(self.machine.process.cpu_seconds)
         one, slot = slots.new_slot(self.instance)
         try:
-            self.stopped_at = time.monotonic()
-            commands.stop(self.machine.qmp)
-            record = self._proved(self._write(one, slot, stats, block), slot)
+            with self._trial(slot, block) as trial:
+                self._wake_agent()
+                idle.wait_until_idle(self.machine.process.cpu_seconds)
+                self.stopped_at = time.monotonic()
+                commands.stop(self.machine.qmp)
+                record = self._proved(self._write(one, slot, stats, block), slot, trial)
             return record, slots.publish(self.instance, slot, record)
         except (SysqcacheError, OSError) as error:
             raise self._go_on(slot, error) from error
@@ -223,13 +226,27 @@ class _Saving:
             return self.machine.stats()
         return None
 
-    def _proved(self, record: SavedMachine, slot: Path) -> SavedMachine:
-        """The record, by whose method the state was loaded in a second QEMU, if need be.
+    @property
+    def _unproved(self) -> bool:
+        """Whether nobody knows yet that a resume can load what is saved.
 
         Without ``qemu_args`` the command line is the one that the machine was started with.
         What two machines can't have at a time, a second QEMU can't either.
         """
-        if record.method is Method.INTERNAL or not self.outside.plugged or self.outside.alone:
+        outside = self.outside
+        return outside.plugged and not outside.alone and self.method is not Method.INTERNAL
+
+    def _trial(self, slot: Path, block: str) -> AbstractContextManager[Trial | None]:
+        """A second QEMU for a state of which that has to be found out."""
+        if not self._unproved:
+            return contextlib.nullcontext()
+        mapped = not self.engine.plain and not self.outside.memory
+        memory = block if mapped else ""
+        return proof.trial(self.spec, slot, self.engine, self._overlays, memory)
+
+    def _proved(self, record: SavedMachine, slot: Path, trial: Trial | None) -> SavedMachine:
+        """The record, by whose method the state was loaded in a second QEMU, if need be."""
+        if not self._unproved or (trial is not None and trial.loads(record)):
             return record
         problem = proof.problem(record, slot, self.engine)
         if problem and self.may_change and record.method is Method.TEMPLATE:

@@ -19,6 +19,8 @@ from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.client import QmpClient
+from sysqcache.saved import proof, ramfile
+from sysqcache.saved import suspend as suspending
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine
 
@@ -239,6 +241,29 @@ def test_memory_of_qemu_args_is_resumed_or_refused(machine: str, tmp_path: Path)
     assert "can't be resumed" in error
     assert "the machine runs on, and what was saved before is intact" in error
     assert report("status", NAME)["qemu_state"] == "running"
+
+
+def never(*_: object) -> str:
+    raise AssertionError("the QEMU that was started before did not load the state")
+
+
+def test_a_resume_is_proved_by_a_qemu_that_was_started_before(
+    machine: str, tmp_path: Path, x86_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest does not stand still for its start, and memory is mapped: where QEMU puts it."""
+    monkeypatch.setattr(proof, "problem", never)
+    more = ("-device", "virtio-rng-pci,id=more")
+    config = write(tmp_path / "vm.yaml", *more, disk=qcow2_disk(x86_engine, tmp_path))
+    for file, method in ((config, "file"), (write(tmp_path / "two.yaml", *more), "template")):
+        start(file)
+        sysqcache("exec", NAME, "--", f"echo {method} > /tmp/nonce")
+        done = suspending.suspend(NAME, "auto", pytest.fail, lambda _: None)
+        assert done.record.method == method
+        name, size, offset = done.record.ram
+        assert (size, offset) == (256 << 20, ramfile.first_offset(size)), name
+        assert {path.name for path in done.directory.iterdir()} <= {"saved.json", "state"}
+        found = report("resume", NAME, "--cache", "off", "--task", "cat /tmp/nonce")
+        assert found["times"]["tasks"][0]["stdout"].strip() == method
 
 
 def plug(qmp: Path) -> None:
