@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sysqcache.base import interrupts
 from sysqcache.base.errors import UsageError
 from sysqcache.cli.errors import debug_enabled
 from sysqcache.cli.loglines import note
@@ -66,7 +66,7 @@ def boot(
         task_timeout=timeout,
         console=lambda serial, log: _console(view, serial, log),
     )
-    handle_signals()
+    interrupts.handle_signals()
     with view:
         report = start(spec, options, view)
     if as_json:
@@ -102,24 +102,3 @@ def _console(view: BootView, serial: Path, log: Path) -> None:
     console.attach(serial, log)
     note("")
     view.pause(False)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asks for an early end.
-
-    A class of its own, because CPython (3.11 to 3.14, ``run_eval_code_obj``) remembers a plain
-    ``KeyboardInterrupt`` that leaves a string given to ``exec``, as the import of a module with
-    data classes does, and ends the process by SIGINT even if the exception is caught.
-    """
-
-
-def handle_signals() -> None:
-    """Let signals ask the guest to power off."""
-    # SIGINT too: a shell's background job starts with it ignored
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted

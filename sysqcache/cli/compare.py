@@ -52,7 +52,7 @@ def compare(
 
     With --libvirt a domain that has the cache: cold, warm, managedsave, managedsave+warm.
     """
-    from sysqcache.cli.boot import handle_signals
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.cli.compareview import CompareView, print_result
     from sysqcache.compare import runner
     from sysqcache.compare import ways as known

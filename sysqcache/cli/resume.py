@@ -46,7 +46,7 @@ def resume(
     unless --detach is given. --copies starts several machines from one template, each with
     its own overlays, host ports, MAC address and host name.
     """
-    from sysqcache.cli.boot import handle_signals
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.cli.bootview import BootView
     from sysqcache.saved import resume as resuming
 

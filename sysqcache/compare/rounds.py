@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from sysqcache.base import interrupts
 from sysqcache.base.errors import MachineError
 from sysqcache.compare import events, host
 from sysqcache.compare.events import Listener, Noted, StepBegan, StepEnded
@@ -64,6 +65,7 @@ class Rounds:
                 if check is not None and way not in self.result.failed:
                     check(way)
         except KeyboardInterrupt:
+            interrupts.take()
             self.result.interrupted = True
         self.result.took_s = time.monotonic() - started
 

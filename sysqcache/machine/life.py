@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sysqcache.attribution.placer import LOOKING, AttributionSummary, Placer, Warn
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import MachineDied, MachineError, NotReady, QmpError
 from sysqcache.base.types import DiskMode, MachineState
 from sysqcache.formats.runfiles import RunFiles
@@ -93,7 +93,7 @@ class Life:
                     self.resumed.settled(self.machine)
                 self._wait_until()
             except KeyboardInterrupt:
-                self.report.interrupted = True
+                self._interrupted()
             try:
                 self._measure(monitor)
                 if not self.report.interrupted:
@@ -104,9 +104,13 @@ class Life:
                     return
                 self._end()
             except KeyboardInterrupt:
-                self.report.interrupted = True
+                self._interrupted()
                 self.process.kill()
         self.process.wait(10.0)
+
+    def _interrupted(self) -> None:
+        interrupts.take()
+        self.report.interrupted = True
 
     def _wait_ready(self) -> None:
         self.listener(PhaseBegan("booting" if self.resumed is None else "waking up"))
@@ -114,6 +118,7 @@ class Life:
         deadline = self.process.started_at + ready.timeout
         probe = self._probe()
         while not probe.wait(_PROBE_STEP):
+            interrupts.check()
             if (code := self.process.poll()) is not None:
                 raise self._died_early(code)
             if time.monotonic() > deadline:
@@ -138,6 +143,7 @@ class Life:
         if self.placer is not None and self.process.poll() is None:
             self.listener(PhaseBegan(phase))
             self.placer.look(self.machine)
+            interrupts.check()
 
     def _warn(self, text: str) -> None:
         self.report.warnings.append(text)

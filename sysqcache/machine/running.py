@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import GuestCommandError, MachineDied, MachineError, QmpError
 from sysqcache.base.types import GuestAccess
 from sysqcache.machine.guest.agent import GuestAgent, KeptAgent
@@ -153,6 +153,7 @@ class Machine:
         if self._is_shut_down():
             return True
         while self.process.poll() is None and self.qmp.events.find(_ENDED) is None:
+            interrupts.check()
             left = 0.5 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False

@@ -112,7 +112,7 @@ def test_wrong_options(tmp_path: Path, arguments: list[str]) -> None:
 
 _INTERRUPTED_IMPORT = """
 import os, signal, sys
-from sysqcache.cli.boot import handle_signals
+from sysqcache.base.interrupts import handle_signals
 handle_signals()
 try:
     exec("os.kill(os.getpid(), signal.SIGTERM)\\nwhile True: pass")

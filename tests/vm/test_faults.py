@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +90,38 @@ def test_interrupt_powers_off_and_keeps_blocks(number: signal.Signals) -> None:
     assert code == 130, err
     assert '"interrupted": true' in out
     assert stored_blocks() > 10_000
+
+
+LOST = """
+import gc, os, signal, sys
+from pathlib import Path
+from sysqcache.attribution.placer import LOOKING
+from sysqcache.base.interrupts import handle_signals
+from sysqcache.machine.life import BootOptions, Until
+from sysqcache.machine.progress import PhaseBegan
+from sysqcache.machine.start import boot
+from sysqcache.spec.resolve import load
+
+def signalled(phase, info):
+    gc.callbacks.clear()
+    os.kill(os.getpid(), signal.SIGINT)
+
+def listener(event):
+    if isinstance(event, PhaseBegan) and event.name == LOOKING:
+        gc.callbacks.append(signalled)
+        gc.collect()
+
+handle_signals()
+print(boot(load(Path(sys.argv[1]), []), BootOptions(until=Until.EXIT), listener).interrupted)
+"""
+
+
+def test_an_interrupt_in_a_callback_from_c_is_not_lost() -> None:
+    """Python prints what is raised there, and goes on."""
+    command = [sys.executable, "-c", LOST, str(TINY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "Exception ignored" in done.stderr
+    assert done.stdout == "True\n"
 
 
 def test_second_interrupt_kills() -> None:
