@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation
 from sysqcache.attribution.patching import KernelPatches
 from sysqcache.attribution.truths import KernelText
+
+_AT_ONCE: Final = 256
+"""Blocks between two looks at the clock."""
 
 
 def place_in_kernel(
@@ -34,8 +38,8 @@ def place_in_kernel(
     size, start = board.blocks.size[rows], board.blocks.start[rows]
     same = same_bytes(board.blocks.code, start, text.content, offset.astype(np.int64), size)
     patches = KernelPatches(text.content)
-    for row in np.flatnonzero(~same).tolist():
-        if time.thread_time() > deadline:
+    for number, row in enumerate(np.flatnonzero(~same).tolist()):
+        if number % _AT_ONCE == 0 and time.thread_time() > deadline:
             break
         same[row] = patches.explain(int(offset[row]), board.blocks.bytes_of(int(rows[row])))
     board.place(rows[same], board.number(text.module), offset[same])

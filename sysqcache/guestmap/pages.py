@@ -26,7 +26,9 @@ U8 = NDArray[np.uint8]
 _ANONYMOUS: Final = 1
 _MAPPING_BITS: Final = 3
 _SECTION_BITS: Final = 27
+_LEAST_SECTION_BITS: Final = 24
 _MOST_SECTION_BITS: Final = 30
+"""No architecture has smaller or larger sections."""
 _ALL: Final = (1 << 64) - 1
 _MOST_FOLIO_BYTES: Final = 1 << 30
 """Of the struct pages of a folio; no array of them lies so near to the end of all addresses."""
@@ -111,7 +113,7 @@ class PageWalk:
         if not self._ram:
             raise UnreadableError("the kernel names no memory")
         section = self._guest.info.numbers.get("SECTION_SIZE_BITS", _SECTION_BITS)
-        section = max(self._page_bits, min(section, _MOST_SECTION_BITS))
+        section = max(_LEAST_SECTION_BITS, min(section, _MOST_SECTION_BITS))
         first = min(start for start, _ in self._ram) >> section << section
         end = max(end for _, end in self._ram)
         count = (end - first) >> PAGE_BITS

@@ -6,6 +6,7 @@ SYSQCACHE_FUZZ_EXAMPLES=10000 tries more than the usual few dozens, and kernels 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from collections.abc import Iterator
@@ -102,3 +103,19 @@ def test_what_was_damaged_is_whole_again(
             changed += [kept.read_physical(*place) for place in places] != before
         assert [kept.read_physical(*place) for place in places] == before
     assert changed > 20
+
+
+def test_sections_that_a_kernel_calls_small(
+    memory: tuple[KeptMemory, list[tuple[int, int]]],
+) -> None:
+    """Each is read for itself: 2^16 of a page would take longer than all the rest."""
+    kept, _ = memory
+    info = kept.info
+    assert info is not None
+    try:
+        kept.info = dataclasses.replace(info, numbers={**info.numbers, "SECTION_SIZE_BITS": 0})
+        outcome = mapped(kept)
+    finally:
+        kept.info = info
+    assert outcome.found.table.counts() == mapped(kept).found.table.counts()
+    assert outcome.seconds < SECONDS
