@@ -135,3 +135,16 @@ def test_each_of_our_files_arrives_with_one_patch() -> None:
             for path in found:
                 arriving[path] += 1
     assert set(arriving.values()) == {1}, arriving
+
+
+def test_the_documented_series_is_the_real_one() -> None:
+    """A row for each patch, in order and by its subject: no hole, none twice."""
+    docs = Path(__file__).parents[2] / "docs" / "engine.md"
+    rows = re.findall(r"^\| (\d{4}) (.+?) \|", docs.read_text(), re.MULTILINE)
+    real = []
+    for number, file in enumerate(series.series(), 1):
+        subject = re.search(r"^Subject: \[PATCH\] (.+(?:\n .+)*)", file.read_text(), re.MULTILINE)
+        assert subject, file.name
+        real.append((f"{number:04}", subject[1].replace("\n", "")))
+        assert file.name.startswith(real[-1][0]), file.name
+    assert rows == real
