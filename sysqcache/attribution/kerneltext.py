@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Final
 
 import numpy as np
 
@@ -13,11 +12,7 @@ from sysqcache.attribution.address import common_rows, kernel_module
 from sysqcache.attribution.blocks import I64, U64, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.observation import Observation
-from sysqcache.attribution.patching import KernelPatches
 from sysqcache.attribution.truths import KernelText
-
-_AT_ONCE: Final = 256
-"""Blocks between two looks at the clock."""
 
 
 def place_in_kernel(
@@ -37,11 +32,10 @@ def place_in_kernel(
     rows, offset = _at_home(board, seen, len(text.content))
     size, start = board.blocks.size[rows], board.blocks.start[rows]
     same = same_bytes(board.blocks.code, start, text.content, offset.astype(np.int64), size)
-    patches = KernelPatches(text.content)
-    for number, row in enumerate(np.flatnonzero(~same).tolist()):
-        if number % _AT_ONCE == 0 and time.thread_time() > deadline:
+    for row in np.flatnonzero(~same).tolist():
+        if time.thread_time() > deadline:
             break
-        same[row] = patches.explain(int(offset[row]), board.blocks.bytes_of(int(rows[row])))
+        same[row] = text.patches.explain(int(offset[row]), board.blocks.bytes_of(int(rows[row])))
     board.place(rows[same], board.number(text.module), offset[same])
 
 

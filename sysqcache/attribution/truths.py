@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import Final, Self
@@ -11,6 +12,7 @@ from typing import Final, Self
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, U8, U32
+from sysqcache.attribution.patching import KernelPatches
 from sysqcache.formats.modules import Module
 
 PAGE: Final = 4096
@@ -65,6 +67,11 @@ class KernelText:
     module: Module
     kaslr_offset: int
     content: U8
+
+    @functools.cached_property
+    def patches(self) -> KernelPatches:
+        """What it may have made of its code."""
+        return KernelPatches(self.content)
 
 
 @dataclasses.dataclass(frozen=True)
