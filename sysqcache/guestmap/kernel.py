@@ -35,7 +35,7 @@ def kernel_info(guest: Guest) -> KernelInfo:
 def _end(guest: Guest) -> int:
     """Where the image ends; without types as far as symbols tell."""
     symbols = guest.symbols
-    if guest.layout.offsets:
+    if not guest.layout.lacking:
         return guest.pointer(symbols["init_mm"], "mm_struct.brk")
     return max(symbols.get(name) for name in ("_end", "_einittext", "_etext"))
 

@@ -77,7 +77,8 @@ def load(build_id: str) -> KnownKernel | None:
         value = json.loads(file.read_bytes())
         if value["wanted"] != _wanted():
             return None
-        layout = KernelLayout(*(_numbers(value[key]) for key in ("offsets", "sizes", "enums")))
+        offsets, sizes, enums = (_numbers(value[key]) for key in ("offsets", "sizes", "enums"))
+        layout = KernelLayout(offsets, sizes, enums)
         symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
         searched = value["searched"] is True
         return KnownKernel(symbols, layout, str(value["hash"]), roots, searched)

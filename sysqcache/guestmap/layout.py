@@ -78,11 +78,15 @@ ENUMS: Final[Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KernelLayout:
-    """Offsets as ``struct.member``, sizes of structures and members, enumerators."""
+    """Offsets as ``struct.member``, sizes of structures and members, enumerators.
+
+    ``lacking`` says why there are none, if the kernel does not describe its structures.
+    """
 
     offsets: Mapping[str, int]
     sizes: Mapping[str, int]
     enums: Mapping[str, int]
+    lacking: str = ""
 
     @classmethod
     def from_btf(cls, btf: Btf) -> KernelLayout:

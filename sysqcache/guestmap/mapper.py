@@ -81,9 +81,9 @@ class _Mapping:
     def run(self, guest: Guest) -> None:
         """All parts, the kernel first; raises when there is no kernel to start from."""
         self._kernel = kernel_info(guest)
-        if not guest.layout.offsets:
+        if guest.layout.lacking:
             owners.paint_text(self._table, self._kernel)
-            raise NoTypesError("the kernel has no type information (BTF): nothing but it is known")
+            raise NoTypesError(f"{guest.layout.lacking}: nothing but the kernel is known")
         files = Files(guest)
         build_ids: dict[int, str] = {}
         with self._noting("modules"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Final
 
 from sysqcache.guestmap import kernelcache, limits
 from sysqcache.guestmap.btf import Btf, BtfError
@@ -17,6 +18,8 @@ from sysqcache.guestmap.roots import Roots, btf_candidates
 from sysqcache.guestmap.space import AddressSpace
 from sysqcache.guestmap.symbols import VARIABLES, WANTED, Symbols
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo
+
+_NO_TYPES: Final = "the kernel has no type information (BTF)"
 
 
 def slide(linked: Mapping[str, int], info: VmcoreInfo) -> dict[str, int]:
@@ -72,8 +75,8 @@ class Study:
             image = self._image(Symbols(addresses))
         try:
             place, data, layout = self._types(addresses, image)
-        except NoTypesError:
-            return KnownKernel(self._linked(addresses), KernelLayout({}, {}, {}), "")
+        except NoTypesError as error:
+            return KnownKernel(self._linked(addresses), KernelLayout({}, {}, {}, str(error)), "")
         addresses["__start_BTF"], addresses["__stop_BTF"] = place
         identity = kernelcache.identity(self.table, data)
         known = KnownKernel(self._linked(addresses), layout, identity, searched=image is not None)
@@ -89,7 +92,7 @@ class Study:
         places = [(addresses.get("__start_BTF", 0), addresses.get("__stop_BTF", 0))]
         if not places[0][0] and image is not None:
             places = btf_candidates(image)
-        problem = "the kernel has no type information (BTF)"
+        problem = _NO_TYPES
         for place in places:
             data = read_btf(self.memory, Symbols({"__start_BTF": place[0], "__stop_BTF": place[1]}))
             self.memory.budget.check()
@@ -129,5 +132,5 @@ def read_btf(memory: GuestMemory, symbols: Symbols) -> bytes:
     """The kernel's BTF; raises :class:`NoTypesError` when it has none."""
     start, end = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
     if not 0 < end - start <= limits.BTF_BYTES:
-        raise NoTypesError("the kernel has no type information (BTF)")
+        raise NoTypesError(_NO_TYPES)
     return memory.bulk(start, end - start)

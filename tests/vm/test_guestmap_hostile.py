@@ -233,6 +233,7 @@ def test_structures_that_lie() -> None:
             assert words in found["note"], (lie, found["note"])
             assert found["note"], lie
             if words == "type information":
+                assert "type information is damaged" in found["note"]
                 same = ("release", "build_id", "text", "init_text", "kaslr_offset")
                 assert [found["kernel"][key] for key in same] == [
                     clean["kernel"][key] for key in same
