@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import workers
 from hypothesis import settings
+from required import require_engine, require_image
 
 from sysqcache.base import paths
-from sysqcache.base.errors import EngineMissing, ImageMissing
+from sysqcache.base.errors import EngineMissing
 from sysqcache.spec import catalog
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine, find_engine
@@ -76,19 +77,13 @@ def shared(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture(scope="session")
 def x86_engine() -> Engine:
     """The engine for x86_64 guests."""
-    try:
-        return find_engine("x86_64")
-    except EngineMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    return require_engine("x86_64")
 
 
 @pytest.fixture(scope="session")
 def tiny_image() -> ImagePaths:
     """The tiny guest."""
-    try:
-        return catalog.resolve("tiny-x86_64")
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    return require_image("tiny-x86_64")
 
 
 @pytest.fixture

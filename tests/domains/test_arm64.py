@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, copy_kernel, typed
-
-from sysqcache.base.errors import ImageMissing
-from sysqcache.spec import catalog
+from required import require_image
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -20,10 +18,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow]
 @pytest.fixture
 def arm(daemon: Daemon, home: Path, files: Path) -> Iterator[Machine]:
     """The tiny arm64 guest on virt, defined and shut off."""
-    try:
-        image = catalog.resolve("tiny-arm64")
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    image = require_image("tiny-arm64")
     own = daemon.directory / "arm64"
     own.mkdir()
     copy_kernel(image, own)

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from daemonhelp import Daemon, eventually
 from domainhelp import Machine, define_debian
+from required import require_image
 
-from sysqcache.base.errors import ImageMissing
 from sysqcache.libvirt.folder import run_directory
-from sysqcache.spec import catalog
 
 
 def compare(machine: Machine, *arguments: object, code: int = 0) -> str:
@@ -48,10 +47,7 @@ ONCE = ("--runs", 1, "--json")
 @pytest.fixture
 def debian(daemon: Daemon, home: Path, files: Path) -> Iterator[Machine]:
     """The Debian guest as a domain with the cache on."""
-    try:
-        image = catalog.resolve("debian12-x86_64")
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    image = require_image("debian12-x86_64")
     machine = Machine(daemon, home, "debian")
     define_debian(machine, files, image)
     machine.enable()

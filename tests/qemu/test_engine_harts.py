@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from required import require_engine
 from test_engine_object import info, qemu
 
-from sysqcache.base.errors import EngineMissing
-from sysqcache.spec.engines import Engine, find_engine
+from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 
@@ -18,10 +18,7 @@ HARTS = ("-machine", "virt", "-smp", "3", "-bios", "none", "-S", "-object", "tb-
 
 @pytest.fixture(scope="module")
 def riscv_engine() -> Engine:
-    try:
-        return find_engine("riscv64")
-    except EngineMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    return require_engine("riscv64")
 
 
 @pytest.mark.parametrize("model", ["max", "rv64", "rva22s64", "rv64,rva22u64=on,rva23u64=on"])

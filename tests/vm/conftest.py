@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import workers
-from debianhelp import DEBIAN, OTHER, QUESTIONS, WORK, boot, require_image, told
+from debianhelp import DEBIAN, OTHER, QUESTIONS, WORK, boot, told
 from enginehelp import Recorded
 from machinehelp import NOKASLR
 from machinehelp import boot as boot_tiny
+from required import require_image
 
 from sysqcache.base import paths
 from sysqcache.spec.catalog import ImagePaths

@@ -11,8 +11,6 @@ import pytest
 from machinehelp import TINY, sysqcache
 
 from sysqcache.base import paths
-from sysqcache.base.errors import ImageMissing
-from sysqcache.spec import catalog
 
 DEBIAN = TINY.with_name("debian12-x86_64.yaml")
 OTHER = TINY.with_name("debian12-x86_64-other.yaml")
@@ -25,14 +23,6 @@ QUESTIONS = (
     "uname -nr",
 )
 """What a guest is asked about itself."""
-
-
-def require_image(name: str) -> None:
-    """Skip the test unless an image is built."""
-    try:
-        catalog.resolve(name)
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
 
 
 def boot(store: Path, *arguments: object, config: Path = DEBIAN) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from debianhelp import WORK, boot, check_counters, require_image
+from debianhelp import WORK, boot, check_counters
 from machinehelp import TINY, report, sysqcache
+from required import require_engine, require_image
 
-from sysqcache.base.errors import EngineMissing
 from sysqcache.spec import resolve
 from sysqcache.spec.engines import ENV_ENGINE, find_engine, load
 
@@ -30,11 +30,8 @@ DEBIAN = CONFIGS / "debian12-arm64.yaml"
 @pytest.fixture(autouse=True)
 def engines(own_state: Path) -> Iterator[None]:
     """State of the test's own; skipped without the engines."""
-    try:
-        for target in TINY_GUESTS:
-            find_engine(target)
-    except EngineMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    for target in TINY_GUESTS:
+        require_engine(target)
     yield
 
 

@@ -21,8 +21,9 @@ from attributionrun import (
     recorded,
     say,
 )
-from debianhelp import DEBIAN, require_image
+from debianhelp import DEBIAN
 from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
+from required import require_image
 
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.checkpoint import checkpoint

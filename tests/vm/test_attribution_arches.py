@@ -21,12 +21,10 @@ from attributionrun import (
 )
 from machinehelp import TINY
 from maphelp import compare_tiny
+from required import require_engine, require_image
 
 from sysqcache.base import paths
-from sysqcache.base.errors import EngineMissing, ImageMissing
 from sysqcache.guestmap.session import GuestSession
-from sysqcache.spec import catalog
-from sysqcache.spec.engines import find_engine
 
 pytestmark = pytest.mark.vm
 
@@ -54,11 +52,8 @@ PATCHED = 0.05
     params=[pytest.param(one, marks=pytest.mark.slow) if one[0] == "d" else one for one in GUESTS],
 )
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    try:
-        engine = find_engine(GUESTS[request.param])
-        catalog.resolve(request.param.removesuffix("-efi"))
-    except (EngineMissing, ImageMissing) as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    engine = require_engine(GUESTS[request.param])
+    require_image(request.param.removesuffix("-efi"))
     config = TINY.with_name(f"{request.param}.yaml")
     with recorded(config, engine, tmp_path_factory.mktemp("home")) as found:
         yield found

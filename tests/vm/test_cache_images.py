@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from debianhelp import OTHER, UPGRADED, boot, check_counters, require_image
+from debianhelp import OTHER, UPGRADED, boot, check_counters
+from required import require_image
 
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ImageRow

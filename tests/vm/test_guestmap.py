@@ -21,9 +21,10 @@ import pytest
 from guesttruth import trixie_guest
 from machinehelp import TINY, Background, end_all, report, sysqcache
 from maphelp import compare, compare_contents, compare_functions_only, process_of, socket_of
+from required import require_image
 
 from sysqcache.base import paths
-from sysqcache.base.errors import ImageBuildError, ImageMissing, MachineDied, MachineError, QmpError
+from sysqcache.base.errors import ImageBuildError, MachineDied, MachineError, QmpError
 from sysqcache.base.sockets import connect_unix
 from sysqcache.formats.journal import read_journal
 from sysqcache.guestmap import kernelcache, limits, mapper
@@ -34,7 +35,6 @@ from sysqcache.guestmap.session import GuestSession
 from sysqcache.guestmap.table import OwnerKind
 from sysqcache.machine.instances import Instance
 from sysqcache.qmp.client import QmpClient
-from sysqcache.spec import catalog
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine
 
@@ -315,10 +315,7 @@ def test_blocks_of_the_journal_have_owners(machine: str) -> None:
 @pytest.fixture
 def debian() -> Iterator[str]:
     """The Debian machine's name; the machine ends with the test."""
-    try:
-        catalog.resolve("debian12-x86_64")
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    require_image("debian12-x86_64")
     yield "debian12"
     end_all()
 

@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 from machinehelp import TINY, end_all, sysqcache
 from maphelp import compare_tiny
-
-from sysqcache.base.errors import EngineMissing, ImageMissing
-from sysqcache.spec import catalog
-from sysqcache.spec.engines import find_engine
+from required import require_engine, require_image
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("own_state")]
 
@@ -31,11 +28,8 @@ CONSOLES = {"aarch64": "ttyAMA0", "riscv64": "ttyS0"}
 def guest(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, int]]:
     """A running tiny guest: name, target, bits of its page tables."""
     name, target, more, bits = GUESTS[request.param]
-    try:
-        find_engine(target)
-        catalog.resolve(name)
-    except (EngineMissing, ImageMissing) as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    require_engine(target)
+    require_image(name)
     line = f"cmdline=console={CONSOLES[target]} quiet{more}"
     sysqcache("boot", TINY.with_name(f"{name}.yaml"), "--detach", "--cache", "off", "--set", line)
     yield name, target, bits

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from debianhelp import WORK, told
 from machinehelp import TINY, sysqcache
+from required import require_image
 
-from sysqcache.base.errors import ImageMissing
 from sysqcache.spec import catalog
 
 pytestmark = [
@@ -23,10 +23,7 @@ pytestmark = [
 
 def tasks(name: str, *commands: str) -> list[str]:
     """Boot an image without the cache, run commands, give what they printed."""
-    try:
-        catalog.resolve(name)
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    require_image(name)
     arguments = [part for command in commands for part in ("--task", command)]
     done = sysqcache(
         "boot", TINY.with_name(f"{name}.yaml"), "--cache", "off", "--until", "ready", "--json",

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from machinehelp import TINY, sysqcache
+from required import require_image
 
 from bench.tinyguest import PROGRAMS
 from sysqcache.base import paths
-from sysqcache.base.errors import ImageMissing
-from sysqcache.spec import catalog
 from sysqcache.spec.engines import Engine
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
@@ -54,10 +53,7 @@ def python_says() -> list[str]:
 @pytest.fixture(scope="module")
 def home(x86_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state directory of its own, removed afterwards: stores are big."""
-    try:
-        catalog.resolve(IMAGE)
-    except ImageMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    require_image(IMAGE)
     home = tmp_path_factory.mktemp("home")
     (home / "cache").symlink_to(paths.cache_dir(), target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from debianhelp import check_counters, require_image
+from debianhelp import check_counters
 from machinehelp import TINY, report, sysqcache
 from programhelp import kernel32
-
-from sysqcache.base.errors import EngineMissing
-from sysqcache.spec.engines import find_engine
+from required import require_engine, require_image
 
 pytestmark = pytest.mark.vm
 
@@ -25,11 +23,8 @@ READY = b"sysqcache: ready\n\0"
 @pytest.fixture(autouse=True)
 def engines(own_state: Path) -> Iterator[None]:
     """State of the test's own; skipped without the engines."""
-    try:
-        for target in ("x86_64", "aarch64", "riscv64"):
-            find_engine(target)
-    except EngineMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    for target in ("x86_64", "aarch64", "riscv64"):
+        require_engine(target)
     yield
 
 

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from debianhelp import require_image
 from machinehelp import TINY, end_all, qcow2_disk, report, sysqcache
-
-from sysqcache.base.errors import EngineMissing
-from sysqcache.spec.engines import find_engine
+from required import require_engine, require_image
 
 pytestmark = pytest.mark.vm
 
@@ -37,10 +34,7 @@ def state(own_state: Path) -> Iterator[Path]:
 def start(arch: str, vcpus: int, directory: Path) -> str:
     """Boot, run the work once, and leave the answer in memory alone."""
     config = CONFIGS[arch]
-    try:
-        engine = find_engine(arch)
-    except EngineMissing as error:
-        pytest.skip(f"{error.message}: {error.hint}")
+    engine = require_engine(arch)
     require_image(config.stem if arch != "x86_64" else "tiny-x86_64")
     disk = qcow2_disk(engine, directory)
     sets = (f"name={NAME}", f"vcpus={vcpus}", f"disks=[{{file: {disk}}}]")
