@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from sysqcache.base.errors import EngineMissing, ImageMissing
@@ -25,3 +30,17 @@ def require_image(name: str) -> ImagePaths:
         return catalog.resolve(name)
     except ImageMissing as error:
         pytest.skip(f"{error.message}: {error.hint}")
+
+
+@contextlib.contextmanager
+def require_mount(folder: Path, kind: str, options: str) -> Iterator[Path]:
+    """A file system at a folder that is made; skips where the kernel refuses."""
+    folder.mkdir()
+    command = ["mount", "-t", kind, "-o", options, "none", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"can't mount {kind}: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

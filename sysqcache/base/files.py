@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -16,6 +17,7 @@ TEMPORARY: Final = ".new-"
 """Prefix of files that are being written; a kill leaves them, a failure does not."""
 
 _POLL: Final = 0.02
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -97,7 +99,7 @@ def share(path: Path) -> int:
     """
     fd = _open_lock(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        _flock(fd, fcntl.LOCK_SH)
     except BaseException:
         os.close(fd)
         raise
@@ -128,10 +130,20 @@ def _acquire(fd: int, patience: float | None) -> bool:
     deadline = None if patience is None else time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             time.sleep(_POLL)
         else:
             return True
+
+
+def _flock(fd: int, how: int) -> None:
+    """Lock. A file system without locks is one error, whatever it answers."""
+    try:
+        fcntl.flock(fd, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from error

@@ -12,6 +12,8 @@ import signal
 import threading
 from typing import Final
 
+from sysqcache.base import terminal
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal asks for an early end.
@@ -36,6 +38,8 @@ def handle_signals() -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     _waiting.append(number)
+    if number == signal.SIGHUP:
+        terminal.leave()
     raise Interrupted
 
 

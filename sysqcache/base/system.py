@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import resource
+import threading
+from collections.abc import Iterator
 from typing import Final
 
 _SPACE: Final = "free some space, or run 'sysqcache cache compact'"
 _OWNER: Final = "check owner and permissions of the directory, or set SYSQCACHE_STORE"
 _FILES: Final = "allow more open files: ulimit -n 1024"
 _MEMORY: Final = "free some memory, or allow more: ulimit -v, the limits of the control group"
+_THREADS: Final = "allow more processes: ulimit -u, the limits of the control group (pids.max)"
 _LOCKS: Final = "its file system has no locks: set SYSQCACHE_HOME to a directory on another one"
 _DISK: Final = "the disk fails, the kernel's log says how: copy what can be read to another one"
 
@@ -25,12 +30,16 @@ _HINTS: Final[dict[int, str]] = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
     errno.ENOMEM: _MEMORY,
+    errno.EAGAIN: _THREADS,
     errno.ENOLCK: _LOCKS,
     errno.EIO: _DISK,
 }
 
 REFUSALS: Final = tuple(_HINTS)
 """Errors that say nothing about what a file holds."""
+
+_NO_MEMORY: Final = ("failed to map segment", "cannot allocate memory")
+"""What the loader says of a library that has no room."""
 
 _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 
@@ -69,3 +78,48 @@ def few_files() -> str:
     if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
         return ""
     return f"this process may open {soft} files only: {_FILES}"
+
+
+def shortage(error: BaseException) -> OSError | None:
+    """What the system refused, in its words, also where Python or its loader have others."""
+    if isinstance(error, OSError):
+        return error
+    text = str(error).lower()
+    no_room = isinstance(error, ImportError) and any(said in text for said in _NO_MEMORY)
+    if isinstance(error, MemoryError) or no_room:
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return OSError(errno.EAGAIN, "no more threads can be started")
+    return None
+
+
+def require_memory(size: int) -> None:
+    """Raise OSError unless so many bytes of address space can be had.
+
+    As :func:`require_threads`, for what ends the process when the system refuses: QEMU, and
+    libraries in C++.
+    """
+    mmap.mmap(-1, size, mmap.MAP_PRIVATE).close()
+
+
+def require_threads(count: int) -> None:
+    """Raise OSError unless so many threads can be started."""
+    with contextlib.ExitStack() as held:
+        for _ in range(count):
+            held.enter_context(_thread())
+
+
+@contextlib.contextmanager
+def _thread() -> Iterator[None]:
+    """One thread more, which does nothing."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise shortage(error) or error from None
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

@@ -127,6 +127,8 @@ def main() -> NoReturn:
     """Run the command line; the process ends with the exit codes of docs/errors.md."""
     os.umask(os.umask(0o077) | 0o022)  # nobody else writes what becomes host code
     allow_open_files()
+    # numpy's library would start threads for what nobody asks of it
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # a terminal of Latin-1, a name that is no UTF-8: shown as escapes

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sysqcache.base import system
 from sysqcache.base.errors import SysqcacheError, brief
 from sysqcache.base.printable import printable
+from sysqcache.base.terminal import tell
 from sysqcache.cli.loglines import log_json, note
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
@@ -29,11 +30,10 @@ def debug_enabled() -> bool:
 
 def unexpected(error: Exception) -> SysqcacheError:
     """An error that nothing expected, such as a full disk in the state directory."""
-    text, hint = brief(error), "--debug shows where"
-    if isinstance(error, OSError):
-        hint = system.hint(error.errno) or hint
-    else:
-        text = f"internal error: {type(error).__name__}: {error}"
+    text, hint = f"internal error: {type(error).__name__}: {error}", "--debug shows where"
+    refused = system.shortage(error)
+    if refused is not None:
+        text, hint = brief(refused), system.hint(refused.errno) or hint
     wrapped = SysqcacheError(text, hint=hint)
     wrapped.__cause__ = error
     return wrapped
@@ -59,6 +59,5 @@ def report_error(error: SysqcacheError) -> int:
         lines.append(f"hint: {printable(error.hint)}")
     if error.command and debug_enabled():
         lines.append(f"command: {printable(error.command)}")
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
+    tell("\n".join(lines) + "\n")
     return error.exit_code

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self, TextIO
 
+from sysqcache.base.terminal import tell
 from sysqcache.cli.loglines import line, log_json
 
 _INTERVAL: Final = 0.25
@@ -69,8 +70,7 @@ class LiveLine:
 
     def _write(self, text: str) -> None:
         with self._lock:
-            self._stream.write(f"{_CLEAR}{text}" if self.terminal else text)
-            self._stream.flush()
+            tell(f"{_CLEAR}{text}" if self.terminal else text, self._stream)
 
     def _run(self) -> None:
         while not self._stop.wait(_INTERVAL):

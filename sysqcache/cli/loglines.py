@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import Any, Final, Literal
 
 from sysqcache.base.printable import printable
+from sysqcache.base.terminal import tell
 
 ENV_LOG: Final = "SYSQCACHE_LOG"
 Level = Literal["info", "warning", "error"]
@@ -41,5 +41,4 @@ def line(text: str, level: Level = "info", event: str = "message", **fields: Any
 
 def note(text: str, level: Level = "info", event: str = "message", **fields: Any) -> None:
     """A line on stderr: progress, warnings, errors."""
-    sys.stderr.write(line(text, level, event, **fields))
-    sys.stderr.flush()
+    tell(line(text, level, event, **fields))

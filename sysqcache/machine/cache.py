@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
-from sysqcache.base.system import few_files
+from sysqcache.base.system import few_files, shortage
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
@@ -67,16 +67,18 @@ class Keeper:
 
     def _try(self, problem: str, action: Callable[[Store], None]) -> bool:
         """Do ``action`` with the store; False, with a warning, when that failed."""
-        from sysqcache.store.facade import Store
-
         try:
+            from sysqcache.store.facade import Store
+
             with Store.open(self._root) as store:
                 try:
                     action(store)
                 finally:
                     for warning in store.warnings:
                         self._warn(warning)
-        except (StoreError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, StoreError) and shortage(error) is None:
+                raise
             hint = getattr(error, "hint", "")
             self._warn(f"{problem}: {error}" + (f" ({hint})" if hint else ""))
             return False

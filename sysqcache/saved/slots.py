@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sysqcache.base import paths
+from sysqcache.base import paths, system
 from sysqcache.base.errors import MachineBusy, NoSuchMachine, SavedStateError
 from sysqcache.base.files import TEMPORARY, locked, replace_file, sync_directory
 from sysqcache.machine.instances import Instance, list_instances
@@ -35,6 +35,8 @@ RECORD: Final = "saved.json"
 STATE: Final = "state"
 TOUCHED: Final = "touched"
 _LOCK: Final = ".lock"
+_QEMU_THREADS: Final = 8
+"""More than a migration or a snapshot starts."""
 CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
 
 
@@ -42,12 +44,24 @@ CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
 def only_one(instance: Instance) -> Iterator[None]:
     """Hold what saving and going back need alone. Raises :class:`MachineError`."""
     instance.require_running()
+    _require_threads(instance.name)
     directory = instance.file(paths.INSTANCE_SAVED)
     directory.mkdir(mode=0o700, exist_ok=True)
     with locked(directory / _LOCK) as fd:
         if fd is None:
             raise MachineBusy(f"another command is saving {instance.name} or takes it back")
         yield
+
+
+def _require_threads(name: str) -> None:
+    """QEMU ends, and the guest with it, when a thread that moves its memory can't be started."""
+    try:
+        system.require_threads(_QEMU_THREADS)
+    except OSError as error:
+        raise SavedStateError(
+            f"{name} can't be saved or taken back now, it runs on: {error.strerror}",
+            hint=system.hint(error.errno),
+        ) from error
 
 
 def new_slot(instance: Instance) -> tuple[str, Path]:

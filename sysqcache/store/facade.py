@@ -380,9 +380,12 @@ class Store:
 def _as_store_errors(layout: StoreLayout) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
+    except Exception as error:
+        refused = system.shortage(error)
+        if refused is None:
+            raise
+        where = f": {refused.filename}" if refused.filename else ""
         raise StoreError(
-            f"the store {layout.root} can't be used: {error.strerror or error}{where}",
-            hint=system.hint(error.errno),
+            f"the store {layout.root} can't be used: {refused.strerror or refused}{where}",
+            hint=system.hint(refused.errno),
         ) from error

@@ -17,7 +17,10 @@ Keys (docs/formats.md lists them too)::
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +54,11 @@ _OPEN_FILES: Final = 20
 """The fewest that RocksDB goes down to; a store has few tables."""
 
 
+_THREADS: Final = 3
+_MEMORY: Final = 128 << 20
+"""What RocksDB takes at most; it ends the process if it can't have them."""
+
+
 class MetaDamaged(Exception):
     """RocksDB can't be opened or read, or holds values that can't be decoded."""
 
@@ -58,14 +66,28 @@ class MetaDamaged(Exception):
 def _translate(error: Exception, path: Path) -> Exception:
     """What an exception of RocksDB means; it has one class for everything."""
     text = str(error)
-    if "lock" in text.lower() and "LOCK" in text:
-        return StoreBusy(f"another process holds the metadata in {path}")
     refusal = system.refusal(text)
+    # its lock is one of fcntl's, which a file system may lack that has flock's
+    if "lock" in text.lower() and "LOCK" in text and refusal in (None, errno.EAGAIN, errno.EACCES):
+        return StoreBusy(f"another process holds the metadata in {path}")
     if refusal is not None:
         return StoreError(
-            f"the metadata in {path} can't be used: {text}", hint=system.hint(refusal)
+            f"the metadata in {path} can't be used: {os.strerror(refusal)}",
+            hint=system.hint(refusal),
         )
     return MetaDamaged(text)
+
+
+def _require_room(path: Path) -> None:
+    """Raise StoreError unless RocksDB will get what it takes."""
+    try:
+        system.require_memory(_MEMORY)
+        system.require_threads(_THREADS)
+    except OSError as error:
+        raise StoreError(
+            f"the metadata in {path} can't be used: {error.strerror}",
+            hint=system.hint(error.errno),
+        ) from error
 
 
 def _options(*, create: bool) -> rocksdict.Options:
@@ -74,6 +96,7 @@ def _options(*, create: bool) -> rocksdict.Options:
     options.set_compression_type(rocksdict.DBCompressionType.zstd())
     options.set_keep_log_file_num(2)
     options.set_max_open_files(_OPEN_FILES)
+    options.set_max_file_opening_threads(1)
     options.set_max_log_file_size(1 << 20)
     options.set_write_buffer_size(64 << 20)
     return options
@@ -93,6 +116,7 @@ class Meta:
         opened while another process writes.
         """
         self.path = path
+        _require_room(path)
         access = rocksdict.AccessType.read_write()
         if read_only:
             # RocksDB would leave an empty directory behind
@@ -110,7 +134,7 @@ class Meta:
         try:
             self.counters = self._row(b"g", GlobalRow) or GlobalRow()
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -121,7 +145,11 @@ class Meta:
 
     def close(self) -> None:
         """Close; what was committed is safe already."""
-        self._db.close()
+        # it writes what its log has into a table, which a full disk may not take
+        with contextlib.suppress(Exception):
+            self._db.close()
+        # that gave up before its locks
+        del self._db
 
     def _get(self, key: bytes) -> bytes | None:
         try:

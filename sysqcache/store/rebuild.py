@@ -254,7 +254,8 @@ class _Rebuilder:
 
 def _row(sha256: str, head: PackHeader, path: Path, old: PackRow | None) -> PackRow:
     """The row of a pack file, with what the old one tells, without shares."""
-    modified = path.lstat().st_mtime
+    # a file may have any time, whatever the clock was when it was copied
+    modified = min(max(path.lstat().st_mtime, 0.0), time.time())
     return PackRow(
         sha256=sha256,
         fingerprint=head.fingerprint.hex(),
@@ -306,6 +307,9 @@ def rebuild(layout: StoreLayout, progress: Progress = silent) -> RebuildReport:
         work.write(directory)
     except MetaDamaged as error:  # of the new ones: the disk fails
         raise StoreError(f"new metadata can't be written to {directory}: {error}") from error
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     finally:
         old.close()
     if old.damaged or not layout.meta.is_dir():

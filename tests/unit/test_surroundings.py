@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -126,6 +127,24 @@ def test_a_clock_that_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert store.boot_set("b", "x86_64") == [old, new]
     store.compact(max_bytes=new.stat().st_size)
     assert store.boot_set("b", "x86_64") == [new]  # the one that was used last
+
+
+@pytest.mark.parametrize("moment", [-(10**6), 2**33, 2**40])
+def test_files_that_are_older_than_time_or_not_made_yet(tmp_path: Path, moment: int) -> None:
+    """What a pack's own time is taken for when the metadata are lost."""
+    store = Store.open(tmp_path / "store")
+    blocks = make_blocks(*range(40))
+    pack = ingest(store, blocks).packs[0]
+    os.utime(pack, (moment, moment))
+    shutil.rmtree(store.layout.meta)
+    store.layout.boot_sets.unlink()
+    assert store.rebuild().packs == 1
+    (row,) = store.packs()
+    assert 0 <= row.last_used <= time.time()
+    assert store.boot_set("image", "x86_64") == [pack]
+    store.export(tmp_path / "bundle")
+    assert Store.open(tmp_path / "other").import_bundle(tmp_path / "bundle").blocks_new == 40
+    assert len(store.list_modules()) == 1
 
 
 def test_units_with_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
+from required import require_mount
 
 from bench.fuzzing.mutations import seal_block
 from sysqcache.formats import block as bf
@@ -126,22 +126,9 @@ def shuffled_index(content: bytearray) -> None:
     entries["position"][used] = np.roll(entries["position"][used], 1)
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
+def small_disk(folder: Path, size: str) -> AbstractContextManager[Path]:
     """A file system with little room."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"can't mount a tmpfs: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    return require_mount(folder, "tmpfs", f"size={size}")
 
 
 def resize(folder: Path, size: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import os
 import re
 import select
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from sysqcache.base import paths
+from sysqcache.base import paths, system
 from sysqcache.base.errors import DiskError, LaunchError, MachineDied, MachineError
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -191,7 +192,7 @@ class QemuProcess:
             except OSError as error:
                 raise LaunchError(
                     f"QEMU can't be started: {error.strerror}: {self.argv[0]}",
-                    hint="sysqcache engine info",
+                    hint=system.hint(error.errno) or "sysqcache engine info",
                     command=self.command,
                 ) from None
         self._identity = ProcessId.of(self._popen.pid) or ProcessId(self._popen.pid, 0)
@@ -345,6 +346,7 @@ def _launch_hint(tail: str, *, own_firmware: bool = False) -> str:
             ("cannot allocate memory", "cannot set up guest memory"),
             "there is not enough free memory on this host",
         ),
+        (("qemu_thread_create: resource temp",), system.hint(errno.EAGAIN)),
         (_NO_MODEL, CHANGE_CPU),
         (_NO_FIRMWARE, firmware),
         (("unsupported machine type",), "change machine: in vm.yaml"),

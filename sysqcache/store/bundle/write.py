@@ -13,6 +13,7 @@ from typing import IO, Final
 import numpy as np
 import zstandard
 
+from sysqcache.base import system
 from sysqcache.base.errors import FormatError, SysqcacheError, UsageError
 from sysqcache.base.files import replacing
 from sysqcache.store.bundle import form
@@ -269,7 +270,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         with replacing(path, synced=True) as file, _packing(file, path) as out:
             yield out
     except OSError as error:
-        raise SysqcacheError(f"{path} can't be written: {error.strerror or error}") from error
+        raise SysqcacheError(
+            f"{path} can't be written: {error.strerror or error}", hint=system.hint(error.errno)
+        ) from error
 
 
 @contextlib.contextmanager
