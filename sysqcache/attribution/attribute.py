@@ -50,5 +50,7 @@ def attribute(
     for pages in truths.files:
         place_by_content(board, pages, deadline)
     stubs = [board.first(blob.module) for blob in truths.blobs if blob.is_stub]
-    classify(board, looks, min((row for row in stubs if row < len(board.blocks)), default=0))
+    count = len(board.blocks)
+    handover = min((row for row in stubs if row < count), default=0)
+    classify(board, looks, count if truths.firmware_alone else handover)
     return board.places()

@@ -48,7 +48,7 @@ def truths_of(
     """
     ran = dict.fromkeys((kernel_module(seen), seen.kernel.kaslr_offset) for seen in observations)
     first = tuple(file for file in contents.files if file.origin == INITRD)
-    key = (contents.kernel, first, tuple(ran), firmware, started)
+    key = (contents.kernel, contents.firmware_alone, first, tuple(ran), firmware, started)
     with _LOCK:
         found = _SHARED.get(key)
         if found is None:
@@ -74,15 +74,27 @@ def _truths(
         file = contents.kernel_file(module) if module else None
         if file is None:
             continue
-        stub = blob(file.file, f"boot stub of {file.module.name}")
-        blobs.setdefault(stub.module, dataclasses.replace(stub, is_stub=True))
+        for one in _unmapped(file):
+            blobs.setdefault(one.module, one)
         for slide in sorted({slide for one, slide in ran if one == module}):
             kernels += _loaded(file, slide)
     return Truths(
         kernels=tuple(kernels),
         blobs=(*blobs.values(), *firmware_blobs(firmware, started)),
         files=(code_pages(contents, first),),
+        firmware_alone=contents.firmware_alone and not any(module for module, _ in ran),
     )
+
+
+def _unmapped(file: KernelFile) -> Iterator[Blob]:
+    """What no map of a guest tells of a kernel: its boot stub, or all of it."""
+    whole = np.frombuffer(file.code, np.uint8)
+    is_all = file.code.nbytes == len(file.file)
+    if len(whole):
+        yield Blob(file.module, whole, is_stub=is_all, in_parts=True, is_system=True)
+    if not is_all:
+        stub = blob(file.file, f"boot stub of {file.module.name}")
+        yield dataclasses.replace(stub, is_stub=True)
 
 
 def _loaded(file: KernelFile, slide: int) -> Iterator[KernelText]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Code of a file whose parts were moved, each to a place of its own: the drivers of EFI firmware.
+"""Code of a file whose parts were moved, each to a place of its own: the drivers of EFI firmware,
+the segments of a kernel.
 
 Sixteen bytes that occur once in the file tell how far a block was moved. Blocks of one part
 agree on that; whatever else is equal at such a distance came with them.
@@ -25,28 +26,32 @@ _AGREE: Final = 2
 """Blocks that have to say the same."""
 
 _PARTS: Final = 1024
+_AT_ONCE: Final = 1 << 22
+"""Bytes of a file that are searched in one step, a multiple of four; bounds the memory."""
+
 _TABLE_BITS: Final = 20
 _SHIFT: Final = np.uint64(64 - _TABLE_BITS)
 _SPREAD: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 def place_in_parts(board: Board, blob: Blob, deadline: float = math.inf) -> None:
-    """Place blocks of code of a file whose parts were moved before any kernel ran.
+    """Place blocks of code of a file whose parts were moved before any kernel ran, or of the
+    kernel itself where that is no Linux.
 
     :param deadline: of the thread's processor time; blocks beyond stay open.
     """
     blocks = board.blocks
-    early = np.arange(first_kernel_row(blocks))
-    wanted = board.open[early] & (blocks.pc[early] < LOW) & (blocks.size[early] >= _SEARCHED)
-    rows = early[wanted]
+    everything = np.arange(len(blocks))
+    low = everything if blob.is_system else np.flatnonzero(blocks.pc < LOW)
+    searched = low if blob.is_system else low[low < first_kernel_row(blocks)]
+    rows = searched[board.open[searched] & (blocks.size[searched] >= _SEARCHED)]
     if not len(rows) or len(blob.content) < _SEARCHED or time.thread_time() > deadline:
         return
     # instructions that are four bytes begin at multiples of four
     step = 1 if (blocks.pc[rows] & np.uint64(3)).any() else 4
-    found, offset = _once(_words(blob.content, step), _first_words(blocks, rows))
+    found, offset = _once(blob.content, step, _first_words(blocks, rows))
     base = blocks.pc[rows[found]] - (offset * step).astype(np.uint64)
     bases, count = np.unique(base, return_counts=True)
-    low = np.flatnonzero(blocks.pc < LOW)
     for index in np.argsort(-count, kind="stable")[:_PARTS]:
         if count[index] < _AGREE or time.thread_time() > deadline:
             return
@@ -84,14 +89,21 @@ def _mixed(parts: list[U64]) -> U64:
     return total
 
 
-def _once(words: U64, wanted: U64) -> tuple[I64, I64]:
-    """Which of ``wanted`` occur exactly once, and where."""
+def _once(content: U8, step: int, wanted: U64) -> tuple[I64, I64]:
+    """Which of ``wanted`` occur exactly once in a file, and where, in steps."""
     # few of the file's words are wanted: sorting all of them would take most of the time
     table = np.zeros(1 << _TABLE_BITS, bool)
     table[wanted >> _SHIFT] = True
-    kept = np.flatnonzero(table[words >> _SHIFT])
-    order = kept[np.argsort(words[kept])]
+    likely: list[U64] = []
+    places: list[I64] = []
+    for start in range(0, len(content) - _SEARCHED + 1, _AT_ONCE):
+        words = _words(content[start : start + _AT_ONCE + _SEARCHED - 1], step)
+        kept = np.flatnonzero(table[words >> _SHIFT])
+        likely.append(words[kept])
+        places.append(kept + start // step)
+    words, kept = np.concatenate(likely), np.concatenate(places)
+    order = np.argsort(words)
     ordered = words[order]
     first = np.searchsorted(ordered, wanted, "left")
     found = np.flatnonzero(np.searchsorted(ordered, wanted, "right") - first == 1)
-    return found, order[first[found]]
+    return found, kept[order[first[found]]]

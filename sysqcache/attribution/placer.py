@@ -56,6 +56,8 @@ class AttributionSummary:
     :param kinds: blocks by kind of module.
     :param look_s: seconds of looking into the living guest, ``place_s`` of the rest.
     :param note: what could not be found out, "" when nothing lacks.
+    :param unseen: why nobody looked inside, "" when a kernel was found there.
+    :param kept_under: what the machine was started from, under which its code is kept then.
     """
 
     blocks: int = 0
@@ -64,6 +66,8 @@ class AttributionSummary:
     look_s: float = 0.0
     place_s: float = 0.0
     note: str = ""
+    unseen: str = ""
+    kept_under: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The ``attribution`` object."""
@@ -74,6 +78,8 @@ class AttributionSummary:
             "look_s": round(self.look_s, 4),
             "place_s": round(self.place_s, 4),
             "note": self.note,
+            "unseen": self.unseen,
+            "kept_under": self.kept_under,
         }
 
 
@@ -141,6 +147,9 @@ class Placer:
         self.summary.blocks = len(found.record)
         self.summary.attributed = found.attributed
         self.summary.kinds = dict(found.counts())
+        if not any(seen.kernel.end for seen in self._looks):
+            self.summary.unseen = self._looks[-1].note
+            self.summary.kept_under = found.kernel.name if found.kernel else ""
 
     def _places(self, spec: MachineSpec | None, firmware: Path | None) -> Places:
         from sysqcache.attribution.attribute import SECONDS, attribute
@@ -148,9 +157,11 @@ class Placer:
         from sysqcache.attribution.imagescan.scan import scan
 
         journal = self.files.read_journal()
-        truths = None
+        truths = system = None
         if spec is not None:
             with scan(spec) as contents:
                 truths = truths_of(contents, self._looks, firmware, spec.firmware)
+                system = contents.found.system
         found = attribute(journal, self._looks, truths, seconds=self._patience or SECONDS)
-        return self.files.read_places().merged(found)
+        places = self.files.read_places().merged(found)
+        return dataclasses.replace(places, kernel=places.kernel or system)

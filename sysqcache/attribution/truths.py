@@ -82,12 +82,14 @@ class Blob:
     :param content: shape (s,), uint8, the whole file.
     :param is_stub: what firmware hands over to.
     :param in_parts: not moved as a whole, but each of its parts for itself.
+    :param is_system: what the machine runs for good, at high addresses too.
     """
 
     module: Module
     content: U8
     is_stub: bool = False
     in_parts: bool = False
+    is_system: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +97,10 @@ class Truths:
     """All that is known; without any, places are found by address alone.
 
     :param blobs: searched in this order, files as well: the likelier ones first.
+    :param firmware_alone: the machine has nothing that firmware could start.
     """
 
     kernels: tuple[KernelText, ...] = ()
     blobs: tuple[Blob, ...] = ()
     files: tuple[CodePages, ...] = ()
+    firmware_alone: bool = False

@@ -6,6 +6,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from sysqcache.attribution.placer import AttributionSummary
 from sysqcache.cli.liveline import LiveLine
 from sysqcache.cli.loglines import line, log_json, note
 from sysqcache.machine.progress import (
@@ -92,6 +93,14 @@ def print_report(report: BootReport) -> None:
             f"kept {report.ingest.blocks_new:,} new blocks, {report.ingest.blocks_known:,} were "
             f"known, in {report.ingest.seconds:.2f} s"
         )
+    if report.attribution.unseen:
+        note(unseen_line(report.attribution))
+
+
+def unseen_line(found: AttributionSummary) -> str:
+    """Why nobody looked into a guest, and what becomes of its code."""
+    under = f"; its code is kept under {found.kept_under}" if found.kept_under else ""
+    return f"nobody looked inside: {found.unseen}{under}"
 
 
 def _block_rows(ready: TbCacheStats, end: TbCacheStats) -> list[tuple[str, str, str]]:

@@ -39,7 +39,8 @@ class Places:
     :param offset: shape (n,), uint32, bytes inside of the module.
     :param kind: shape (n,), uint8, into ``modules.KINDS``; the module's kind, or what
         else is known of a block without one.
-    :param kernel: the kernel that ran, None when none was found.
+    :param kernel: the kernel that ran; of a guest that nobody could look into, what it was
+        started from; None when neither is known.
     :param dead_ram: shape (d,), uint64: ``ram_addr`` of dead areas that have a module.
     :param dead_module: shape (d,), int32, and ``dead_offset``, uint32: where they lie.
     """

@@ -93,6 +93,8 @@ def open_guest(session: Attached, budget: Budget | None = None, symbol_types: st
     info = session.info
     if info is None:
         raise UnreadableError("no running Linux kernel was found in the guest's memory")
+    if info.is_narrow:
+        raise UnreadableError(f"Linux {info.release} has 32 bits, and only those of 64 are known")
     translation = address_space(session.target, info)
     memory = GuestMemory(session, translation, budget)
     table = symbol_table(memory, info, symbol_types)

@@ -143,6 +143,8 @@ class GuestSession:
                     self.program.set_linux_kernel_custom(info.raw, is_live=True)
                 self.info = info
                 return
+            if info.is_narrow:
+                self.info = info  # said to be there, and never walked
 
     def _is_linux(self) -> bool:
         import drgn

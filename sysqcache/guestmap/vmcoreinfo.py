@@ -42,6 +42,11 @@ class VmcoreInfo:
     page_size: int = PAGE
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is a kernel of 32 bits: those of 64 lie in the upper half of all addresses."""
+        return bool(self.symbols) and max(self.symbols.values()) >> 32 == 0
+
     @classmethod
     def parse(cls, raw: bytes) -> VmcoreInfo:
         """Parse the note's text; lines that make no sense are left out."""

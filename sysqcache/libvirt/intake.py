@@ -154,7 +154,7 @@ class Intake:
         if facts is None:
             return None
         with scan(facts.spec()) as contents:
-            return [file.module for file in contents.files]
+            return sorted(contents.found.modules())
 
 
 def _started(journal: Path) -> float:

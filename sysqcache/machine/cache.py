@@ -121,7 +121,7 @@ class Keeper:
         with scan(spec) as contents:
             for note in contents.notes:
                 self._warn(f"the image was not read in full: {note}")
-            return [file.module for file in contents.files]
+            return sorted(contents.found.modules())
 
     def keep(
         self,

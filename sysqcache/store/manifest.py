@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_FINGERPRINTS: Final = 4
 """So many fingerprints of one architecture enter a boot set; others cost open(2) calls."""
 
+_SYSTEMS: Final = (ModuleKind.KERNEL, ModuleKind.UNKNOWN)
+"""Kinds of what code without a place is gathered under: a kernel, a disk."""
+
 _MAX_BYTES: Final = 64 << 20
 
 
@@ -127,7 +130,7 @@ class Manifest:
             return None
         for module in modules or ():
             asked = [module]
-            if module.kind == ModuleKind.KERNEL:
+            if module.kind in _SYSTEMS:
                 asked += [Module(kind, f"{UNPLACED}{module.id}") for kind in ModuleKind]
             found |= {self.modules[one] for one in asked if one in self.modules}
         firmware = Module(ModuleKind.FIRMWARE, f"{UNPLACED}{arch}")

@@ -2,8 +2,9 @@
 """Modules of the store: their numbers, and which packs their blocks go to.
 
 Code that nobody could place is gathered under the kernel that it ran with (firmware
-under the architecture, and without a kernel under the image), so that every block
-belongs to something that a later start can ask for.
+under the architecture; of a guest that nobody could look into, under the kernel file or
+the disk that it was started from), so that every block belongs to something that a later
+start can ask for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _OF_THE_KERNEL: Final = frozenset({ModuleKind.KERNEL, ModuleKind.KERNEL_MODULE, 
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What a run's blocks ran in: architecture, image, and the kernel if one was found."""
+    """What a run's blocks ran in: architecture, image, and the kernel, see ``Places.kernel``."""
 
     arch: str
     image_id: str

@@ -26,7 +26,7 @@ from sysqcache.attribution import content as content_module
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.images import blob
 from sysqcache.attribution.patching import KernelPatches
-from sysqcache.attribution.truths import CodePages, KernelText, Truths
+from sysqcache.attribution.truths import Blob, CodePages, KernelText, Truths
 from sysqcache.formats.modules import Module, ModuleKind
 from sysqcache.guestmap.result import KernelInfo
 from sysqcache.guestmap.table import Owner, OwnerKind
@@ -247,6 +247,38 @@ def test_firmware_whose_parts_were_moved(shift: int) -> None:
         assert [place.offset for place in found[:4]] == [part + offset for offset in offsets]
         assert [place.module for place in found] == ["volume"] * 4 + [""]
     assert [place.module for place in places[15:]] == ["", ""]
+
+
+def test_a_kernel_that_is_no_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs where it was loaded and at high addresses, long after them too."""
+    monkeypatch.setattr("sysqcache.attribution.parts._AT_ONCE", 0x1000)
+    world = World(kernel=KernelInfo())
+    bios, content = blob(code(1, 0x4000), "bios.bin"), code(2, 0x8000)
+    module = Module(ModuleKind.KERNEL, "sha256:2", "xen")
+    kernel = Blob(module, np.frombuffer(content, np.uint8), True, True, is_system=True)
+    moved_firmware(world, bios.content.tobytes(), 0xF0000)
+    for base in (0x20_0100, 0xFFFF_82D0_4000_0000):
+        # a segment of its own, and a place where the file was searched in two steps
+        moved_firmware(world, content, base)
+        for at in (0xFF8, 0x1FE0, 0x7FE0):
+            world.run(base + 0x10_0000 + at, base + 0x10_0000 + at, content[at : at + 32])
+    places = world.places(truths=Truths(blobs=(kernel, bios)))
+    expected = [Place("xen", at, ModuleKind.KERNEL) for at in (0x100, 0x180, 0x200, 0x240)]
+    expected += [open_as(ModuleKind.UNKNOWN)]
+    expected += [Place("xen", at, ModuleKind.KERNEL) for at in (0xFF8, 0x1FE0, 0x7FE0)]
+    assert [place.module for place in places[:4]] == ["bios.bin"] * 4
+    assert places[4] == open_as(ModuleKind.FIRMWARE)
+    assert places[5:] == expected * 2
+
+
+def test_firmware_alone_runs_nothing_else() -> None:
+    world = World(kernel=KernelInfo())
+    bios = blob(code(1, 0x4000), "bios.bin")
+    moved_firmware(world, bios.content.tobytes(), 0xF0000)
+    world.run(0x3E00_0000, 0x3E00_0000, code(3, 40))
+    alone = world.places(truths=Truths(blobs=(bios,), firmware_alone=True))
+    assert {place.kind for place in alone} == {ModuleKind.FIRMWARE}
+    assert world.places(truths=Truths(blobs=(bios,)))[-1] == open_as(ModuleKind.UNKNOWN)
 
 
 def test_parts_that_are_alike_say_nothing() -> None:

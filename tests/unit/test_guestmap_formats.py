@@ -152,6 +152,9 @@ def test_vmcoreinfo() -> None:
     assert info.numbers == {"phys_base": 576716800, "broken": 0}
     assert VmcoreInfo.parse(b"BUILD-ID=../../etc/passwd\n").build_id == ""
     assert VmcoreInfo.parse(random.Random(2).randbytes(70_000)).symbols == {}
+    assert not info.is_narrow
+    assert not VmcoreInfo.parse(b"OSRELEASE=6.1.0\n").is_narrow
+    assert VmcoreInfo.parse(b"OSRELEASE=6.1.0-686\nSYMBOL(_stext)=c1000000\n").is_narrow
 
 
 def note(text: bytes) -> bytes:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import zstandard
 from imagescanhelp import (
     MIB,
+    SECTOR,
     bzimage,
     cpio,
     debugfs,
@@ -350,3 +352,46 @@ def debian_spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         pytest.skip(str(error))
     finally:
         monkeypatch.setenv("XDG_CACHE_HOME", own)
+
+
+def marked(tmp_path: Path, disk: Path) -> Module | None:
+    with scanned(tmp_path, disks=f"[{{file: {disk}}}]") as contents:
+        return contents.found.system
+
+
+def test_a_disk_is_known_by_what_is_written_once(tmp_path: Path, image: Path) -> None:
+    """Copies and overlays of one disk are the same, whatever is written behind its start."""
+    disk = with_gpt(tmp_path / "disk.raw", [image])
+    with disk.open("r+b") as file:
+        file.seek(SECTOR + 56)
+        file.write(uuid.uuid4().bytes_le)  # the disk's GUID
+    copy, over = tmp_path / "copy.raw", tmp_path / "over.qcow2"
+    copy.write_bytes(disk.read_bytes())
+    with copy.open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(b"written by a guest")
+    qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", disk, over)
+    first = marked(tmp_path, disk)
+    assert first is not None
+    assert (first.kind, first.name) == (ModuleKind.UNKNOWN, "disk.raw")
+    assert marked(tmp_path, copy) == marked(tmp_path, over) == first
+    assert first in scanned(tmp_path, disks=f"[{{file: {copy}}}]").found.modules()
+    with copy.open("r+b") as file:
+        file.seek(SECTOR + 56)
+        file.write(uuid.uuid4().bytes_le)
+    assert marked(tmp_path, copy) != first
+    # a file system alone says nothing at its start
+    assert marked(tmp_path, image) is None
+
+
+def test_a_kernel_file_is_the_system(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "kernel.elf").write_bytes(b"no kernel that anybody knows")
+    with scanned(tmp_path, kernel="kernel.elf", disks=f"[{{file: {image}}}]") as contents:
+        assert contents.found.system == contents.kernel
+        assert contents.found.system in contents.found.modules()
+        assert contents.kernel is not None
+        assert contents.kernel.name == "kernel.elf"
+        assert not contents.firmware_alone
+    with scanned(tmp_path) as contents:
+        assert contents.found.system is None
+        assert contents.firmware_alone

@@ -339,6 +339,32 @@ def test_kernels_that_are_known_by_their_hash() -> None:
             kernel.loaded(0)
 
 
+def test_kernels_that_no_map_is_made_of(own_cache: Path) -> None:
+    """What runs of them is found in their own bytes: all of the file, or what it unpacks."""
+    old = bytearray(bzimage(b"no payload", "Memtest86+ v6"))
+    struct.pack_into("<H", old, 0x206, 0x207)
+    unnamed = bytearray(bzimage(b"", "Memtest86+ v6"))
+    unnamed[0x248:0x250] = bytes(8)
+    multiboot = small_elf(b"code" * 99, b"\x11" * 20, kind=2)
+    for file in (bytes(old), bytes(unnamed), multiboot):
+        kernel = read_kernel(file)
+        assert (kernel.module.kind, kernel.note) == (ModuleKind.KERNEL, "")
+        assert kernel.code == file
+    assert read_kernel(bytes(old)).module.name == "Memtest86+"
+    assert read_kernel(multiboot).module.id == "11" * 20
+    linux = small_elf(b"Linux version 6.1.0 ", b"\x22" * 20, kind=2, physical=0x1000000)
+    assert not read_kernel(bzimage(gzip.compress(linux))).code
+    # the same with 32 bits
+    narrow = struct.pack(
+        "<16sHHIIIIIHHHHHH", b"\x7fELF\x01\x01\x01", 2, 3, 1, 0, 52, 0, 0, 52, 32, 1, 0, 0, 0
+    )
+    narrow += struct.pack("<IIIIIIII", 1, 4096, 0xC1000000, 0x1000000, 20, 20, 5, 4096)
+    narrow = narrow.ljust(4096, b"\0") + b"Linux version 6.1.0 "
+    kernel = read_kernel(bzimage(gzip.compress(narrow)))
+    assert (kernel.module.name, kernel.note) == ("6.1.0-test", "")
+    assert kernel.code == narrow
+
+
 def kallsyms(names: list[tuple[str, int]], behind: bool, at: int | None = None) -> bytes:
     """A symbol table as scripts/kallsyms.c writes it, without any merged letters but two.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sysqcache.base.counters import MISSES, REJECTS
+from sysqcache.cli.bootview import print_report
 from sysqcache.machine import report
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.machine.report import BootReport, IngestSummary, Times
@@ -101,3 +104,16 @@ def test_the_contract() -> None:
     kinds = {"file", "kernel", "kernel-module", "firmware", "anonymous", "unknown"}
     assert kinds <= set(value["attribution"]["kinds"])
     assert {"blocks", "attributed"} <= set(value["attribution"])
+
+
+def test_why_nobody_looked_inside_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = BootReport("m", "x86_64", "on")
+    print_report(seen)
+    assert "nobody looked" not in capsys.readouterr().err
+    seen.attribution.unseen = "no Linux"
+    seen.attribution.kept_under = "xen.elf"
+    print_report(seen)
+    said = [line for line in capsys.readouterr().err.splitlines() if "nobody looked" in line]
+    assert said == ["nobody looked inside: no Linux; its code is kept under xen.elf"]
+    told = seen.to_json()["attribution"]
+    assert (told["unseen"], told["kept_under"]) == ("no Linux", "xen.elf")

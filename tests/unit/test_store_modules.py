@@ -208,6 +208,26 @@ def test_image_that_never_ran_gets_the_packs_of_what_it_contains(store: Store) -
     assert set(store.boot_set("never booted", "x86_64")) == set(of.values())
 
 
+@pytest.mark.parametrize("kind", [ModuleKind.KERNEL, ModuleKind.UNKNOWN], ids=["file", "disk"])
+def test_what_no_linux_ran_is_found_by_what_it_was_started_from(
+    store: Store, kind: ModuleKind
+) -> None:
+    """A copy of the image, which has another path, gets the packs of the first machine."""
+    system, other = Module(kind, "disk:1", "os.img"), Module(kind, "disk:2", "other.img")
+    run(store, placed(range(4), ModuleKind.UNKNOWN), image="one", kernel=system)
+    run(store, placed(range(4, 8), ModuleKind.UNKNOWN), image="two", kernel=other)
+    assert {m.name for m in store.list_modules()} == {
+        "unknown under os.img",
+        "unknown under other.img",
+    }
+
+    def found(module: Module) -> int:
+        packs = store.boot_set("never booted", "x86_64", lambda: [module])
+        return sum(p.blocks for p in store.packs() if store.layout.pack(p.sha256) in packs)
+
+    assert (found(system), found(other), found(Module(kind, "disk:3"))) == (4, 4, 0)
+
+
 def test_image_that_ran_is_not_looked_into(store: Store) -> None:
     run(store, boot(store), image="one")
 

@@ -322,23 +322,31 @@ def boot_sector() -> bytes:
 
 
 def test_a_guest_that_is_not_linux(tmp_path: Path) -> None:
-    disk = tmp_path / "disk.raw"
-    disk.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
-    sets = [
-        *("--set", "kernel=null", "--set", "initrd=null", "--set", 'cmdline=""'),
-        *("--set", f"disks=[{{file: {disk}, format: raw, mode: read-only}}]"),
-        *("--set", "ready.pattern=no kernel here", "--set", "agent=none"),
-    ]
-    first = boot(*sets, "--detach")
+    """What it ran is kept under its disk, and serves a copy of that."""
+
+    def sets(name: str) -> list[str]:
+        disk = tmp_path / name
+        disk.write_bytes(boot_sector().ljust(1 << 20, b"\0"))
+        return [
+            *("--set", "kernel=null", "--set", "initrd=null", "--set", 'cmdline=""'),
+            *("--set", f"disks=[{{file: {disk}, format: raw, mode: read-only}}]"),
+            *("--set", "ready.pattern=no kernel here", "--set", "agent=none"),
+        ]
+
+    first = boot(*sets("disk.raw"), "--detach")
     assert first["blocks"]["adopted"] == 0
+    assert first["attribution"]["kept_under"] == "disk.raw"
+    assert first["attribution"]["unseen"] == first["attribution"]["note"]
     found = report("map", "tiny")
     assert "no running Linux kernel" in found["note"]
     assert found["pages"]["firmware"] > 0
     assert report("stop", "tiny", "--timeout", "1")["ended_by"] == "quit"
     kept = stored_blocks()
     assert kept > 500
-    second = boot(*sets)
+    second = boot(*sets("copy.raw"))
     assert second["blocks"]["hit_rate"] > 0.9
+    modules = [m["name"] for m in report("cache", "list")["modules"] if m["kind"] == "unknown"]
+    assert modules == ["unknown under disk.raw"]
     assert stored_blocks() >= kept
 
 

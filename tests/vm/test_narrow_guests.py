@@ -70,27 +70,34 @@ def riscv(directory: Path) -> str:
 
 @pytest.mark.parametrize("make", [x86, arm, riscv])
 def test_code_of_32_bits_is_kept_and_verified(make: Callable[[Path], str], tmp_path: Path) -> None:
-    config = tmp_path / "narrow.yaml"
-    ready = 'ready: {pattern: "sysqcache: ready", timeout: 60s}\n'
-    config.write_text(f"memory: 64MiB\n{ready}{make(tmp_path)}")
+    """A copy of what is started, with another path, adopts what the first machine recorded."""
 
-    def boot(mode: str) -> dict[str, Any]:
+    def boot(machine: str, mode: str) -> dict[str, Any]:
+        folder = tmp_path / machine
+        folder.mkdir(exist_ok=True)
+        config = folder / f"{machine}.yaml"
+        ready = 'ready: {pattern: "sysqcache: ready", timeout: 60s}\n'
+        config.write_text(f"memory: 64MiB\n{ready}{make(folder)}")
         found = report("boot", config, "--until", "ready", "--cache", mode)
         check_counters(found)
-        assert found["warnings"] == []
         return found
 
-    cold = boot("on")
-    # what it is can't be found out, and that is said
-    assert "no running Linux kernel" in cold["attribution"]["note"]
+    cold = boot("one", "on")
+    assert cold["warnings"] == []
     assert cold["blocks"]["recorded"] > 0
-    found = boot("on")
+    # what it is can't be found out, and that is said
+    told = cold["attribution"]
+    assert "no running Linux kernel" in told["unseen"]
+    started = make(tmp_path).rpartition("/")[2].strip()
+    assert told["kept_under"] == ("" if make is riscv else started)
+    assert make is not riscv or told["kinds"]["firmware"] == told["blocks"]
+    found = boot("other", "on")
     warm = found["blocks"]
     assert found["cache"]["blocks_known"] <= 2
     # what a PC's firmware does depends on the time: what it never did is no miss of the cache's
     new = 0.1 * warm["requested"] if make is x86 else 0
     assert warm["translated"] - warm["misses"]["count"] <= 2 + new
-    verified = boot("verify")["blocks"]
+    verified = boot("other", "verify")["blocks"]
     assert verified["verified"] >= warm["adopted"] - 2 - new
     assert verified["mismatches"] == 0, verified["mismatch_log"]
 

@@ -56,16 +56,23 @@ class Found:
     :param files: code files of disks and initrd, kernels in /boot included.
     :param kernel: the kernel that the machine boots; None when a disk decides.
     :param notes: in words, what could not be read.
+    :param disk: stands for the first disk and for its copies, None when nothing marks it.
     """
 
     files: tuple[CodeFile, ...]
     kernel: Module | None
     notes: tuple[str, ...]
+    disk: Module | None = None
+
+    @property
+    def system(self) -> Module | None:
+        """What the machine starts: code of a guest that nobody can look into is kept under it."""
+        return self.kernel or self.disk
 
     def modules(self) -> frozenset[Module]:
-        """All modules, each once."""
-        kernel = frozenset((self.kernel,)) if self.kernel else frozenset()
-        return frozenset(file.module for file in self.files) | kernel
+        """All modules, each once, and what the machine starts."""
+        system = frozenset((self.system,)) if self.system else frozenset()
+        return frozenset(file.module for file in self.files) | system
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -73,11 +80,14 @@ class Found:
             "files": [file.to_json() for file in self.files],
             "kernel": self.kernel.to_json() if self.kernel else None,
             "notes": list(self.notes),
+            "disk": self.disk.to_json() if self.disk else None,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The inverse; raises KeyError, TypeError or ValueError."""
-        kernel = Module.from_json(value["kernel"]) if value["kernel"] else None
+        kernel, disk = (
+            Module.from_json(value[name]) if value[name] else None for name in ("kernel", "disk")
+        )
         files = tuple(CodeFile.from_json(file) for file in value["files"])
-        return cls(files, kernel, tuple(str(note) for note in value["notes"]))
+        return cls(files, kernel, tuple(str(note) for note in value["notes"]), disk)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import struct
 from typing import Final
 
@@ -27,6 +28,9 @@ from sysqcache.formats.modules import Module, ModuleKind
 
 KEPT: Final = "kernels"
 _HEADER: Final = 0x260
+_WITH_PAYLOAD: Final = 0x208
+_CLASS_32: Final = 1
+_BANNER: Final = re.compile(rb"Linux version \d")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class KernelFile:
     :param text_address: virtual address of the image's first byte as linked.
     :param note: in words, what of it is not known.
     :param flat: what ``vmlinux`` is.
+    :param code: of a kernel that no map can be made of, no Linux or one of 32 bits: what it
+        runs in, wherever that is copied to. Its offsets count from the start of this.
     """
 
     module: Module
@@ -49,6 +55,7 @@ class KernelFile:
     text_address: int
     note: str = ""
     flat: bool = False
+    code: memoryview = dataclasses.field(default_factory=lambda: memoryview(b""))
 
     def loaded(self, kaslr_offset: int) -> NDArray[np.uint8]:
         """The image as it lies in memory when it begins to run, from its first byte on.
@@ -78,6 +85,8 @@ def read_kernel(file: bytes) -> KernelFile:
         return _flat(unknown, file, digest)
     release = _release(file)
     module = dataclasses.replace(unknown, name=release)
+    if not _names_payload(file):
+        return _foreign(module, file)
     vmlinux = keep.load(KEPT, digest)
     if vmlinux is None:
         try:
@@ -100,12 +109,23 @@ def _flat(unknown: Module, file: bytes, digest: str) -> KernelFile:
     except KernelFileError as error:
         return KernelFile(unknown, file, memoryview(b""), 0, f"the kernel: {error}")
     if image is None:
-        note = "the kernel file is of a kind that is not known"
-        return KernelFile(unknown, file, memoryview(b""), 0, note)
+        return _foreign(unknown, file, "the kernel file is of a kind that is not known")
     if image.packed and kept is None:
         keep.save(KEPT, digest, image.content)
     module = Module(ModuleKind.KERNEL, image.build_id or unknown.id, image.release)
     return KernelFile(module, file, image.content, image.address, flat=True)
+
+
+def _foreign(module: Module, file: bytes, note: str = "") -> KernelFile:
+    """What is started like Linux, and is none."""
+    return KernelFile(module, file, memoryview(b""), 0, note, code=memoryview(file))
+
+
+def _names_payload(file: bytes) -> bool:
+    """Whether there is a packed vmlinux: boot protocol 2.08, Linux 2.6.26, and what is no Linux
+    has none."""
+    (version,) = struct.unpack_from("<H", file, 0x206)
+    return version >= _WITH_PAYLOAD and any(file[0x248:0x250])
 
 
 def _release(file: bytes) -> str:
@@ -117,9 +137,6 @@ def _release(file: bytes) -> str:
 
 def _payload(file: bytes) -> bytes:
     """The unpacked payload of a bzImage. Raises KernelFileError."""
-    (version,) = struct.unpack_from("<H", file, 0x206)
-    if version < 0x208:
-        raise KernelFileError("its boot protocol is too old to name the payload")
     offset, size = struct.unpack_from("<II", file, 0x248)
     start = ((file[0x1F1] or 4) + 1) * 512 + offset
     payload = memoryview(file)[start : start + size]
@@ -138,4 +155,7 @@ def _with_elf(module: Module, file: bytes, vmlinux: memoryview, release: str) ->
         return KernelFile(module, file, memoryview(b""), 0, note)
     module = Module(ModuleKind.KERNEL, code.build_id or module.id, release)
     text = code.segments[0].address if code.segments else 0
-    return KernelFile(module, file, vmlinux, text, "")
+    mapped = vmlinux[4] != _CLASS_32 and _BANNER.search(vmlinux)
+    return KernelFile(
+        module, file, vmlinux, text, code=memoryview(b"") if mapped else memoryview(vmlinux)
+    )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import struct
 import uuid
 from collections.abc import Iterator
@@ -124,6 +125,26 @@ HOLD_NO_CODE: Final = ("swap", "FAT")
 
 
 _BLANK: Final = 1 << 20
+
+
+_BOOT_CODE: Final = 446
+_DISK_GUID: Final = 56
+_ISO_DESCRIPTOR: Final = (32768, 2048)
+
+
+def mark(disk: RandomAccess) -> str:
+    """What tells a disk's copies from other disks, "" when there is nothing.
+
+    The hash of what is written when a disk is made, and hardly ever again: the boot sector
+    with its disk signature, the GUID of a GPT, the first descriptor of an ISO 9660.
+    """
+    header = disk.read(_SECTORS[0], _GPT_HEADER.size)
+    guid = header[_DISK_GUID : _DISK_GUID + 16] if header[:8] == b"EFI PART" else b""
+    descriptor = disk.read(*_ISO_DESCRIPTOR)
+    if descriptor[1:6] != b"CD001":
+        descriptor = b""
+    content = disk.read(0, _BOOT_CODE) + guid + descriptor
+    return hashlib.sha256(content).hexdigest() if content.strip(b"\0") else ""
 
 
 def is_blank(disk: RandomAccess, partition: Partition) -> bool:

@@ -43,6 +43,12 @@ class ImageContents:
         return self.found.kernel
 
     @property
+    def firmware_alone(self) -> bool:
+        """Whether nothing is there that the firmware could start."""
+        spec = self._sources.spec
+        return not (spec.kernel or spec.disks or spec.qemu_args)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """In words, what could not be read."""
         return self.found.notes

@@ -27,7 +27,7 @@ from sysqcache.formats.modules import Module
 from sysqcache.spec.spec import MachineSpec
 
 KEPT: Final = "contents"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False) -> ImageContents:
@@ -96,7 +96,8 @@ class _Scan:
                 self._walk(volume)
             kernel = packed.result()
         self._archive(self._sources.initrd)
-        return Found(tuple(self._files), kernel, tuple(self._all_notes()))
+        notes = tuple(self._all_notes())
+        return Found(tuple(self._files), kernel, notes, self._sources.first_disk)
 
     def _packed(self) -> Module | None:
         """Unpack the initrd and the kernel."""

@@ -16,11 +16,19 @@ from sysqcache.attribution.imagescan.ext import ExtFileSystem
 from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.initrd import Archive, read_archive
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
-from sysqcache.attribution.imagescan.partitions import HOLD_NO_CODE, identify, is_blank, partitions
+from sysqcache.attribution.imagescan.partitions import (
+    HOLD_NO_CODE,
+    identify,
+    is_blank,
+    mark,
+    partitions,
+)
 from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
 from sysqcache.formats.access import UnreadableImage
+from sysqcache.formats.modules import Module, ModuleKind
+from sysqcache.spec import catalog
 from sysqcache.spec.engines import any_qemu_img
 from sysqcache.spec.spec import MachineSpec
 
@@ -60,6 +68,8 @@ class Sources:
         self.notes: list[str] = []
         self.identities: list[Identity] = []
         """Of all files that were read, those behind an overlay included."""
+        self.first_disk: Module | None = None
+        """What stands for the first disk, and for its copies; known when volumes are."""
         self.complete = True
         """Whether all files could be opened; what could not may work the next time."""
         for path in (spec.kernel, spec.initrd):
@@ -83,6 +93,9 @@ class Sources:
         self._images.append(image)
         for path in image.files:
             self._note_identity(path)
+        if number == 0 and (found := mark(image.blocks)):
+            name = disk.file.parent.name if disk.file.name == catalog.DISK else disk.file.name
+            self.first_disk = Module(ModuleKind.UNKNOWN, f"disk:{found}", name)
         return self._volumes(image, f"disk{number}")
 
     def _note_identity(self, path: Path | None) -> None:
@@ -129,7 +142,13 @@ class Sources:
     def kernel(self) -> KernelFile | None:
         """The machine's kernel file; None when it boots from a disk."""
         content = self._read(self.spec.kernel, limits.KERNEL_BYTES)
-        return read_kernel(content) if content else None
+        if not content or self.spec.kernel is None:
+            return None
+        kernel = read_kernel(content)
+        if kernel.module.name:
+            return kernel
+        named = dataclasses.replace(kernel.module, name=self.spec.kernel.name)
+        return dataclasses.replace(kernel, module=named)
 
     def _read(self, path: Path | None, most: int) -> bytes:
         if path is None:
