@@ -3,7 +3,8 @@
 
     python -m bench.arches [VM.yaml]... [--rounds N]
 
-Default: Debian 12 for x86_64 and arm64, and the tiny arm64 and riscv64 guests. Each round is a
+Default: Debian 12 and 13 for all architectures that they have, and the tiny arm64 and riscv64
+guests, as far as these images are built. Each round is a
 cold boot, a warm one and a verified one with the blocks of the cold one; `sysqcache compare`
 follows with as many rounds of resumes. Results go to bench/results.
 """
@@ -25,9 +26,14 @@ from bench.output import keep
 from bench.saved import Guest, compare, task_of
 from bench.session import CONFIGS, Session, Values, command_line, fresh_session
 from bench.table import number
+from sysqcache.spec import catalog
 
 _DEBIAN: Final = "debian"
-DEFAULT: Final = ("debian12-x86_64", "debian12-arm64", "tiny-arm64", "tiny-riscv64")
+DEFAULT: Final = (
+    *("debian12-x86_64", "debian12-arm64"),
+    *("debian13-x86_64", "debian13-arm64", "debian13-riscv64"),
+    *("tiny-arm64", "tiny-riscv64"),
+)
 
 HITS: Final = "hit rate, second boot"
 READY: Final = "ready, warm/cold"
@@ -110,13 +116,22 @@ def matrix(rows: Mapping[str, Sequence[Figure]]) -> str:
     return table.matrix(("", *COLUMNS), ((name, *map(cell, row)) for name, row in rows.items()))
 
 
+def built() -> list[Path]:
+    """Configurations of the default guests that can be started; says which can't."""
+    images = {image.name for image in catalog.list_images() if image.built}
+    for name in DEFAULT:
+        if name not in images:
+            sys.stderr.write(f"{name} is left out: sysqcache image build {name}\n")
+    return [CONFIGS / f"{name}.yaml" for name in DEFAULT if name in images]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print the table."""
     parser = command_line(__doc__)
     parser.add_argument("configs", nargs="*", type=Path, metavar="VM.yaml")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
-    configs = options.configs or [CONFIGS / f"{name}.yaml" for name in DEFAULT]
+    configs = options.configs or built()
     started, found = time.time(), dict[str, Values]()
     for config in configs:
         found[config.stem] = measure(config.absolute(), options.rounds)

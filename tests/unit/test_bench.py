@@ -17,7 +17,8 @@ from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
 from bench.run import Session, parse
 from bench.runner import StepFailed, values_of
-from bench.session import ROOT
+from bench.session import CONFIGS, ROOT
+from sysqcache.base import paths
 from sysqcache.compare import host
 from sysqcache.machine.report import BootReport
 
@@ -289,3 +290,14 @@ def test_one_table_of_all_architectures() -> None:
     assert "| 0.600 (0.500 to 0.700), asked at most 0.500 |" in rows[0]
     assert "asked" not in rows[1]
     assert rows[0].endswith("| 0 |")
+
+
+def test_guests_whose_image_is_not_built_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(paths.ENV_HOME, str(tmp_path))
+    assert arches.built() == []
+    said = capsys.readouterr().err
+    for name in arches.DEFAULT:
+        assert f"{name} is left out: sysqcache image build {name}\n" in said
+        assert (CONFIGS / f"{name}.yaml").is_file()

@@ -13,9 +13,11 @@ import pytest
 
 from sysqcache.base import paths
 from sysqcache.base.errors import ConfigError, ImageBuildError, ImageMissing
-from sysqcache.setup.images import disk, upgraded
+from sysqcache.base.types import ArchName
+from sysqcache.setup.images import disk, foreign, upgraded
 from sysqcache.setup.work import Work
-from sysqcache.spec import catalog
+from sysqcache.spec import catalog, vmyaml
+from sysqcache.spec.arch import get_arch
 from sysqcache.spec.recipe import (
     HOME,
     DebianRecipe,
@@ -26,6 +28,7 @@ from sysqcache.spec.recipe import (
     names,
 )
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MIB = 1 << 20
 UUID = "5f2d1c0e-7c1b-4d57-9f6e-0d1f2a3b4c5d"
 IMAGES = {name: find(name) for name in names()}
@@ -74,6 +77,27 @@ def test_files_of_an_image(name: str) -> None:
     host = (own / "hostname").read_text().strip()
     assert f"127.0.1.1 {host}\n" in (own / "hosts").read_text()
     assert len((own / "machine-id").read_text()) == 33
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, r in RECIPES.items() if not isinstance(r, UpgradedRecipe)]
+)
+def test_an_image_has_a_configuration_that_starts_it(name: str) -> None:
+    data = vmyaml.read(CONFIGS / f"{name}.yaml").data
+    recipe = RECIPES[name]
+    assert data["arch"] == recipe.arch
+    assert (data["kernel"], data["initrd"]) == (f"image:{name}/kernel", f"image:{name}/initrd")
+    if isinstance(recipe, DebianRecipe):
+        assert data["disks"] == [{"file": f"image:{name}"}]
+        assert data["agent"] == "guest-agent"
+        assert "qemu-guest-agent" in recipe.packages
+        work = {"gcc", "perl", "python3"}
+        assert work <= set(recipe.packages) or (HOME / name / "files/usr/local/bin/work").exists()
+        if recipe.suite != "bookworm":
+            # or ldconfig and others run at each start, see debian13-x86_64/setup.sh
+            assert any("/etc/.updated" in one.read_text() for one in IMAGES[name].scripts)
+    if recipe.arch != ArchName.X86_64 and isinstance(recipe, DebianRecipe):
+        assert foreign.rule(get_arch(recipe.arch)).name == f"qemu-{recipe.arch}.conf"
 
 
 def test_images_differ_in_what_tells_machines_apart() -> None:
