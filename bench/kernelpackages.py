@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernels of Debian's suites, each with the tiny image's initial RAM disk, kept in the cache."""
+"""Kernels of Debian's suites, each with the tiny image's initial RAM disk, and one that is no
+Linux; kept in the cache."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,3 +117,27 @@ def fetched(kernel: Kernel) -> Path:
             for deb in apt.root.glob("download/*.deb"):
                 deb.unlink()
     return target
+
+
+def xen() -> Path:
+    """The newest Xen of Debian 12, unpacked: a multiboot kernel that is no Linux.
+
+    :raises SysqcacheError: the package can't be had.
+    """
+    apt = _apt("bookworm", ArchName.X86_64, update=False)
+    names = [name for name in apt.names("xen-hypervisor-4") if name.endswith("-amd64")]
+    if not names:
+        raise ImageBuildError("no archive has a package of Xen")
+    target = paths.downloads_dir() / "kernels" / max(names)
+    with alone(target.with_name(f"{target.name}.lock"), ignore):
+        if not target.exists():
+            with (
+                scratch(paths.downloads_dir(), target.name) as unpacked,
+                published(target) as output,
+            ):
+                [deb] = apt.download(target.name)
+                apt.unpack(deb, unpacked)
+                deb.unlink()
+                [packed] = (unpacked / "boot").glob("xen-*-amd64.gz")
+                (output / "xen.elf").write_bytes(gzip.decompress(packed.read_bytes()))
+    return target / "xen.elf"

@@ -25,6 +25,9 @@ _SEARCHED: Final = 16
 _AGREE: Final = 2
 """Blocks that have to say the same."""
 
+_ROWS: Final = 1 << 18
+"""Blocks that are searched for, the earliest ones: a bound for the memory."""
+
 _PARTS: Final = 1024
 _AT_ONCE: Final = 1 << 22
 """Bytes of a file that are searched in one step, a multiple of four; bounds the memory."""
@@ -44,7 +47,7 @@ def place_in_parts(board: Board, blob: Blob, deadline: float = math.inf) -> None
     everything = np.arange(len(blocks))
     low = everything if blob.is_system else np.flatnonzero(blocks.pc < LOW)
     searched = low if blob.is_system else low[low < first_kernel_row(blocks)]
-    rows = searched[board.open[searched] & (blocks.size[searched] >= _SEARCHED)]
+    rows = searched[board.open[searched] & (blocks.size[searched] >= _SEARCHED)][:_ROWS]
     if not len(rows) or len(blob.content) < _SEARCHED or time.thread_time() > deadline:
         return
     # instructions that are four bytes begin at multiples of four

@@ -350,6 +350,20 @@ def test_a_guest_that_is_not_linux(tmp_path: Path) -> None:
     assert stored_blocks() >= kept
 
 
+def test_firmware_alone() -> None:
+    """Nothing is there to boot: all that runs is the firmware's."""
+    sets = [
+        *("--set", "kernel=null", "--set", "initrd=null", "--set", 'cmdline=""'),
+        *("--set", "ready={probe: none}", "--set", "agent=none"),
+    ]
+    first = boot(*sets)
+    told = first["attribution"]
+    assert told["kinds"]["firmware"] == told["blocks"] > 0
+    assert (told["unseen"], told["kept_under"]) == (told["note"], "")
+    assert {module["kind"] for module in report("cache", "list")["modules"]} == {"firmware"}
+    assert boot(*sets)["blocks"]["hit_rate"] > 0.9
+
+
 UNPACKING = 3000
 """Blocks after which the firmware is done, and the kernel is not."""
 
