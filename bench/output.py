@@ -21,7 +21,9 @@ RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 def command() -> str:
     """What is running, such as ``bench.saved compare --rounds 7``."""
-    return " ".join([f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    file = Path(sys.argv[0])
+    name = file.parent.name if file.stem == "__main__" else file.stem
+    return " ".join([f"bench.{name}", *sys.argv[1:]])
 
 
 def engine() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from bench.session import command_line, fresh_session
 from bench.verdicts import guests, tcg
 from bench.verdicts.guests import say
 from bench.verdicts.suites import ENTRIES, Entry, Place, prepare
-from bench.verdicts.verdict import Outcome, reached, table
+from bench.verdicts.verdict import Outcome, figures, reached, table
 from sysqcache.setup.work import Progress
 
 ASKED: Final = 400
@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             say(outcomes[-1].summary(), begin)
     found = [outcome.to_json() for outcome in outcomes]
-    keep("verdicts", started, {"suites": found, "skipped": skipped})
+    results = {"suites": found, "skipped": skipped}
+    keep("verdicts", started, results, figures(outcomes))
     sys.stdout.write(table(outcomes))
     asked = ASKED if len(entries) == len(ENTRIES) and not options.twice_cold else 0
     return 0 if reached(outcomes, asked) and not skipped else 1

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.figures import Figure, Limit
 from bench.table import matrix
 
 MARK: Final = "verdict"
@@ -171,6 +172,19 @@ def table(outcomes: Sequence[Outcome]) -> str:
         notes = (*outcome.notes, *outcome.differences)
         text += "".join(f"* {outcome.suite}: {one}\n" for one in notes)
     return text
+
+
+def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
+    """The sums over all suites, and how many tests each has."""
+    asked = {"differences": Limit(0.0), "mismatches": Limit(0.0)}
+    sums = {
+        "differences": sum(len(one.differences) for one in outcomes),
+        "mismatches": sum(one.mismatches for one in outcomes),
+        "blocks verified": sum(one.verified for one in outcomes),
+        "blocks adopted": sum(one.adopted for one in outcomes),
+        **{f"tests of {one.suite}": one.tests for one in outcomes},
+    }
+    return [Figure("", name, "", (float(value),), asked.get(name)) for name, value in sums.items()]
 
 
 def reached(outcomes: Sequence[Outcome], tests: int) -> bool:

@@ -10,13 +10,34 @@ import pytest
 
 from bench.verdicts import bare, debian, guests, suites, tcg
 from bench.verdicts.__main__ import chosen
-from bench.verdicts.verdict import COLD, Outcome, Verdict, differences, parse, reached, table
+from bench.verdicts.verdict import (
+    COLD,
+    Outcome,
+    Verdict,
+    differences,
+    figures,
+    parse,
+    reached,
+    table,
+)
 
 GOOD = Verdict(0, "aa", "ok")
 
 
 def outcome(**runs: dict[str, Verdict]) -> Outcome:
     return Outcome("suite", runs=dict(runs))
+
+
+def test_figures_are_sums_and_none_may_differ() -> None:
+    good = outcome(cold={"one": GOOD, "two": GOOD}, warm={"one": GOOD, "two": GOOD})
+    bad = outcome(cold={"one": GOOD}, warm={"one": Verdict(1, "aa", "ok")})
+    bad.mismatches, bad.verified, good.verified = 2, 30, 400
+    found = {figure.name: figure for figure in figures([good, bad])}
+    assert (found["differences"].median, found["differences"].passed) == (1, False)
+    assert (found["mismatches"].median, found["mismatches"].passed) == (2, False)
+    assert (found["blocks verified"].median, found["blocks verified"].passed) == (430, None)
+    assert found["tests of suite"].median == 1
+    assert all(one.passed is not False for one in figures([good]))
 
 
 def test_verdicts_are_read_from_what_the_runner_prints() -> None:
