@@ -16,6 +16,9 @@ from typing import IO, Final
 TEMPORARY: Final = ".new-"
 """Prefix of files that are being written; a kill leaves them, a failure does not."""
 
+STALE_S: Final = 86400.0
+"""After so many seconds nobody writes any more what was begun then."""
+
 _POLL: Final = 0.02
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -43,6 +46,14 @@ def replacing(path: Path, *, synced: bool = False) -> Iterator[IO[bytes]]:
         raise
     if synced:
         sync_directory(parent)
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove what kills left of files that were being written, where anybody may be writing."""
+    for path in directory.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < time.time() - STALE_S:
+                path.unlink()
 
 
 def replace_file(path: Path, content: bytes, *, synced: bool = False) -> None:

@@ -148,8 +148,9 @@ class Instance:
         return files.is_locked(self.file(paths.INSTANCE_LOCK))
 
     def tidy(self) -> None:
-        """Remove what only a running machine has: overlays and sockets."""
+        """Remove what only a running machine has, overlays and sockets, and what kills left."""
         remove_overlays(self.file(paths.INSTANCE_OVERLAYS))
+        files.remove_stale(self.directory)
         for name in paths.INSTANCE_SOCKETS:
             with contextlib.suppress(OSError):
                 self.file(name).unlink(missing_ok=True)

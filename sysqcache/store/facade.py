@@ -15,7 +15,6 @@ from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.base.files import share
 from sysqcache.base.types import RunInfo
-from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.store import inspect, journals, pins, summary
@@ -34,7 +33,7 @@ from sysqcache.store.layout import (
     writing,
 )
 from sysqcache.store.live import is_damage, require_same
-from sysqcache.store.manifest import read_manifest
+from sysqcache.store.manifest import beyond, read_manifest
 from sysqcache.store.meta import Meta, MetaDamaged
 from sysqcache.store.misses import RunMisses, misses
 from sysqcache.store.outdated import set_aside
@@ -122,8 +121,8 @@ class Store:
                 self.damage_seen |= isinstance(error, FormatError) and is_damage(error)
             else:
                 found.append(path)
-        self.packs_left_out = max(0, len(found) - MAX_PACKS)
-        return found[:MAX_PACKS]
+        self.packs_left_out = beyond(len(found))
+        return found[: len(found) - self.packs_left_out]
 
     def hold(self) -> int:
         """A descriptor that keeps ``compact`` from removing packs until it is closed.

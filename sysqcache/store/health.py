@@ -36,7 +36,7 @@ def _packs(layout: StoreLayout, rows: Sequence[PackRow]) -> Iterator[tuple[str, 
     unknown = len(files.keys() - {row.sha256 for row in rows})
     if unknown:
         yield f"{unknown} packs are not in the metadata, so that no start maps them", rebuild
-    beyond = left_out(rows)
+    beyond = left_out(layout)
     if beyond:
         yield left_out_state(beyond)
     old = sum(row.outdated for row in rows)

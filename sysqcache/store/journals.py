@@ -9,15 +9,13 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import STALE_S
 from sysqcache.base.mapfile import open_private
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store.layout import StoreLayout
-
-_STALE_NOTE_S: Final = 86400.0
 
 
 def journal_path(layout: StoreLayout, run_id: str) -> Path:
@@ -62,6 +60,6 @@ def leftovers(layout: StoreLayout) -> list[Path]:
     for note in layout.journals.glob(f"*{paths.JOURNAL_SUFFIX}{paths.JOURNAL_NOTE_SUFFIX}"):
         journal = note.with_name(note.name.removesuffix(paths.JOURNAL_NOTE_SUFFIX))
         with contextlib.suppress(OSError):
-            if not journal.exists() and note.stat().st_mtime < time.time() - _STALE_NOTE_S:
+            if not journal.exists() and note.stat().st_mtime < time.time() - STALE_S:
                 RunFiles(journal).remove()
     return [path for _, path in sorted(found)]

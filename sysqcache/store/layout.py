@@ -14,7 +14,7 @@ from typing import Final
 
 from sysqcache.base import paths, system
 from sysqcache.base.errors import FormatError, StoreBusy, StoreError, StoreVersionError
-from sysqcache.base.files import TEMPORARY, locked, make_directory, replace_file
+from sysqcache.base.files import TEMPORARY, locked, make_directory, remove_stale, replace_file
 
 STORE_VERSION: Final = 1
 LOCK_TIMEOUT: Final = 60.0
@@ -170,6 +170,8 @@ def remove_temporary(layout: StoreLayout) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+    for directory in (layout.journals, layout.pins):  # written to without the lock
+        remove_stale(directory)
 
 
 def move_aside(layout: StoreLayout, path: Path, into: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ commit that it shows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
+from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.records import DAMAGE, FingerprintRow, ImageRow, ModuleRow, PackRow
@@ -120,6 +121,18 @@ class Manifest:
             found += [packs[n] for n in order if shares[n]]
         return found
 
+    @property
+    def left_out(self) -> int:
+        """Packs beyond those that an engine maps, in the start that has to do without most."""
+        return max((beyond(len(self.boot_set(*start))) for start in self._starts()), default=0)
+
+    def _starts(self) -> Iterator[tuple[str, str]]:
+        """Images that ran and the architectures that they ran on."""
+        of = {row.fingerprint: row.arch for row in self.fingerprints}
+        for image in self.images if beyond(len(self.packs)) else ():
+            ran_on = {of[one] for one in image.fingerprints if one in of}
+            yield from ((image.image_id, arch) for arch in ran_on or set(of.values()))
+
     def _wanted(
         self, image_id: str, arch: str, modules: Iterable[Module] | None
     ) -> frozenset[int] | None:
@@ -139,6 +152,11 @@ class Manifest:
     def _placed(self) -> set[int]:
         """Numbers of modules with a name that an image's contents can be compared with."""
         return {n for one, n in self.modules.items() if not one.id.startswith(UNPLACED)}
+
+
+def beyond(packs: int) -> int:
+    """How many of so many packs for one start are left out, whatever fingerprint they are of."""
+    return max(0, packs - MAX_PACKS)
 
 
 def _share(pack: PackRow, wanted: frozenset[int] | None) -> int:

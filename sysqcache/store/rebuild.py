@@ -47,7 +47,13 @@ UNKNOWN: Final = "unknown"
 """Image and architecture of blocks whose metadata are lost."""
 
 Progress = Callable[[int, int], None]
-"""Told (bytes done, bytes in all)."""
+"""Told (bytes done, bytes in all); at the end they are the same, and not before."""
+
+_READING, _DONE = 0.85, 0.97
+"""Shares of the time that have passed when all packs were read, and when all rows are made.
+
+As measured on a store of 97,000 blocks; the rest is the commit.
+"""
 
 
 def silent(_done: int, _total: int) -> None:
@@ -87,17 +93,18 @@ class _Rebuilder:
         self.kept: dict[str, tuple[PackRow, Columns]] = {}
         self.retired: list[PackRow] = []
         self.highest_run = old.counters.runs
+        self.size = 0
 
     def scan(self) -> None:
         """Read every pack file, replace the damaged ones."""
         files = self.layout.pack_files()
-        total = sum(path.lstat().st_size for path in files.values())
+        self.size = sum(path.lstat().st_size for path in files.values())
         done = 0
         for sha256, path in files.items():
             done += path.lstat().st_size
             if sha256 not in self.kept:
                 self._scan_one(sha256, path)
-            self.progress(done, total)
+            self.progress(int(done * _READING), self.size)
 
     def _scan_one(self, sha256: str, path: Path) -> None:
         old = self.old.packs.get(sha256)
@@ -190,7 +197,11 @@ class _Rebuilder:
 
     def write(self, directory: Path) -> None:
         """Write all rows into a new RocksDB, then the boot sets."""
+        total = sum(row.bytes for row, _ in self.kept.values())
+        done = 0
         for row, columns in self._with_status():
+            done += row.bytes
+            self._wrote(done / total)
             self.batch.put_pack(row)
             if row.live:
                 self.batch.put_columns(row.sha256, columns)
@@ -222,6 +233,10 @@ class _Rebuilder:
             meta.commit(self.batch, counters)
             # before the exchange: whoever finds boot sets of a later commit rebuilds again
             publish(self.layout, meta)
+
+    def _wrote(self, share: float) -> None:
+        """So much of what the packs hold is in the new metadata, which are not in use yet."""
+        self.progress(int(self.size * (_READING + (_DONE - _READING) * share)), self.size)
 
     def _copy_runs(self) -> None:
         for journal, row in self.old.runs():
@@ -318,6 +333,7 @@ def rebuild(layout: StoreLayout, progress: Progress = silent) -> RebuildReport:
     else:
         shutil.rmtree(layout.meta)
     directory.rename(layout.meta)
+    progress(work.size, work.size)
     work.report.seconds = time.monotonic() - started
     return work.report
 

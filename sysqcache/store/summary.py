@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from sysqcache.base import paths
-from sysqcache.formats.block import MAX_PACKS
+from sysqcache.base.errors import FormatError
 from sysqcache.store.layout import StoreLayout
+from sysqcache.store.manifest import read_manifest
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow, PackStatus
 
@@ -22,7 +23,7 @@ from sysqcache.store.records import ModuleLine, ModuleRow, ModuleShare, PackRow,
 class StoreStats:
     """Sizes of the store; bytes are those of files on disk.
 
-    :param left_out: live packs of one fingerprint beyond what an engine maps.
+    :param left_out: packs beyond what an engine maps, in the start that lacks most.
     :param outdated: packs of earlier format versions, ``outdated_journals`` what was set
         aside of them; no engine reads either.
     """
@@ -57,16 +58,18 @@ def stats(layout: StoreLayout, rows: list[PackRow], runs: int) -> StoreStats:
         journals=len(waiting),
         journal_bytes=file_bytes(waiting),
         runs=runs,
-        left_out=left_out(rows),
+        left_out=left_out(layout),
         outdated=sum(r.outdated for r in rows),
         outdated_journals=len(layout.outdated_journals()),
     )
 
 
-def left_out(rows: Iterable[PackRow]) -> int:
-    """Live packs of one fingerprint beyond what an engine maps."""
-    counts = Counter(row.fingerprint for row in rows if row.live)
-    return sum(max(0, count - MAX_PACKS) for count in counts.values())
+def left_out(layout: StoreLayout) -> int:
+    """:attr:`Manifest.left_out`; nothing can be said, nor is mapped, without boot sets."""
+    try:
+        return read_manifest(layout).left_out
+    except FormatError:
+        return 0
 
 
 def file_bytes(files: Iterable[Path]) -> int:

@@ -24,7 +24,7 @@ from sysqcache.cli.loglines import ENV_LOG, note
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.qmp.commands import TbCacheStats
-from sysqcache.store import summary
+from sysqcache.store import manifest
 from sysqcache.store.facade import Store
 
 
@@ -149,7 +149,7 @@ def test_doctor_names_packs_beyond_what_an_engine_maps(
     for number in range(3):
         ingest(store, make_blocks(*range(100 * number, 100 * number + 9)), image=f"image {number}")
     assert store.degraded() == []
-    monkeypatch.setattr(summary, "MAX_PACKS", 2)
+    monkeypatch.setattr(manifest, "MAX_PACKS", 2)
     [check] = [check for check in health.checks() if check.name == "blocks"]
     assert check.state == "warning"
     assert check.text.startswith("1 packs are left out, as an engine maps 1,024")

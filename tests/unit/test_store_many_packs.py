@@ -7,12 +7,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from storehelp import ingest, make_blocks
+from storehelp import OTHER_FINGERPRINT, ingest, make_blocks
 
 from sysqcache.formats import block as bf
 from sysqcache.machine.cache import Keeper
 from sysqcache.spec import resolve
-from sysqcache.store import facade, groups
+from sysqcache.store import groups, manifest
 from sysqcache.store.facade import Store
 from sysqcache.store.pack import Pack
 
@@ -66,15 +66,21 @@ def test_gathered_packs_travel_and_survive_the_metadata(store: Store, tmp_path: 
 def test_a_start_says_how_many_packs_it_leaves_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facade, "MAX_PACKS", 3)
+    monkeypatch.setattr(manifest, "MAX_PACKS", 3)
     with Store.open(tmp_path / "store") as store:
         images(store, 5)
         assert len(store.boot_set("image 4", "x86_64")) == 3
-        assert store.packs_left_out == 2
+        assert store.packs_left_out == store.stats().left_out == 2
+        # of several engines and CPUs a start is given packs of four, all of them together
+        ingest(store, make_blocks(9000), image="image 4", fingerprint=OTHER_FINGERPRINT)
+        assert len(store.boot_set("image 4", "x86_64")) == 3
+        assert store.packs_left_out == store.stats().left_out == 3
+        (said,) = [text for text, _ in store.degraded() if "are left out" in text]
+        assert said.startswith("3 packs")
     warnings: list[str] = []
     spec = resolve.load(TINY, ["cache.mode=read-only"])
     spec = dataclasses.replace(spec, image_id="image 4")
     start = Keeper(warnings.append, tmp_path / "store").prepare(spec)
     start.close()
-    assert (len(start.packs), start.packs_left_out, start.left_out) == (3, 2, False)
-    assert [w for w in warnings if "2 packs are left out" in w and f"{bf.MAX_PACKS:,}" in w]
+    assert (len(start.packs), start.packs_left_out, start.left_out) == (3, 3, False)
+    assert [w for w in warnings if "3 packs are left out" in w and f"{bf.MAX_PACKS:,}" in w]

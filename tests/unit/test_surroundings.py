@@ -147,6 +147,37 @@ def test_files_that_are_older_than_time_or_not_made_yet(tmp_path: Path, moment: 
     assert len(store.list_modules()) == 1
 
 
+def test_what_kills_left_in_shared_folders(tmp_path: Path) -> None:
+    """Notes, places and pins are written without the store's lock: what is new may still be."""
+    store = Store.open(tmp_path / "store")
+    store.pin("m", [])
+    folders = (store.layout.journals, store.layout.pins)
+    for folder in folders:
+        for name, age in (("old", 2 * files.STALE_S), ("new", 0)):
+            path = folder / f"{files.TEMPORARY}{name}"
+            path.touch()
+            os.utime(path, (time.time() - age,) * 2)
+    ingest(store, make_blocks(1))
+    for folder in folders:
+        assert [path.name for path in folder.glob(f"{files.TEMPORARY}*")] == [".new-new"]
+
+
+def test_the_bar_of_a_rebuild_is_true_to_its_end(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    for number in range(3):
+        ingest(store, make_blocks(*range(99 * number, 99 * number + 90)), image=f"{number}")
+    made = store.layout.root / f"{files.TEMPORARY}meta"
+    told: list[tuple[int, int, bool]] = []
+    store.rebuild(lambda done, total: told.append((done, total, made.exists())))
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    size = sum(path.stat().st_size for path in store.layout.packs.iterdir())
+    assert {total for _, total, _ in told} == {size}
+    # until the new metadata have taken the place of the old ones it is not done
+    assert [done == size for done, _, _ in told] == [False] * (len(told) - 1) + [True]
+    assert not told[-1][2]
+    assert len(told) == 3 + 3 + 1
+
+
 def test_units_with_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "a $HOME of 100%h \"q\" 'r' \\x"
     monkeypatch.setenv(paths.ENV_HOME, str(home))
