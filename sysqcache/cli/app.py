@@ -21,7 +21,7 @@ from sysqcache import __version__
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.system import allow_open_files
 from sysqcache.cli.errors import as_json, report_error, set_debug, unexpected
-from sysqcache.cli.loglines import set_log_json
+from sysqcache.cli.loglines import note, set_log_json
 from sysqcache.cli.options import reflow
 
 COMMANDS: Final[dict[str, str]] = {
@@ -139,7 +139,9 @@ def main() -> NoReturn:
         app(arguments, prog_name="sysqcache")
     except SysqcacheError as error:
         sys.exit(_failed(error, arguments))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if str(error):
+            note(str(error))
         sys.exit(130)
     except Exception as error:
         sys.exit(_failed(unexpected(error), arguments))

@@ -21,8 +21,10 @@ _Tag = Annotated[str, typer.Argument(metavar="TAG", help="Name of the snapshot."
 @app.command()
 def save(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> None:
     """Save the running machine as it is now; it runs on."""
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.saved import snapshots
 
+    handle_signals()
     seconds = snapshots.save(name, tag)
     if as_json:
         print_json({"machine": name, "tag": tag, "seconds": round(seconds, 4)})
@@ -31,11 +33,24 @@ def save(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> No
 
 
 @app.command()
-def load(name: MachineName, tag: _Tag = "snapshot", as_json: Json = False) -> None:
-    """Take the running machine back to a snapshot."""
+def load(
+    name: MachineName,
+    tag: _Tag = "snapshot",
+    unchecked: Annotated[
+        bool,
+        typer.Option("--unchecked", help="Also if nobody knows which machine it was saved of."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take the running machine back to a snapshot.
+
+    A snapshot that sysqcache did not save, or saved elsewhere, needs --unchecked.
+    """
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.saved import snapshots
 
-    seconds = snapshots.load(name, tag)
+    handle_signals()
+    seconds = snapshots.load(name, tag, unchecked=unchecked)
     if as_json:
         print_json({"machine": name, "tag": tag, "seconds": round(seconds, 4)})
     else:
@@ -69,8 +84,10 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete a snapshot, or without TAG what suspend saved."""
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.saved import snapshots
 
+    handle_signals()
     snapshots.delete(name, tag)
     if as_json:
         print_json({"machine": name, "tag": tag, "deleted": True})

@@ -32,12 +32,14 @@ def suspend(
     and many copies can run. auto takes template where it can, else file, and says why.
     """
     from sysqcache.base.errors import UsageError
+    from sysqcache.base.interrupts import handle_signals
     from sysqcache.cli.liveline import Phases
     from sysqcache.cli.sweeping import sweep
     from sysqcache.saved import suspend as suspending
 
     if method not in _METHODS:
         raise UsageError(f"--method takes {', '.join(_METHODS)}; found {method!r}")
+    handle_signals()
     with Phases() as phases:
         done = suspending.suspend(name, method, lambda text: note(f"warning: {text}"), phases)
     sweep()

@@ -87,26 +87,20 @@ def boot(
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
     with ``interrupted``; a second one kills QEMU.
     """
-    return start_saved(spec, None, options, listener)
+    from sysqcache.spec.engines import find_engine
+
+    return _Start(spec, options, listener, None, find_engine(str(spec.arch))).run()
 
 
 def start_saved(
     spec: MachineSpec,
-    origin: Origin | None,
+    origin: Origin,
+    engine: Engine,
     options: BootOptions = _DEFAULTS,
     listener: Listener = progress.ignore,
-    engine: Engine | None = None,
 ) -> BootReport:
-    """As :func:`boot`, for a machine that goes on where it was saved.
-
-    :param origin: None: it boots.
-    :param engine: by default the one that a boot would use.
-    """
-    from sysqcache.spec.engines import find_engine
-
-    if options.detach and options.until is not Until.READY:
-        raise MachineError("a detached machine is left running when it is ready")
-    return _Start(spec, options, listener, origin, engine or find_engine(str(spec.arch))).run()
+    """As :func:`boot`, for a machine that goes on where it was saved, on the engine it fits."""
+    return _Start(spec, options, listener, origin, engine).run()
 
 
 class _Start:
@@ -135,6 +129,8 @@ class _Start:
 
     def run(self) -> BootReport:
         """See :func:`boot`."""
+        if self.options.detach and self.options.until is not Until.READY:
+            raise MachineError("a detached machine is left running when it is ready")
         spec = _concrete_ports(self.original)
         if self.options.until is Until.EXIT:
             # QEMU waits after the guest's end, so that the counters are complete

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sysqcache.base import interrupts
 from sysqcache.base.errors import MachineError, QmpError
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import cont, query_status
@@ -21,6 +22,10 @@ _CHANNELS: Final = 2
 """Threads that move pages; each moves many in one system call, a lone stream one by one."""
 _PARAMETERS: Final = {"multifd-channels": _CHANNELS, "max-bandwidth": 1 << 40}
 """QEMU's own limit of 128 MiB/s is meant for networks."""
+SAVE: Final = "sysqcache-save"
+LOAD: Final = "sysqcache-load"
+DELETE: Final = "sysqcache-delete"
+"""Ids of jobs; a command that is killed leaves them to the next one."""
 _AT_REST: Final = ("none", "completed", "failed", "cancelled")
 
 
@@ -63,6 +68,7 @@ def _set_capabilities(qmp: QmpClient, state: bool) -> None:
 def _await(qmp: QmpClient, timeout: float) -> None:
     deadline, pause = time.monotonic() + timeout, _POLL
     while True:
+        interrupts.check()
         answer: Mapping[str, Any] = qmp.execute("query-migrate")
         match answer.get("status"):
             case "completed":
@@ -77,7 +83,8 @@ def _await(qmp: QmpClient, timeout: float) -> None:
 
 
 def settle(qmp: QmpClient, *, timeout: float = 30.0) -> None:
-    """Clear away what a command that was killed left: a migration that runs, a paused machine.
+    """Clear away what a command that was killed left: a migration that runs, its capabilities,
+    a machine that it paused.
 
     Raises :class:`QmpError` when the migration can't be ended.
     """
@@ -90,6 +97,8 @@ def settle(qmp: QmpClient, *, timeout: float = 30.0) -> None:
         if time.monotonic() > deadline:
             raise QmpError(f"a migration that another command began does not end: {status}")
         time.sleep(_POLL)
+    # QEMU 10.0 ends at a snapshot that is saved with them
+    _set_capabilities(qmp, False)
     if query_status(qmp).state in ("postmigrate", "finish-migrate"):
         cont(qmp)
 
@@ -112,22 +121,23 @@ def snapshot_save(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
     Raises :class:`QmpError`; no snapshot is left then.
     """
     arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
-    run_job(qmp, "snapshot-save", "sysqcache-save", arguments, timeout=TIMEOUT)
+    run_job(qmp, "snapshot-save", SAVE, arguments, timeout=TIMEOUT)
 
 
 def snapshot_load(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
     """Go back to a snapshot, whose memory is in the first of ``nodes``. Raises :class:`QmpError`.
 
-    The disks may have gone back then while the guest is neither the old nor the new one.
+    The disks may have gone back then while the guest is neither the old nor the new one, and
+    the job stays to tell that.
     """
     arguments = {"tag": tag, "vmstate": nodes[0], "devices": list(nodes)}
-    run_job(qmp, "snapshot-load", "sysqcache-load", arguments, timeout=TIMEOUT)
+    run_job(qmp, "snapshot-load", LOAD, arguments, timeout=TIMEOUT, keep_failed=True)
 
 
 def snapshot_delete(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:
     """Remove a snapshot from all ``nodes``. Raises :class:`QmpError`."""
     arguments = {"tag": tag, "devices": list(nodes)}
-    run_job(qmp, "snapshot-delete", "sysqcache-delete", arguments, timeout=TIMEOUT)
+    run_job(qmp, "snapshot-delete", DELETE, arguments, timeout=TIMEOUT)
 
 
 def snapshot_disks(qmp: QmpClient, tag: str, nodes: Sequence[str]) -> None:

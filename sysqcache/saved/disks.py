@@ -13,13 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sysqcache.base.devices import device_size
 from sysqcache.base.errors import DiskError, SavedStateError
 from sysqcache.base.types import DiskFormat, DiskMode
+from sysqcache.machine.launch.argv import file_options
 from sysqcache.machine.launch.overlay import create_overlay, remove_overlays
 from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
 from sysqcache.spec.spec import Disk
+
+_GROWTH: Final = 1 << 30
+"""Bytes that a file may grow by when it goes back to a snapshot; far more than that takes."""
 
 _ONLY_LEAKS: Final = 3
 """Exit code of `qemu-img check`: clusters that nothing refers to, as a kill leaves them."""
@@ -103,11 +108,16 @@ def _run_qemu_img(qemu_img: Path, *arguments: str) -> subprocess.CompletedProces
 
 def _chain(file: Path, qemu_img: Path) -> list[str]:
     """Paths of an image and of all that lies below it."""
+    return [str(path) for one in _chain_info(file, qemu_img) for path in _files(one)]
+
+
+def _chain_info(file: Path, qemu_img: Path) -> list[dict[str, Any]]:
+    """What qemu-img says of an image and of those below it."""
     done = _run_qemu_img(qemu_img, "info", "-U", "--backing-chain", "--output=json", str(file))
     if done.returncode:
         raise DiskError(f"the disk image can't be read: {file}", detail=done.stderr.strip())
     found: list[dict[str, Any]] = json.loads(done.stdout)
-    return [str(path) for one in found for path in _files(one)]
+    return found
 
 
 def _files(image: dict[str, Any]) -> list[Path]:
@@ -117,6 +127,35 @@ def _files(image: dict[str, Any]) -> list[Path]:
     named = [data["data-file"]] if "data-file" in data else []
     named += [extent["filename"] for extent in data.get("extents", ())]
     return [path, *(path.parent / name for name in named)]
+
+
+def cover(disk: Disk, overlay: Path, qemu_img: Path) -> str:
+    """Let writes to a qcow2 file go elsewhere, its own tables as well; QEMU's options for it.
+
+    A QEMU that has the file open may go on. Raises :class:`DiskError`.
+    """
+    size = device_size(disk.file) if disk.device else disk.file.stat().st_size
+    command = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", str(disk.file)]
+    done = _run_qemu_img(qemu_img, *command, str(overlay), str(size + _GROWTH))
+    if done.returncode:
+        raise DiskError(f"no overlay over {disk.file}", detail=done.stderr.strip())
+    over = Disk(overlay, DiskFormat.QCOW2, disk.mode)
+    return (
+        f",file.driver=qcow2{file_options('file.file', over)},file.backing.driver=raw"
+        f"{file_options('file.backing.file', disk)},file.backing.file.locking=off"
+        f",file.backing.read-only=on{_absolute_backing(disk.file, qemu_img)}"
+    )
+
+
+def _absolute_backing(file: Path, qemu_img: Path) -> str:
+    """What an image lies over, where its name for that would be looked for beside the overlay."""
+    image = _chain_info(file, qemu_img)[0]
+    kind, below = image.get("backing-filename-format"), image.get("full-backing-filename")
+    if not kind or not below or image["backing-filename"] == below:
+        return ""
+    device = Path(below).is_block_device()
+    disk = Disk(Path(below), DiskFormat.RAW, DiskMode.READ_ONLY, device=device)
+    return f",backing.driver={kind}{file_options('backing.file', disk)}"
 
 
 def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: str = "") -> None:

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sysqcache.base import interrupts
 from sysqcache.base.errors import MachineDied, QmpError, SavedStateError
-from sysqcache.machine.running import Machine
+from sysqcache.base.types import MachineState
+from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import migration
 from sysqcache.qmp.blocknodes import BlockNode
 
@@ -36,7 +38,7 @@ def go_back(machine: Machine, name: str, disks: Sequence[BlockNode], *, known: b
     try:
         migration.snapshot_load(machine.qmp, name, [disk.name for disk in with_memory])
     except (QmpError, MachineDied, KeyboardInterrupt) as error:
-        raise _undone(machine, error, disks if safe else ()) from error
+        raise undone(machine, error, disks if safe else ()) from error
     if safe:
         migration.snapshot_delete(machine.qmp, SAFETY, nodes)
 
@@ -48,11 +50,8 @@ def _state_size(disk: BlockNode, name: str) -> int:
 
 def _prepare(machine: Machine, disks: Sequence[BlockNode], *, known: bool) -> bool:
     """Whether the disks keep what they hold now; only without room and for a known machine not."""
-    left = [disk.name for disk in disks if disk.snapshot(SAFETY)]
     try:
         migration.require_movable(machine.qmp)
-        if left:  # by a command that was killed
-            migration.snapshot_delete(machine.qmp, SAFETY, left)
         migration.snapshot_disks(machine.qmp, SAFETY, [disk.name for disk in disks])
     except QmpError as error:
         if known and "No space left" in error.message:
@@ -63,14 +62,14 @@ def _prepare(machine: Machine, disks: Sequence[BlockNode], *, known: bool) -> bo
     return True
 
 
-def _undone(
-    machine: Machine,
-    error: BaseException,
-    disks: Sequence[BlockNode],
-) -> SavedStateError:
+def undone(machine: Machine, error: BaseException, disks: Sequence[BlockNode]) -> SavedStateError:
     """End QEMU and take the disks to where they were; the error that says so."""
+    interrupts.take()
     name, why = machine.state.name, getattr(error, "message", "") or "interrupted"
     machine.quit()
+    # a controller in another terminal may still have to see the end
+    settle(machine.instance)
+    machine.instance.update(state=MachineState.STOPPED)
     qemu_img = Path(machine.state.argv[0]).with_name("qemu-img")
     failed = [problem for disk in disks if (problem := _revert(disk, qemu_img))]
     if not disks:

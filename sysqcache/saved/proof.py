@@ -3,7 +3,8 @@
 
 The machine that was saved still waits, and has given its disks up as a migrated one does. The
 second QEMU is started as a resume would start it, loads the state and is killed before it
-would take the disks (``late-block-activate``): nothing is written.
+would take the disks (``late-block-activate``): nothing is written. A snapshot inside of the disks
+is loaded from overlays over their files: what going back to it writes goes there.
 
 It is started while the guest still runs (:class:`Trial`), and maps the file that the guest's
 memory is saved into rather than read it: what is left for a guest that stands still is the
@@ -31,7 +32,7 @@ from sysqcache.qmp import migration
 from sysqcache.qmp.client import QmpClient
 from sysqcache.saved import disks, ramfile
 from sysqcache.saved.origin import SavedOrigin
-from sysqcache.saved.record import SavedMachine
+from sysqcache.saved.record import Method, SavedMachine
 from sysqcache.saved.slots import STATE
 from sysqcache.spec.spec import Disk, MachineSpec
 
@@ -108,12 +109,19 @@ def problem(record: SavedMachine, directory: Path, engine: Engine) -> str:
         argv.overlay_disk(disk, directory / saved.own) if saved.own else disk
         for saved, disk in zip(record.disks, record.spec.disks, strict=True)
     ]
+    origin = SavedOrigin(record, directory)
     with _folder(directory) as folder:
-        incoming = SavedOrigin(record, directory).incoming
-        process = QemuProcess(_command(record.spec, engine, folder, own, incoming), folder)
         try:
+            command = _command(record.spec, engine, folder, own, origin.incoming)
+            if record.method is Method.INTERNAL:
+                command = _covered(command, own, folder, engine.qemu_img)
+            process = QemuProcess(command, folder)
             with process, _connected(process) as qmp:
-                _load(qmp, process, directory / STATE)
+                if record.method is Method.INTERNAL:
+                    migration.snapshot_load(qmp, record.tag, origin.nodes())
+                    process.kill()
+                else:
+                    _load(qmp, process, directory / STATE)
         except MachineError as error:
             said = log_tail(folder / paths.INSTANCE_QEMU_LOG, 1)
             return said.partition(": ")[2] or said or error.message
@@ -158,6 +166,15 @@ def _command(
     )
     launch = Launch(spec, engine.binary, engine.firmware_dir, folder, tuple(own), incoming=incoming)
     return [*argv.build(launch), "-S"]
+
+
+def _covered(command: list[str], own: Sequence[Disk], folder: Path, qemu_img: Path) -> list[str]:
+    """A command line of which the disks, which go back to a snapshot, are not written to."""
+    written = [disk for disk in own if disk.mode is not DiskMode.READ_ONLY]
+    for number, disk in enumerate(written):
+        options = disks.cover(disk, folder / disks.own_name(number), qemu_img)
+        command = [word.replace(argv.file_options("file", disk), options) for word in command]
+    return command
 
 
 def _own(overlay: Path, disk: Disk) -> Disk:

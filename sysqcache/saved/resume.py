@@ -9,11 +9,12 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.attribution.placer import LOOKING
-from sysqcache.base import system
+from sysqcache.base import interrupts, system
 from sysqcache.base.errors import (
     EngineMissing,
     LaunchError,
@@ -23,6 +24,7 @@ from sysqcache.base.errors import (
     SysqcacheError,
     UsageError,
 )
+from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import CacheMode, GuestAccess, MachineState, Probe
 from sysqcache.machine import progress
 from sysqcache.machine.instances import Instance
@@ -30,7 +32,7 @@ from sysqcache.machine.launch.process import CHANGE_CPU
 from sysqcache.machine.life import BootOptions
 from sysqcache.machine.progress import Listener, PhaseBegan
 from sysqcache.machine.report import BootReport
-from sysqcache.machine.running import Machine, settle
+from sysqcache.machine.running import Machine, end_by_signals, settle
 from sysqcache.machine.start import start_saved
 from sysqcache.saved import disks, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 MAX_COPIES: Final = 256
 _AWAKE_TIMEOUT: Final = 60.0
+_GIVING_UP: Final = 0.2
 _WAKING: Final = ("preparing", "looking into the image", "resuming", "waking up")
 
 
@@ -149,7 +152,7 @@ def resume(
     origin = SavedOrigin(checked.record, checked.directory)
     spec = _spec(checked.record, options)
     with _model_may_be_gone(checked.record):
-        return start_saved(spec, origin, _boot_options(options), listener, checked.engine)
+        return start_saved(spec, origin, checked.engine, _boot_options(options), listener)
 
 
 @contextlib.contextmanager
@@ -178,7 +181,7 @@ def resume_copies(
 
     Each has its own overlays, host ports, MAC address and host name; memory and packs are
     shared until they are written to. Raises as :func:`resume`, when all have ended: either
-    every copy goes on or none.
+    every copy goes on or none. A ``KeyboardInterrupt`` ends them all.
     """
     if not 1 <= count <= MAX_COPIES:
         raise UsageError(f"--copies takes 1 to {MAX_COPIES}; found {count}")
@@ -196,7 +199,11 @@ def resume_copies(
             pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
             for copy in copies
         ]
-        concurrent.futures.wait(waiting)
+        try:
+            concurrent.futures.wait(waiting)
+        except KeyboardInterrupt:
+            _give_up(copies, waiting, gate)
+            raise Interrupted(f"interrupted: none of the {count} copies runs") from None
     failed = [
         (copy, error)
         for copy, one in zip(copies, waiting, strict=True)
@@ -221,6 +228,17 @@ def _require_copies(record: SavedMachine) -> None:
             f"{', '.join(record.alone)}",
             hint=f"sysqcache resume {name} lets one go on",
         )
+
+
+def _give_up(copies: Sequence[Copy], waiting: Sequence[Future[BootReport]], gate: _Gate) -> None:
+    """End all copies, however far they are; what they recorded is kept."""
+    interrupts.take()
+    gate.failed.set()
+    while concurrent.futures.wait(waiting, _GIVING_UP).not_done:
+        for copy in copies:
+            with contextlib.suppress(MachineError):
+                end_by_signals(copy.name)
+    _end_copies(copies)
 
 
 def _end_copies(copies: Sequence[Copy]) -> None:
@@ -293,7 +311,7 @@ def _resume_copy(
         if gate.failed.is_set():
             raise _NotBegun
         try:
-            return start_saved(spec, origin, _boot_options(options), passing, checked.engine)
+            return start_saved(spec, origin, checked.engine, _boot_options(options), passing)
         except BaseException:
             gate.failed.set()
             raise

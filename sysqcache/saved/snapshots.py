@@ -8,22 +8,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import (
-    MachineDied,
     MachineError,
     QmpError,
     SavedStateError,
     StoreError,
 )
+from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import MachineState
 from sysqcache.machine.instances import Instance
-from sysqcache.machine.running import Machine, settle
-from sysqcache.qmp import blocknodes, commands, migration
+from sysqcache.machine.running import Machine
+from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.blocknodes import BlockNode
 from sysqcache.saved import room, slots, snapshotnotes, tags
 from sysqcache.saved.goback import go_back
 from sysqcache.saved.identity import MachineIdentity
+from sysqcache.saved.standing import settle_killed, standing
 from sysqcache.saved.tags import check_tag
 
 
@@ -48,6 +49,14 @@ def _disks(machine: Machine) -> list[BlockNode]:
     return found
 
 
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[Machine]:
+    """The running machine, for one command at a time; what a killed one began is ended."""
+    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+        settle_killed(machine)
+        yield machine
+
+
 def save(name: str, tag: str) -> float:
     """Save the running machine; seconds that it stood still.
 
@@ -55,7 +64,7 @@ def save(name: str, tag: str) -> float:
     :class:`MachineError`; what was saved before is intact then.
     """
     check_tag(tag)
-    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+    with _alone(name) as machine:
         disks = _disks(machine)
         new = tags.next_name(disks, tag)
         old = [one for one, _ in tags.others(disks, tag)]
@@ -70,9 +79,14 @@ def save(name: str, tag: str) -> float:
 
 def _save(machine: Machine, new: str, disks: Sequence[BlockNode]) -> float:
     started = time.monotonic()
-    with _standing(machine):
+    nodes = [disk.name for disk in disks]
+    with standing(machine):
         try:
-            migration.snapshot_save(machine.qmp, new, [disk.name for disk in disks])
+            migration.snapshot_save(machine.qmp, new, nodes)
+        except KeyboardInterrupt:
+            interrupts.take()
+            migration.snapshot_delete(machine.qmp, new, nodes)
+            raise Interrupted(f"{machine.state.name} was not saved: interrupted") from None
         except QmpError as error:
             files = [disk.files[0] for disk in disks if disk.files]
             text, hint = room.explained(error, files, _memory(machine))
@@ -82,19 +96,6 @@ def _save(machine: Machine, new: str, disks: Sequence[BlockNode]) -> float:
                 hint=hint,
             ) from error
     return time.monotonic() - started
-
-
-@contextlib.contextmanager
-def _standing(machine: Machine) -> Iterator[None]:
-    """The guest stands still; it runs on whatever happens, if it ran."""
-    was_running = commands.query_status(machine.qmp).running
-    commands.stop(machine.qmp)
-    try:
-        yield
-    finally:
-        if was_running:
-            with contextlib.suppress(MachineDied):
-                commands.cont(machine.qmp)
 
 
 def _memory(machine: Machine) -> int:
@@ -121,44 +122,44 @@ def _holding(disks: Sequence[BlockNode], name: str) -> list[str]:
     return [disk.name for disk in disks if disk.snapshot(name)]
 
 
-def load(name: str, tag: str) -> float:
+def load(name: str, tag: str, *, unchecked: bool = False) -> float:
     """Take the running machine back; seconds that it stood still.
 
+    :param unchecked: also to a snapshot of which nobody knows whether it was this machine.
     Raises :class:`MachineError`: nothing was touched, or the machine has ended and its disks
     are as they were; the message says which.
     """
     check_tag(tag)
-    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+    with _alone(name) as machine:
         disks = _disks(machine)
         known = tags.tags(disks)
         if tag not in known:
             raise _unknown(name, tag, list(known))
-        same = _require_same(machine, tag, _entry(disks, known[tag]))
+        same = _require_same(machine, tag, _entry(disks, known[tag]), unchecked=unchecked)
         started = time.monotonic()
-        was_running = commands.query_status(machine.qmp).running
-        commands.stop(machine.qmp)
-        try:
+        # who could not begin runs on; who failed has ended
+        with standing(machine):
             go_back(machine, known[tag], disks, known=same)
-        finally:
-            # who could not begin runs on; who failed has ended
-            if machine.process.poll() is not None:
-                # a controller in another terminal may still have to see the end
-                settle(machine.instance)
-                machine.instance.update(state=MachineState.STOPPED)
-            elif was_running:
-                commands.cont(machine.qmp)
         return time.monotonic() - started
 
 
-def _require_same(machine: Machine, tag: str, entry: Mapping[str, Any]) -> bool:
+def _require_same(machine: Machine, tag: str, entry: Mapping[str, Any], *, unchecked: bool) -> bool:
     """Compare what QEMU would compare only when the disks have gone back already.
 
+    :param unchecked: go on without, where nobody wrote down which machine it was.
     :return: whether anything was known to compare.
     """
     name = machine.state.name
     if not entry["vm-state-size"]:
         raise SavedStateError(f"{name} can't go back to {tag!r}: it holds no memory")
     saved = snapshotnotes.find(machine.instance, entry)
+    if saved is None and not unchecked:
+        raise SavedStateError(
+            f"nobody wrote down which machine {tag!r} was saved of (not by sysqcache, or not "
+            f"here): whether {name} is like it can't be known; nothing was touched, {name} runs on",
+            hint="--unchecked goes back all the same; if QEMU refuses then, the machine ends with "
+            "its disks as they are now, and another CPU it may not notice",
+        )
     wrong = saved.differences(MachineIdentity.of(machine)) if saved is not None else []
     if wrong:
         raise SavedStateError(
@@ -227,7 +228,7 @@ def delete(name: str, tag: str) -> None:
         _forget(name)
         return
     check_tag(tag)
-    with slots.only_one(Instance(name)), Machine.attach(name) as machine:
+    with _alone(name) as machine:
         disks = _disks(machine)
         known = tags.others(disks, tag)
         if not known:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.attribution.placer import LOOKING
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import (
     GuestCommandError,
     MachineBusy,
@@ -28,6 +28,7 @@ from sysqcache.base.errors import (
     StoreError,
     SysqcacheError,
 )
+from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import DiskFormat, DiskMode, MachineState
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.life import place_before_end
@@ -38,6 +39,7 @@ from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.outside import Outside, look, ram_block
 from sysqcache.saved.proof import Trial
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
+from sysqcache.saved.standing import settle_killed
 from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import read_spec
 
@@ -139,6 +141,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
     started = time.monotonic()
     instance = Instance(name)
     with slots.only_one(instance), Machine.attach(name) as machine:
+        settle_killed(machine)
         spec = read_spec(instance.file(paths.INSTANCE_SPEC))
         engine = _engine_of(machine)
         outside = look(machine, spec)
@@ -148,8 +151,13 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         saving.may_change = wanted == "auto"
         record, directory = saving.run()
         suspend_s = time.monotonic() - saving.stopped_at
-        phase(LOOKING)
-        place_before_end(machine, warn)
+        try:
+            phase(LOOKING)
+            place_before_end(machine, warn)
+        except KeyboardInterrupt:
+            # what is saved must not go on
+            interrupts.take()
+            warn("interrupted: what was not looked at is kept without its modules")
         machine.quit()
     if method is Method.INTERNAL:
         sealing = time.monotonic()
@@ -174,6 +182,8 @@ def _engine_of(machine: Machine) -> Engine:
 class _Saving:
     """One machine being saved. :meth:`run` leaves QEMU paused, with nothing more to write."""
 
+    _tag = ""
+    """The name of the snapshot, if the disks hold one."""
     may_change = False
     """Whether another method may be taken when a resume by the first would fail."""
 
@@ -209,9 +219,9 @@ class _Saving:
             return record, slots.publish(self.instance, slot, record)
         except (SysqcacheError, OSError) as error:
             raise self._go_on(slot, error) from error
-        except BaseException:
-            self._go_on(slot, MachineBusy("interrupted"))
-            raise
+        except KeyboardInterrupt as error:
+            interrupts.take()
+            raise Interrupted(self._go_on(slot, MachineBusy("interrupted")).message) from error
 
     def _wake_agent(self) -> None:
         """Save the guest's agent waiting for a command, not asleep for want of a client."""
@@ -233,12 +243,15 @@ class _Saving:
         Without ``qemu_args`` the command line is the one that the machine was started with.
         What two machines can't have at a time, a second QEMU can't either.
         """
-        outside = self.outside
-        return outside.plugged and not outside.alone and self.method is not Method.INTERNAL
+        return self.outside.plugged and not self.outside.alone
+
+    @property
+    def _nodes(self) -> list[str]:
+        return snapshot_nodes(self.spec.disks)
 
     def _trial(self, slot: Path, block: str) -> AbstractContextManager[Trial | None]:
         """A second QEMU for a state of which that has to be found out."""
-        if not self._unproved:
+        if not self._unproved or self.method is Method.INTERNAL:
             return contextlib.nullcontext()
         mapped = not self.engine.plain and not self.outside.memory
         memory = block if mapped else ""
@@ -261,8 +274,8 @@ class _Saving:
         tag = ""
         state, sums, ram = None, None, ("", 0, 0)
         if self.method is Method.INTERNAL:
-            tag = f"sysqcache-{one}"
-            migration.snapshot_save(self.machine.qmp, tag, snapshot_nodes(self.spec.disks))
+            tag = self._tag = f"sysqcache-{one}"
+            migration.snapshot_save(self.machine.qmp, tag, self._nodes)
         else:
             file = slot / slots.STATE
             migration.save_to_file(self.machine.qmp, file)
@@ -302,8 +315,12 @@ class _Saving:
     def _go_on(self, slot: Path, error: Exception) -> SysqcacheError:
         """Let the guest run again; the error to be raised, which says what state things are in."""
         shutil.rmtree(slot, ignore_errors=True)
+        if self._tag:
+            with contextlib.suppress(QmpError, MachineDied):
+                migration.snapshot_delete(self.machine.qmp, self._tag, self._nodes)
         text = getattr(error, "message", "") or str(error)
         try:
+            migration.settle(self.machine.qmp)
             commands.cont(self.machine.qmp)
         except (QmpError, MachineDied):
             then = "the machine does not answer any more"

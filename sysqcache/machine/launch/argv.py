@@ -176,8 +176,7 @@ def disk_node(index: int) -> str:
 def _one_disk(index: int, disk: Disk) -> list[str]:
     node = disk_node(index)
     value = f"driver={disk.format},node-name={node},discard=unmap"
-    value += f",file.driver={'host_device' if disk.device else 'file'}"
-    value += f",file.filename={escape(disk.file)}"
+    value += file_options("file", disk)
     if disk.mode is DiskMode.READ_ONLY:
         value += ",read-only=on"
     if disk.mode is DiskMode.EPHEMERAL:
@@ -185,6 +184,12 @@ def _one_disk(index: int, disk: Disk) -> list[str]:
         value += ",cache.no-flush=on"
     device = f"virtio-blk-pci,drive={node},id=virtio-{node},bootindex={index + 1}"
     return ["-blockdev", value, "-device", device]
+
+
+def file_options(node: str, disk: Disk) -> str:
+    """The file of a disk as the options of a node."""
+    driver = "host_device" if disk.device else "file"
+    return f",{node}.driver={driver},{node}.filename={escape(disk.file)}"
 
 
 def network_args(launch: Launch) -> list[str]:
