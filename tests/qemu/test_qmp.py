@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError, QmpError
+from sysqcache.base.interrupts import Interrupted
 from sysqcache.machine.launch.process import ProcessId, QemuProcess, wait_pid
-from sysqcache.qmp import commands, jobs
+from sysqcache.qmp import commands, jobs, migration
 from sysqcache.qmp.client import CommandRefusedError, QmpClient
 from sysqcache.spec.engines import Engine
 
@@ -91,6 +92,29 @@ def test_job(qmp: QmpClient, tmp_path: Path) -> None:
     jobs.run_job(qmp, "blockdev-create", "job0", {"options": options}, timeout=20.0)
     assert file.stat().st_size == 1 << 20
     assert jobs.find_job(qmp, "job0") is None
+
+
+def test_what_a_killed_command_left_is_in_nobodys_way(x86_engine: Engine, tmp_path: Path) -> None:
+    """A migration that runs, its capabilities, a job: QEMU would end at the snapshot."""
+    disk = tmp_path / "disk"
+    create = ["create", "-q", "-f", "qcow2", str(disk), "16M"]
+    subprocess.run([str(x86_engine.qemu_img), *create], check=True)
+    node = f"driver=qcow2,node-name=d,file.driver=file,file.filename={disk}"
+    board = ("-machine", "pc", "-L", str(x86_engine.firmware_dir), "-S", "-blockdev", node)
+    with (
+        QemuProcess(arguments(x86_engine, *board), tmp_path) as process,
+        QmpClient.connect(tmp_path / paths.INSTANCE_QMP, process=process) as qmp,
+    ):
+        interrupts._waiting.append(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            migration.save_to_file(qmp, tmp_path / "state")
+        interrupts.take()
+        migration.settle(qmp)
+        saving = {"tag": "a", "vmstate": "d", "devices": ["d"]}
+        qmp.execute("snapshot-save", {"job-id": migration.SAVE, **saving})
+        migration.snapshot_save(qmp, "b", ["d"])
+        assert process.poll() is None
+        assert jobs.find_job(qmp, migration.SAVE) is None
 
 
 def test_failing_job_is_explained_and_removed(qmp: QmpClient, tmp_path: Path) -> None:
