@@ -72,6 +72,15 @@ class LazyGroup(TyperGroup):
         command.params = [p for p in command.params if p.name not in _COMPLETION]
         return command
 
+    def invoke(self, ctx: Any) -> Any:
+        """As always, but what an interruption has to say is told: Typer exits without."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if str(error):
+                note(str(error))
+            raise
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As always, but suggestions need the names."""
         # the base class looks for near names among those it holds
@@ -139,9 +148,7 @@ def main() -> NoReturn:
         app(arguments, prog_name="sysqcache")
     except SysqcacheError as error:
         sys.exit(_failed(error, arguments))
-    except KeyboardInterrupt as error:
-        if str(error):
-            note(str(error))
+    except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         sys.exit(_failed(unexpected(error), arguments))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sysqcache.cli.app import COMMANDS
+from sysqcache.base.interrupts import Interrupted
+from sysqcache.cli.app import COMMANDS, LazyGroup, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +129,17 @@ def test_a_signal_during_an_import_keeps_the_exit_code(tmp_path: Path) -> None:
         [sys.executable, "-m", "interrupted_import"], cwd=tmp_path, timeout=60, check=False
     )
     assert done.returncode == 130
+
+
+def test_what_an_interruption_says_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_self: LazyGroup, _ctx: object, _name: str) -> None:
+        raise Interrupted("tiny was not saved: interrupted; the machine runs on")
+
+    monkeypatch.setattr(LazyGroup, "get_command", interrupted)
+    monkeypatch.setattr(sys, "argv", ["sysqcache", "suspend", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "tiny was not saved: interrupted" in capsys.readouterr().err
