@@ -35,13 +35,13 @@ except KeyboardInterrupt:
 """
 
 
-def on_a_terminal(report: Path, *before: str) -> tuple[int, int]:
+def on_a_terminal(report: Path, before: str) -> tuple[int, int]:
     """A process on a terminal of its own, which is at work: its number and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:  # pragma: no cover - another program
-        os.execv(sys.executable, [sys.executable, "-c", "\n".join([*before, RUN]), str(report)])
+        os.execv(sys.executable, [sys.executable, "-c", f"{before}\n{RUN}", str(report)])
     seen = b""
-    while b"begun" not in seen:
+    while b"begun\r\n" not in seen:  # no sooner: the line would be an error of its own
         seen += os.read(terminal, 1024)
     return pid, terminal
 
@@ -54,8 +54,11 @@ def ended(pid: int) -> int:
 def test_a_terminal_that_is_closed(tmp_path: Path, ignored: bool) -> None:
     """With its signal ignored, as after ``disown`` or ``trap '' HUP``, only writing tells of it."""
     report = tmp_path / "report"
-    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    pid, terminal = on_a_terminal(report, *[ignore] * ignored)
+    # the tests themselves may run with the signal ignored, which is inherited
+    how = "SIG_IGN" if ignored else "SIG_DFL"
+    pid, terminal = on_a_terminal(
+        report, f"import signal; signal.signal(signal.SIGHUP, signal.{how})"
+    )
     os.close(terminal)
     if ignored:
         report.touch()
