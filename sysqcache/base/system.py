@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from sysqcache.base.errors import SysqcacheError
+
 _SPACE: Final = "free some space, or run 'sysqcache cache compact'"
 _OWNER: Final = "check owner and permissions of the directory, or set SYSQCACHE_STORE"
 _FILES: Final = "allow more open files: ulimit -n 1024"
@@ -91,6 +93,15 @@ def shortage(error: BaseException) -> OSError | None:
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return OSError(errno.EAGAIN, "no more threads can be started")
     return None
+
+
+@contextlib.contextmanager
+def refused_as(kind: type[SysqcacheError], text: str) -> Iterator[None]:
+    """Let an OSError be a ``kind`` of error: ``text``, what the system said, the next step."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{text}: {error.strerror or error}", hint=hint(error.errno)) from error
 
 
 def require_memory(size: int) -> None:

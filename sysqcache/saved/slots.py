@@ -55,13 +55,9 @@ def only_one(instance: Instance) -> Iterator[None]:
 
 def _require_threads(name: str) -> None:
     """QEMU ends, and the guest with it, when a thread that moves its memory can't be started."""
-    try:
+    text = f"{name} can't be saved or taken back now, it runs on"
+    with system.refused_as(SavedStateError, text):
         system.require_threads(_QEMU_THREADS)
-    except OSError as error:
-        raise SavedStateError(
-            f"{name} can't be saved or taken back now, it runs on: {error.strerror}",
-            hint=system.hint(error.errno),
-        ) from error
 
 
 def new_slot(instance: Instance) -> tuple[str, Path]:

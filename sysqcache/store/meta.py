@@ -80,14 +80,9 @@ def _translate(error: Exception, path: Path) -> Exception:
 
 def _require_room(path: Path) -> None:
     """Raise StoreError unless RocksDB will get what it takes."""
-    try:
+    with system.refused_as(StoreError, f"the metadata in {path} can't be used"):
         system.require_memory(_MEMORY)
         system.require_threads(_THREADS)
-    except OSError as error:
-        raise StoreError(
-            f"the metadata in {path} can't be used: {error.strerror}",
-            hint=system.hint(error.errno),
-        ) from error
 
 
 def _options(*, create: bool) -> rocksdict.Options:

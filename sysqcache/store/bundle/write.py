@@ -264,15 +264,11 @@ def _fingerprints(meta: Meta, asked: str) -> list[str]:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of ``path``, whole, when all went well."""
-    try:
+    with system.refused_as(SysqcacheError, f"{path} can't be written"):
         if path.exists() and not path.is_file():
             raise UsageError(f"{path} is not a file")
         with replacing(path, synced=True) as file, _packing(file, path) as out:
             yield out
-    except OSError as error:
-        raise SysqcacheError(
-            f"{path} can't be written: {error.strerror or error}", hint=system.hint(error.errno)
-        ) from error
 
 
 @contextlib.contextmanager
