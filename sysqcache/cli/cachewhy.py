@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -11,6 +12,8 @@ from sysqcache.cli import cacheview as view
 from sysqcache.cli.options import Json, print_json
 
 if TYPE_CHECKING:
+    from sysqcache.machine.instances import InstanceState
+    from sysqcache.store.facade import Store
     from sysqcache.store.misses import ModuleMisses, RunMisses
 
 _MODULES: Final = 20
@@ -87,7 +90,7 @@ def why(
         else:
             typer.echo(note)
         return
-    later = _waiting(found) if name == found.run.machine else ""
+    later = _later(store, found) if name == found.run.machine else ""
     note = "\n".join(filter(None, [_note(found), later]))
     if as_json:
         print_json(_values(found, note))
@@ -100,17 +103,15 @@ def _never_kept(name: str) -> str:
     from sysqcache.machine.instances import Instance
 
     state = Instance(name).current()
-    if state.cache_reason:
-        return f"The last run of {name} keeps no blocks: {state.cache_reason}."
-    if state.live:
-        return f"The first run of {name} goes on: its blocks are kept when it ends."
-    if state.cache_mode in ("off", "read-only"):
-        return f"The last run of {name} kept no blocks: its cache mode was {state.cache_mode}."
-    return f"No run of {name} has been kept in this store."
+    return _unkept(state) or f"No run of {name} has been kept in this store."
 
 
-def _waiting(found: RunMisses) -> str:
-    """A sentence about a later run of the machine that is not in the store."""
+def _later(store: Store, found: RunMisses) -> str:
+    """A sentence about the machine's last run, if that is not in the store.
+
+    Clocks may be set back, so they do not tell which of two runs is the later one: the state
+    file is the last one's.
+    """
     from sysqcache.base.errors import MachineError
     from sysqcache.machine.instances import Instance
 
@@ -118,9 +119,25 @@ def _waiting(found: RunMisses) -> str:
         state = Instance(found.run.machine).current()
     except (MachineError, ValueError):
         return ""
-    if not state.run_id or state.run_id == found.run.run_id or state.started <= found.run.started:
+    if state.run_id and store.misses(state.run_id) is not None:
         return ""
-    return f"A later run, {state.run_id}, is not kept (cache mode {state.cache_mode})."
+    return _unkept(state)
+
+
+def _unkept(state: InstanceState) -> str:
+    """Why the last run of a machine is in no store, "" for one that never ran."""
+    last = f"The last run of {state.name}"
+    if not state.pid:
+        return ""
+    if state.cache_reason:
+        return f"{last} keeps no blocks: {state.cache_reason}."
+    if state.cache_mode in ("off", "read-only"):
+        return f"{last} keeps no blocks: its cache mode is {state.cache_mode}."
+    if state.live:
+        return f"{last} goes on: its blocks are kept when it ends."
+    if state.journal and Path(state.journal).exists():
+        return f"{last} is not kept yet: the next boot, list or stop takes {state.journal} in."
+    return f"{last}, {state.run_id}, is not kept in this store."
 
 
 def _note(found: RunMisses) -> str:

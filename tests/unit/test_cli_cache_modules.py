@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -303,21 +304,32 @@ def test_why_of_machines_without_runs(store: Store) -> None:
     assert isinstance(command("why", "nobody").exception, NoSuchMachine)
     machine = Instance("quiet")
     machine.directory.mkdir(parents=True)
-    machine.write(InstanceState("quiet", MachineState.STOPPED, cache_mode="on"))
+    machine.write(InstanceState("quiet", MachineState.STOPPED))
     assert values("why", "quiet")["run"] is None
     assert "No run of quiet has been kept" in shown("why", "quiet")
-    machine.update(cache_mode="read-only")
-    assert "cache mode was read-only" in shown("why", "quiet")
+    machine.update(pid=1, cache_mode="read-only")
+    assert "cache mode is read-only" in shown("why", "quiet")
 
 
-def test_why_tells_of_a_later_run_that_is_not_kept(store: Store) -> None:
+@pytest.mark.parametrize("started", [0.0, 4e9])  # whatever the clock was set to meanwhile
+def test_why_tells_of_a_later_run_that_is_not_kept(store: Store, started: float) -> None:
     why_run(store)
+    kept = values("why", "m")["run"]
     machine = Instance("m")
     machine.directory.mkdir(parents=True)
-    machine.write(
-        InstanceState("m", MachineState.STOPPED, started=4e9, run_id="later", cache_mode="off")
+    journal = store.layout.journals / "later.journal"
+    last = InstanceState(
+        "m", MachineState.STOPPED, pid=1, started=started, journal=str(journal), cache_mode="on"
     )
-    assert "later, is not kept (cache mode off)" in values("why", "m")["note"]
+    machine.write(dataclasses.replace(last, run_id=kept))
+    assert "The last run" not in values("why", "m")["note"]
+    machine.write(dataclasses.replace(last, run_id="later"))
+    assert "The last run of m, later, is not kept" in values("why", "m")["note"]
+    assert "The last run" not in values("why", kept)["note"]  # asked for another one
+    journal.write_bytes(b"-")
+    assert f"or stop takes {journal} in" in values("why", "m")["note"]
+    machine.write(dataclasses.replace(last, run_id="", journal="", cache_mode="off"))
+    assert "The last run of m keeps no blocks: its cache mode is off" in values("why", "m")["note"]
 
 
 def test_every_reason_and_counter_is_explained() -> None:
