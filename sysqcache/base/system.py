@@ -44,6 +44,7 @@ _NO_MEMORY: Final = ("failed to map segment", "cannot allocate memory")
 """What the loader says of a library that has no room."""
 
 _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 ENOUGH_FILES: Final = 4096
 """A store has a few packs an image, and none of them stays open."""
@@ -59,6 +60,12 @@ def hint(number: int | None) -> str:
 def is_short(error: OSError) -> bool:
     """Whether the system is short of something for a while; no file is to blame."""
     return error.errno in _SHORT
+
+
+def is_full(error: SysqcacheError | OSError) -> bool:
+    """Whether a disk, or a share of it, has no space left."""
+    number = error.errno if isinstance(error, OSError) else refusal(error.message)
+    return number in _FULL
 
 
 def refusal(text: str) -> int | None:

@@ -42,29 +42,53 @@ def compact(layout: StoreLayout, meta: Meta, max_bytes: int | None = None) -> Co
     ``rebuild``, and what saved machines rely on stays for them, unless no engine would
     read it. Journals that were set aside go too. Raises MetaDamaged, StoreError or OSError.
     """
-    files = layout.pack_files()
     # nobody can start to map packs meanwhile
     with locked(layout.in_use) as alone:
         if alone is None:
             return CompactReport(bytes_left=_bytes(layout), in_use=True)
         before = _bytes(layout)
-        rows, kept = meta.packs(), pinned(layout)
-        free_rows = [r for r in rows.values() if r.outdated or r.sha256 not in kept]
-        gone = [r for r in free_rows if _useless(r)]
-        bytes_kept = sum(r.bytes for r in rows.values() if r.live and r.sha256 in kept)
-        room = None if max_bytes is None else max(0, max_bytes - bytes_kept)
-        gone += _least_used([r for r in free_rows if r.live], room)
+        gone, files = _superfluous(layout, meta, max_bytes)
         if gone:
             _forget(layout, meta, gone)
-        names = {r.sha256 for r in gone}
-        names |= {name for name in files.keys() - rows.keys() if _looked_at(files[name])}
-        removed = [files[name] for name in names if name in files]
-        for path in removed:
+        for path in files:
             path.unlink()
         left = _bytes(layout)
         freed = before - left + remove_journals(layout)
     meta.shrink()
-    return CompactReport(len(removed), freed, left)
+    return CompactReport(len(files), freed, left)
+
+
+def make_room(layout: StoreLayout, max_bytes: int | None = None) -> CompactReport:
+    """Remove the files that :func:`compact` would remove, for the metadata of a full disk.
+
+    Under the store's lock. They can't be committed there, nor opened for writing. A kill leaves
+    rows of packs that are gone, which the next compaction removes. Raises as :func:`compact`.
+    """
+    with locked(layout.in_use) as alone:
+        if alone is None:
+            return CompactReport(bytes_left=_bytes(layout), in_use=True)
+        with Meta(layout.meta, read_only=True) as meta:
+            _, files = _superfluous(layout, meta, max_bytes)
+        before = _bytes(layout)
+        for path in files:
+            path.unlink()
+        left = _bytes(layout)
+        return CompactReport(len(files), before - left + remove_journals(layout), left)
+
+
+def _superfluous(
+    layout: StoreLayout, meta: Meta, max_bytes: int | None
+) -> tuple[list[PackRow], list[Path]]:
+    """The rows of packs that nobody needs, and files: theirs and those that nobody knows."""
+    files, rows, kept = layout.pack_files(), meta.packs(), pinned(layout)
+    free_rows = [r for r in rows.values() if r.outdated or r.sha256 not in kept]
+    gone = [r for r in free_rows if _useless(r)]
+    bytes_kept = sum(r.bytes for r in rows.values() if r.live and r.sha256 in kept)
+    room = None if max_bytes is None else max(0, max_bytes - bytes_kept)
+    gone += _least_used([r for r in free_rows if r.live], room)
+    names = {r.sha256 for r in gone}
+    names |= {name for name in files.keys() - rows.keys() if _looked_at(files[name])}
+    return gone, [files[name] for name in names if name in files]
 
 
 def _useless(row: PackRow) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from sysqcache.store import inspect, journals, pins, summary
 from sysqcache.store.bundle.merge import ImportResult, Merge
 from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
-from sysqcache.store.compact import CompactReport, compact
+from sysqcache.store.compact import CompactReport, compact, make_room
 from sysqcache.store.health import degraded
 from sysqcache.store.ingest import ingest_recording
 from sysqcache.store.layout import (
@@ -285,11 +286,43 @@ class Store:
             return rebuild(self.layout, progress)
 
     def compact(self, max_bytes: int | None = None) -> CompactReport:
-        """Remove packs that are not needed, see ``store.compact``. Raises StoreError."""
+        """Remove packs that are not needed, see ``store.compact``. Raises StoreError.
+
+        On a full disk files go before the metadata, which have no room until then.
+        """
         with _as_store_errors(self.layout):
-            report, warnings = self._writing(lambda meta: compact(self.layout, meta, max_bytes))
+            try:
+                report, warnings = self._compact(max_bytes)
+            except (StoreError, OSError) as error:
+                if not system.is_full(error):
+                    raise
+                report, warnings = self._compact_full(max_bytes, error)
         self.warnings += warnings
         return report
+
+    def _compact(self, max_bytes: int | None) -> tuple[CompactReport, list[str]]:
+        return self._writing(lambda meta: compact(self.layout, meta, max_bytes))
+
+    def _compact_full(
+        self, max_bytes: int | None, error: StoreError | OSError
+    ) -> tuple[CompactReport, list[str]]:
+        """Compact once more when what nobody needs is gone."""
+        with writing(self.layout, self.timeout):
+            room = make_room(self.layout, max_bytes)
+        try:
+            report, warnings = self._compact(max_bytes)
+        except (StoreError, OSError) as again:
+            if not system.is_full(again):
+                raise
+            raise StoreError(
+                f"the store {self.layout.root} can't be compacted, {os.strerror(errno.ENOSPC)}: "
+                f"{room.bytes_freed:,} bytes could be freed",
+                hint="stop the machines that map its packs, then try again"
+                if room.in_use
+                else "free some space elsewhere, or let --max-bytes remove packs in use",
+            ) from error
+        removed, freed = room.removed + report.removed, room.bytes_freed + report.bytes_freed
+        return dataclasses.replace(report, removed=removed, bytes_freed=freed), warnings
 
     def export(
         self,

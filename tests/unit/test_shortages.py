@@ -17,7 +17,7 @@ from required import require_mount
 from storehelp import ingest, make_blocks, make_run, write_journal
 
 from sysqcache.base import system
-from sysqcache.base.errors import SysqcacheError
+from sysqcache.base.errors import StoreError, SysqcacheError
 from sysqcache.store import journals
 from sysqcache.store.facade import Store
 from sysqcache.store.layout import StoreLayout
@@ -202,7 +202,8 @@ def test_a_full_disk_at_every_write(store: Store, tmp_path: Path) -> None:
                     except SysqcacheError as error:
                         refused[name] += 1
                         assert "No space left on device" in error.message
-                        assert error.hint == system.hint(errno.ENOSPC)
+                        # who makes room is not told to make room
+                        assert (error.hint == system.hint(errno.ENOSPC)) == (name != "compact")
                     assert not list(disk.rglob(".new-*"))
                 again.recover()
                 assert again.verify().good
@@ -212,6 +213,38 @@ def test_a_full_disk_at_every_write(store: Store, tmp_path: Path) -> None:
                 for path in disk.iterdir():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert all(refused.values()), refused
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_compacted(store: Store, tmp_path: Path) -> None:
+    with require_mount(tmp_path / "disk", "tmpfs", "size=8m") as disk:
+        needed = Store(StoreLayout(disk / "needed"))
+        shutil.copytree(store.layout.root, needed.layout.root)
+        for number in range(4):
+            ingest(store, make_blocks(*range(1000 * number, 1000 * number + 300)))
+        gone = [row for row in store.packs() if not row.live]
+        assert gone
+        before = store.list_modules()
+        again = Store(StoreLayout(disk / "store"))
+        shutil.copytree(store.layout.root, again.layout.root)
+        with filled(disk, 0):
+            report = again.compact()
+            assert (report.removed, report.bytes_freed) == (len(gone), sum(r.bytes for r in gone))
+            assert again.list_modules() == before
+            assert again.verify().good
+        with filled(disk, 0):
+            # nobody needs to run compact who just did
+            with pytest.raises(StoreError, match=r" 0 bytes could be freed") as found:
+                needed.compact()
+            assert "--max-bytes" in found.value.hint
+            held = needed.hold()
+            with pytest.raises(StoreError, match="can't be compacted") as found:
+                needed.compact(1)
+            assert "stop the machines" in found.value.hint
+            os.close(held)
+            assert len(needed.packs()) == 3
+            assert needed.compact(1).removed == 3
+            assert needed.packs() == []
+        nothing_lost(needed)
 
 
 def test_on_an_overlay(store: Store, tmp_path: Path) -> None:
