@@ -14,7 +14,7 @@ import pytest
 from sysqcache.base import paths
 from sysqcache.base.errors import ConfigError, ImageBuildError, ImageMissing
 from sysqcache.base.types import ArchName
-from sysqcache.setup.images import disk, foreign, upgraded
+from sysqcache.setup.images import debian, disk, foreign, upgraded
 from sysqcache.setup.work import Work
 from sysqcache.spec import catalog, vmyaml
 from sysqcache.spec.arch import get_arch
@@ -137,6 +137,23 @@ def test_a_disk_with_partitions(tmp_path: Path, work: Work) -> None:
     root.write_bytes(data[17 * MIB : 63 * MIB])
     subprocess.run([shutil.which("e2fsck", path="/usr/sbin:/sbin") or "", "-fn", root], check=True)
     assert upgraded.FileSystem(root, tmp_path, work).read("/boot/initrd.img-1") == b"initrd"
+
+
+def test_the_machine_id_is_what_the_image_says(tmp_path: Path) -> None:
+    tree, archive, out = tmp_path / "tree", tmp_path / "root.tar", tmp_path / "out"
+    for folder in (tree / "etc", out):
+        folder.mkdir(parents=True)
+    for name in ("hostname", "machine-id"):
+        (tree / "etc" / name).touch()
+    files = IMAGES["debian12-x86_64-other"].files
+    for trees, wanted in (([tree], ""), (files, (files[-1] / "etc/machine-id").read_text())):
+        # as mmdebstrap leaves it
+        subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True)
+        debian.restore(archive, trees)
+        subprocess.run(["tar", "-C", out, "-xpf", archive], check=True)
+        assert (out / "etc/machine-id").read_text() == wanted
+        assert (out / "etc/machine-id").stat().st_mode & 0o777 == 0o644
+        assert (out / "etc/hostname").read_text() == ""
 
 
 def test_a_file_is_replaced(tmp_path: Path, work: Work) -> None:

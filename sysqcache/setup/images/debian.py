@@ -25,6 +25,8 @@ from sysqcache.spec.recipe import DebianRecipe, Image
 # what is installed, for image.json
 _LIST: Final = r'dpkg-query -W -f "\${Package}_\${Version}\n" > /packages'
 
+_EMPTIED: Final = "etc/machine-id"
+
 
 @dataclass(frozen=True)
 class DebianParts:
@@ -70,7 +72,19 @@ def bootstrap(
         ],
         cwd=scratch,
     )
+    restore(root, image.files)
     return root
+
+
+def restore(root: Path, files: Sequence[Path]) -> None:
+    """Put back into the archive what mmdebstrap (1.3.5) empties after the image's files are there.
+
+    With an empty machine id each start from a fresh overlay would make up one of its own.
+    """
+    own = next((tree / _EMPTIED for tree in reversed(files) if (tree / _EMPTIED).exists()), None)
+    if own is not None:
+        with tarfile.open(root, "a") as archive:
+            archive.add(own, f"./{_EMPTIED}", filter=_as_root)
 
 
 def _quoted(value: str) -> str:
