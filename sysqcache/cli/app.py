@@ -7,6 +7,7 @@ imports neither them nor anything heavy.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -18,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from sysqcache import __version__
+from sysqcache.base import terminal
 from sysqcache.base.errors import SysqcacheError
 from sysqcache.base.system import allow_open_files
 from sysqcache.cli.errors import as_json, report_error, set_debug, unexpected
@@ -134,6 +136,8 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line; the process ends with the exit codes of docs/errors.md."""
+    terminal.open_all()
+    terminal.watch_stdout()
     os.umask(os.umask(0o077) | 0o022)  # nobody else writes what becomes host code
     allow_open_files()
     # numpy's library would start threads for what nobody asks of it
@@ -144,15 +148,32 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     arguments = _take(sys.argv[1:], "--debug", set_debug)
     arguments = _take(arguments, "--log-json", set_log_json)
+    sys.exit(_written(_run(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command."""
     try:
         app(arguments, prog_name="sysqcache")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     except SysqcacheError as error:
-        sys.exit(_failed(error, arguments))
+        return _failed(error, arguments)
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except Exception as error:
-        sys.exit(_failed(unexpected(error), arguments))
-    sys.exit(0)
+        return _failed(unexpected(error), arguments)
+    return 0
+
+
+def _written(code: int) -> int:
+    """The exit code when all output is where it should be, or nobody reads it."""
+    error = terminal.finish()
+    if error is None:
+        return code
+    if isinstance(error, BrokenPipeError):
+        return code or 1
+    return code or report_error(unexpected(error))
 
 
 def _failed(error: SysqcacheError, arguments: list[str]) -> int:
@@ -162,7 +183,8 @@ def _failed(error: SysqcacheError, arguments: list[str]) -> int:
         from sysqcache.cli.options import json_printed, print_json
 
         if not json_printed():
-            print_json(as_json(error))
+            with contextlib.suppress(OSError):  # nobody reads it, or it has no room
+                print_json(as_json(error))
     return report_error(error)
 
 

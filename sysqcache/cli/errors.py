@@ -11,7 +11,7 @@ from typing import Any, Final
 from sysqcache.base import system
 from sysqcache.base.errors import SysqcacheError, brief
 from sysqcache.base.printable import printable
-from sysqcache.base.terminal import tell
+from sysqcache.base.terminal import is_unwritten, tell
 from sysqcache.cli.loglines import log_json, note
 
 ENV_DEBUG: Final = "SYSQCACHE_DEBUG"
@@ -32,7 +32,9 @@ def unexpected(error: Exception) -> SysqcacheError:
     """An error that nothing expected, such as a full disk in the state directory."""
     text, hint = f"internal error: {type(error).__name__}: {error}", "--debug shows where"
     refused = system.shortage(error)
-    if refused is not None:
+    if is_unwritten(error):
+        text, hint = f"the output can't be written: {brief(error)}", ""
+    elif refused is not None:
         text, hint = brief(refused), system.hint(refused.errno) or hint
     wrapped = SysqcacheError(text, hint=hint)
     wrapped.__cause__ = error
