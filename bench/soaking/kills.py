@@ -187,19 +187,24 @@ class Look:
         self.kept |= set(np.fromfile(self._found, np.int64).tolist())
 
     def _look(self, *, thorough: bool) -> None:
-        store = Store.open(self._root)
         if thorough:
-            store.recover()
-            assert store.rebuild().moved == []
-            store.compact()
-            assert store.verify().good, store.verify()
-            assert store.list_modules() or not self.kept
+            self._repair(Store.open(self._root))
+        store = Store.open(self._root)
         numbers = set()
         for path in _packs(store):
             numbers |= self._read(path, everything=thorough)
         assert not store.warnings, store.warnings
         assert numbers >= self.kept, f"{len(self.kept - numbers)} published blocks are lost"
         np.array(sorted(numbers), np.int64).tofile(self._found)
+
+    def _repair(self, store: Store) -> None:
+        store.recover()
+        assert store.rebuild().moved == []
+        store.compact()
+        assert store.verify().good, store.verify()
+        assert store.list_modules() or not self.kept
+        # as a rebuild leaves them that is killed before it exchanges them
+        assert all("rebuilt from its packs" in text for text in store.warnings), store.warnings
 
     def _read(self, path: Path, *, everything: bool) -> set[int]:
         """Numbers of a pack's blocks; those that nobody has seen yet are compared."""
