@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.reference.journalwriter import BlockData, journal_header
 from sysqcache.base.types import RunInfo
 from sysqcache.compare.workshop import disk_bytes
 from sysqcache.formats.journal import read_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.pack import Pack
 

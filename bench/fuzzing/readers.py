@@ -22,13 +22,8 @@ from typing import Any, Final
 import numpy as np
 
 from bench.fuzzing import mutations
-from sysqcache.base.counters import REJECTS
-from sysqcache.base.errors import FormatError
-from sysqcache.base.types import RunInfo
-from sysqcache.formats import block as bf
-from sysqcache.formats.blocktable import BlockTable
-from sysqcache.formats.journal import outdated_blocks, parse_journal
-from sysqcache.formats.journalwriter import (
+from bench.reference import lookup
+from bench.reference.journalwriter import (
     BlockData,
     adopted_record,
     journal_header,
@@ -36,6 +31,13 @@ from sysqcache.formats.journalwriter import (
     ram_map_record,
     record_header,
 )
+from bench.reference.lookup import Query
+from sysqcache.base.counters import REJECTS
+from sysqcache.base.errors import FormatError
+from sysqcache.base.types import RunInfo
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats.journal import outdated_blocks, parse_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import Places
 from sysqcache.formats.runfiles import RunFiles
@@ -45,7 +47,7 @@ from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.crowding import crowded
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.manifest import Manifest
-from sysqcache.store.pack import Pack, Query, outdated_header
+from sysqcache.store.pack import Pack, outdated_header
 from sysqcache.store.pins import pinned
 from sysqcache.store.summary import iso_time
 from sysqcache.store.verify import unfindable
@@ -149,7 +151,7 @@ def _require_lookups(pack: Pack, table: BlockTable) -> None:
         asked = _query(table, row)
         for guest in (asked.guest, asked.guest + b"more", asked.guest[:1], b""):
             query = Query(asked.cs_base, asked.flags, asked.cflags, asked.page_offset, guest)
-            at = pack.find(query)
+            at = lookup.find(pack, query)
             if at is None:
                 continue
             require_block(pack.buffer, at, end)
@@ -228,7 +230,7 @@ def _require_pack_of(table: BlockTable) -> None:
     assert unfindable(pack, found) == 0
     for row in _some(len(found)):
         if not found.imm_counts()[row]:
-            assert pack.find(_query(found, row)) is not None
+            assert lookup.find(pack, _query(found, row)) is not None
 
 
 # packs
@@ -265,7 +267,7 @@ def check_pack(content: bytes, scratch: Path) -> bool:
     lost = unfindable(pack, good)
     assert 0 <= lost <= len(good)
     for row in _some(len(good)):
-        assert lost or good.imm_counts()[row] or pack.find(_query(good, row)) is not None
+        assert lost or good.imm_counts()[row] or lookup.find(pack, _query(good, row)) is not None
     _require_lookups(pack, good)
     key.identities(good)
     return True

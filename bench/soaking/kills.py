@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 
+from bench.reference.journalwriter import BlockData, journal_header
 from bench.soaking.host import Faults
 from sysqcache.base.types import RunInfo
-from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store.facade import Store
 from sysqcache.store.pack import Pack

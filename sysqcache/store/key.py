@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 U64 = NDArray[np.uint64]
 
-MULTIPLIER: Final = 0x9E3779B97F4A7C15
+_MULTIPLIER: Final = 0x9E3779B97F4A7C15
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 IDENTITY: Final = np.dtype([("low", "<u8"), ("high", "<u8")])
 """One dedupe key, 16 bytes."""
@@ -33,48 +33,14 @@ Identities = NDArray[np.void]
 """An array of :data:`IDENTITY`."""
 
 
-def mix(x: int) -> int:
-    """One round of the index hash on a 64-bit number."""
-    x ^= x >> 32
-    x = (x * MULTIPLIER) & _MASK
-    return x ^ (x >> 29)
-
-
-def is_long(page_offset: int, guest_size: int) -> bool:
-    """Whether the key holds eight guest bytes (else the first one alone)."""
-    return guest_size >= PREFIX_BYTES and page_offset <= PAGE_SIZE - PREFIX_BYTES
-
-
 def _turned(seed: int) -> int:
     """``seed`` with its halves exchanged."""
     return (seed << 32 | seed >> 32) & _MASK
 
 
-def index_hash(
-    *, seed: int, prefix: int, page_offset: int, flags: int, cflags: int, cs_base: int, long: bool
-) -> int:
-    """The hash of a block or of a lookup.
-
-    :param seed: of the pack.
-    :param prefix: the first eight guest bytes, little-endian; only the first byte
-        counts when ``long`` is false.
-    """
-    p = prefix if long else prefix & 0xFF
-    h = mix(seed ^ (page_offset | (int(long) << 16)))
-    h = mix(h ^ p)
-    h = mix(h ^ _turned(seed) ^ (flags << 32 | cflags))
-    h = mix(h ^ cs_base)
-    return mix(h ^ seed)
-
-
-def home_slot(value: int, slot_count: int) -> int:
-    """Where a lookup of hash ``value`` begins."""
-    return ((value >> 32) * slot_count) >> 32
-
-
 def _mix_all(x: U64) -> U64:
     x = x ^ (x >> np.uint64(32))
-    x = x * np.uint64(MULTIPLIER)
+    x = x * np.uint64(_MULTIPLIER)
     mixed: U64 = x ^ (x >> np.uint64(29))
     return mixed
 
@@ -89,7 +55,7 @@ def long_keys(table: BlockTable) -> Mask:
 
 
 def index_hashes(table: BlockTable, seed: int) -> U64:
-    """:func:`index_hash` of every block under a pack's seed, shape (n,)."""
+    """The hash of every block under a pack's seed, shape (n,); docs/formats.md has it in words."""
     head, long = table.headers, long_keys(table)
     prefix = table.prefixes()
     p = np.where(long, prefix, prefix & np.uint64(0xFF))
@@ -102,7 +68,7 @@ def index_hashes(table: BlockTable, seed: int) -> U64:
 
 
 def home_slots(hashes: U64, slot_count: int) -> NDArray[np.int64]:
-    """:func:`home_slot` of every hash; ``slot_count`` below 2^32."""
+    """Where a lookup of each hash begins; ``slot_count`` below 2^32."""
     upper = hashes >> np.uint64(32)
     slots: NDArray[np.int64] = ((upper * np.uint64(slot_count)) >> np.uint64(32)).astype(np.int64)
     return slots

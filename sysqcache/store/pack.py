@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads a pack: opened without scanning it, looked up through its index."""
+"""Reads a pack: opened without scanning it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +13,6 @@ from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import map_private, read_private
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.store import key, moving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,22 +35,6 @@ class PackHeader:
     index_offset: int
     blocks_size: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a machine looks for at one place.
-
-    :param guest: guest bytes from the place on, to the end of what a block may cover.
-    :param any_context: only blocks that serve any number of vCPUs.
-    """
-
-    cs_base: int
-    flags: int
-    cflags: int
-    page_offset: int
-    guest: bytes
-    any_context: bool = False
 
 
 def slots_for(block_count: int) -> int:
@@ -194,78 +177,3 @@ class Pack:
             and int(sizes.sum()) == self.header.blocks_size
             and np.array_equal(table.offsets, ends - sizes)
         )
-
-    def find(self, query: Query) -> int | None:
-        """Offset of the block that a machine would adopt, or None: as the engine looks.
-
-        For a machine that may have several vCPUs, blocks that serve any number first.
-        Blocks with a long key first, longer ones before shorter. The guest bytes
-        are compared; the block's checksum is the caller's business.
-        """
-        if query.cflags & bf.CF_PARALLEL:
-            cflags = query.cflags & ~bf.CF_PARALLEL
-            found = self._find(replace(query, cflags=cflags, any_context=True))
-            if found is not None:
-                return found
-        return self._find(query)
-
-    def _find(self, query: Query) -> int | None:
-        first = int.from_bytes(query.guest[: bf.PREFIX_BYTES], "little")
-        for long in (True, False):
-            if long and not key.is_long(query.page_offset, len(query.guest)):
-                continue
-            found = self._scan(query, first, long=long)
-            if found is not None:
-                return found
-        return None
-
-    def _scan(self, query: Query, first: int, *, long: bool) -> int | None:
-        value = key.index_hash(
-            seed=self.header.seed,
-            prefix=first,
-            page_offset=query.page_offset,
-            flags=query.flags,
-            cflags=query.cflags,
-            cs_base=query.cs_base,
-            long=long,
-        )
-        home = key.home_slot(value, self.header.slot_count)
-        for position in self._candidates(home, value & 0xFFFF, first, long=long):
-            if self._fits(position * bf.ALIGN, query):
-                return position * bf.ALIGN
-        return None
-
-    def _candidates(self, home: int, tag: int, prefix: int, *, long: bool) -> list[int]:
-        """Positions that a lookup compares, in order; it reads so many entries and no more."""
-        walked = self.index[home : home + bf.MAX_WALK]
-        empty = np.flatnonzero(walked["position"] == 0)
-        walked = walked[: empty[0]] if len(empty) else walked
-        mask = np.uint64(0xFFFFFFFFFFFFFFFF if long else 0xFF)
-        same = (walked["tag"] == tag) & (walked["prefix"] & mask == np.uint64(prefix) & mask)
-        found: list[int] = walked["position"][same][: bf.MAX_CANDIDATES].tolist()
-        return found
-
-    def _fits(self, offset: int, query: Query) -> bool:
-        """Whether an intact block lies there that has the key and the guest code asked for."""
-        end = bf.HEADER_SIZE + self.header.blocks_size
-        if not bf.HEADER_SIZE <= offset <= end - bf.BLOCK.size - bf.ALIGN:
-            return False
-        table = BlockTable.at(self.buffer, np.array([offset], np.int64))
-        head = table.headers[0]
-        return (
-            int(head["cs_base"]) == query.cs_base
-            and int(head["flags"]) == query.flags
-            and int(head["cflags"]) == query.cflags
-            and (not query.any_context or bool(table.any_context()[0]))
-            and int(head["page_offset"]) == query.page_offset
-            and bool(table.in_bounds(end - table.offsets)[0])
-            and _same_code(table, query.guest[: int(head["guest_size"])])
-        )
-
-
-def _same_code(table: BlockTable, guest: bytes) -> bool:
-    """Whether a machine that has ``guest`` may run the one block of ``table``."""
-    own = table.guest_bytes(0)
-    if not moving.moving_rows(table):
-        return bytes(own) == guest
-    return len(guest) == len(own) and moving.fits(own, table.imms(0), guest)

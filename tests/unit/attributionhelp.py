@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from guestmaphelp import FakeMemory
 
+from bench.reference.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.attribution.attribute import attribute
 from sysqcache.attribution.observation import Observation, observe
 from sysqcache.attribution.truths import Truths
 from sysqcache.formats import block as bf
 from sysqcache.formats.journal import Journal, parse_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process

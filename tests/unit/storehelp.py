@@ -7,10 +7,10 @@ import dataclasses
 import time
 from pathlib import Path
 
+from bench.reference.journalwriter import BlockData, journal_header
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.blocktable import BlockTable
 from sysqcache.formats.journal import parse_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header
 from sysqcache.store.facade import Store
 from sysqcache.store.recording import IngestResult
 

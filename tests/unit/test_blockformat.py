@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.reference.journalwriter import BlockData, journal_header, record_header
 from sysqcache.formats import block as bf
-from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 
 ENGINE = Path(__file__).parents[2] / "engine" / "src" / "accel" / "tcg"
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"

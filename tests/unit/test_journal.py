@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
-from sysqcache.base.errors import FormatError
-from sysqcache.formats import block as bf
-from sysqcache.formats.journal import Journal, parse_journal, read_journal
-from sysqcache.formats.journalwriter import (
+from bench.reference.journalwriter import (
     adopted_record,
     journal_header,
     pack_record,
     ram_map_record,
     record_header,
 )
+from sysqcache.base.errors import FormatError
+from sysqcache.formats import block as bf
+from sysqcache.formats.journal import Journal, parse_journal, read_journal
 
 SIZES = (("<H", 26), ("<H", 30), ("<I", 32))
 HEADER = journal_header(FINGERPRINT, TEXT, start_time=1, pid=7)

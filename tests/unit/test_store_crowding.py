@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from storehelp import FINGERPRINT, TEXT, ingest, make_blocks, table_of
 from test_store_pack import query
 
+from bench.reference import lookup
+from bench.reference.journalwriter import BlockData
 from sysqcache.cli import cachewhy
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.formats.journalwriter import BlockData
 from sysqcache.store import key
 from sysqcache.store.columns import Columns
 from sysqcache.store.crowding import crowded
@@ -155,7 +156,7 @@ def test_other_keys_are_other_chains(store: Store) -> None:
 def test_lookups_compare_so_many_and_no_more() -> None:
     blocks = same_key(*range(bf.MAX_CANDIDATES + 5))
     pack = pack_of(table_of(blocks))
-    found = [pack.find(query(block)) is not None for block in blocks]
+    found = [lookup.find(pack, query(block)) is not None for block in blocks]
     assert found == [True] * bf.MAX_CANDIDATES + [False] * 5
     assert unfindable(pack, pack.blocks()) == 5
 
@@ -165,16 +166,16 @@ def test_entries_of_other_keys_do_not_count() -> None:
     blocks = [*same_key(*range(70), place=0x30), *same_key(*range(3))]
     table, slots = table_of(blocks), slots_for(len(blocks))
     own = {seed: int(key.index_hashes(table_of(same_key(0)), seed)[0]) for seed in range(99)}
-    seed = next(seed for seed, value in own.items() if key.home_slot(value, slots) < 20)
+    seed = next(seed for seed, value in own.items() if lookup.home_slot(value, slots) < 20)
     content = bytearray(b"".join(PackPieces.plan(FINGERPRINT, TEXT, [table], seed=seed).chunks()))
     pack = Pack(memoryview(content))
     entries = np.zeros(pack.header.index_entries, bf.INDEX_ENTRY.dtype)
-    room = entries[key.home_slot(own[seed], slots) :][: len(blocks)]
+    room = entries[lookup.home_slot(own[seed], slots) :][: len(blocks)]
     room["position"] = pack.blocks().offsets // bf.ALIGN
     room["prefix"] = np.frombuffer(b"the some" * 70 + b"the same" * 3, "<u8")
     room["tag"] = own[seed] & 0xFFFF
     content[pack.header.index_offset :] = entries.tobytes()
-    assert pack.find(query(blocks[-1])) == pack.blocks().offsets[-1]
+    assert lookup.find(pack, query(blocks[-1])) == pack.blocks().offsets[-1]
 
 
 def test_blocks_out_of_reach_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +191,7 @@ def test_blocks_out_of_reach_are_left_out(monkeypatch: pytest.MonkeyPatch) -> No
         head = kept.headers[row]
         asked = query(same_key(0)[0], bytes(kept.guest_bytes(row)))
         asked = dataclasses.replace(asked, page_offset=int(head["page_offset"]))
-        assert pack.find(asked) is not None
+        assert lookup.find(pack, asked) is not None
     whole = PackPieces.plan(FINGERPRINT, TEXT, [table], seed=seed)
     far = Pack(memoryview(b"".join(whole.chunks())))
     assert far.index.tobytes() != pack.index.tobytes()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from storehelp import FINGERPRINT, OTHER_FINGERPRINT, TEXT, make_block, make_blocks, make_run
 
+from bench.reference.journalwriter import BlockData, journal_header, record_header
 from sysqcache.formats import block as bf
 from sysqcache.formats.journal import read_journal
-from sysqcache.formats.journalwriter import BlockData, journal_header, record_header
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.formats.runfiles import RunFiles

