@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sysqcache.formats.access import RandomAccess
@@ -23,6 +23,7 @@ HEAD: Final = 4096
 PROGRAM_HEADERS: Final = 128
 """Most that a file may have; a limit, as what a file says may be made to hurt."""
 
+_HEADER: Final = 64
 _SECTIONS: Final = 65_536
 _NOTE_BYTES: Final = 64 << 10
 _BUILD_ID_BYTES: Final = 64
@@ -77,6 +78,11 @@ _CLASSES: Final = {
     1: _Class(("II", 28), 42, "IIIIIIII", (0, 6, 1, 2, 4), "IIIIIIIIII", (1, 4, 5)),
     2: _Class(("QQ", 32), 54, "IIQQQQQQ", (0, 1, 2, 3, 5), "IIQQQQIIQQ", (1, 4, 5)),
 }
+_ORDERS: Final = {1: "<", 2: ">"}
+
+
+Reader = Callable[[int, int], bytes | None]
+"""``read(offset, size)``: bytes of a file, fewer or None where they can't be had."""
 
 
 def read_code(file: RandomAccess, head: bytes = b"") -> ElfCode | None:
@@ -85,60 +91,85 @@ def read_code(file: RandomAccess, head: bytes = b"") -> ElfCode | None:
     :param head: the file's first bytes, when they were read already.
     """
     head = head or file.read(0, HEAD)
-    kind = _CLASSES.get(head[4]) if len(head) >= 64 else None
-    order = {1: "<", 2: ">"}.get(head[5]) if kind else None
-    if kind is None or order is None or head[:4] != MAGIC:
+    form = _form(head)
+    if form is None:
         return None
+    kind, order = form
     file_type, machine = struct.unpack_from(order + "HH", head, 16)
-    programs, sections = struct.unpack_from(order + kind.tables[0], head, kind.tables[1])
-    counts = struct.unpack_from(order + "HHHH", head, kind.counts)
-    read = _Head(file, head)
+
+    def read(offset: int, size: int) -> bytes:
+        inside = offset + size <= len(head)
+        return head[offset : offset + size] if inside else file.read(offset, size)
+
     segments: list[Segment] = []
     build_id = ""
-    for entry in _table(read, programs, counts[0], counts[1], order + kind.program):
-        what, flags, offset, address, size = (entry[place] for place in kind.program_fields)
+    for what, flags, offset, address, size in _programs(read, head, PROGRAM_HEADERS):
         if what == _PT_LOAD and flags & _PF_X and offset < file.size:
             segments.append(Segment(offset, min(size, file.size - offset), address))
         elif what == _PT_NOTE and not build_id:
-            build_id = notes_build_id(read.read(offset, min(size, _NOTE_BYTES)), order)
+            build_id = notes_build_id(read(offset, min(size, _NOTE_BYTES)), order)
     if not build_id and file_type == _ET_REL:
-        build_id = _section_build_id(read, sections, counts[2:4], order, kind)
+        build_id = _section_build_id(read, head, order, kind)
     return ElfCode(build_id, tuple(segments), file_type == _ET_REL, machine)
 
 
-class _Head:
-    """A file whose first bytes are there already."""
+def program_build_id(read: Reader, headers: int, note_bytes: int) -> str:
+    """The build id that the program headers of a file lead to, "" when it can't be read.
 
-    def __init__(self, file: RandomAccess, head: bytes) -> None:
-        self._file = file
-        self._head = head
+    For a file of which only some pages can be had, as in a guest's page cache.
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the file."""
-        if offset + size <= len(self._head):
-            return self._head[offset : offset + size]
-        return self._file.read(offset, size)
+    :param headers: most program headers that the file may have, ``note_bytes`` of each note.
+    """
+    head = read(0, _HEADER) or b""
+    for what, _, offset, _, size in _programs(read, head, headers):
+        if what == _PT_NOTE:
+            notes = read(offset, min(size, note_bytes)) or b""
+            if found := notes_build_id(notes, _ORDERS[head[5]]):
+                return found
+    return ""
+
+
+def _form(head: bytes) -> tuple[_Class, str] | None:
+    """The class and the byte order of a file, None when it is not ELF."""
+    if len(head) < _HEADER or head[:4] != MAGIC:
+        return None
+    kind, order = _CLASSES.get(head[4]), _ORDERS.get(head[5])
+    return None if kind is None or order is None else (kind, order)
+
+
+def _programs(read: Reader, head: bytes, most: int) -> Iterator[list[int]]:
+    """Kind, flags, offset, virtual address and size in the file of each program header."""
+    form = _form(head)
+    if form is None:
+        return
+    kind, order = form
+    place, _ = struct.unpack_from(order + kind.tables[0], head, kind.tables[1])
+    shape = struct.unpack_from(order + "HH", head, kind.counts)
+    for entry in _table(read, place, shape, order + kind.program, most):
+        yield [entry[field] for field in kind.program_fields]
 
 
 def _table(
-    file: _Head, offset: int, size: int, count: int, entry: str, most: int = PROGRAM_HEADERS
+    read: Reader, offset: int, shape: tuple[int, ...], entry: str, most: int
 ) -> Iterator[tuple[int, ...]]:
-    """Entries of a header table, none when their size is not the one of the format."""
-    shape = struct.Struct(entry)
-    if size != shape.size or count > most:
-        return
-    content = file.read(offset, size * count)
-    yield from shape.iter_unpack(content[: len(content) // size * size])
+    """Entries of a header table, none when their size is not the one of the format.
 
-
-def _section_build_id(
-    file: _Head, offset: int, shape: tuple[int, ...], order: str, kind: _Class
-) -> str:
+    :param shape: bytes of an entry, and how many there are.
+    """
+    form = struct.Struct(entry)
     size, count = shape
-    for entry in _table(file, offset, size, count, order + kind.section, _SECTIONS):
-        what, start, length = (entry[place] for place in kind.section_fields)
+    if size == form.size and count <= most:
+        content = read(offset, size * count) or b""
+        yield from form.iter_unpack(content[: len(content) // size * size])
+
+
+def _section_build_id(read: Reader, head: bytes, order: str, kind: _Class) -> str:
+    _, place = struct.unpack_from(order + kind.tables[0], head, kind.tables[1])
+    shape = struct.unpack_from(order + "HH", head, kind.counts + 4)
+    for entry in _table(read, place, shape, order + kind.section, _SECTIONS):
+        what, start, length = (entry[field] for field in kind.section_fields)
         if what == _SHT_NOTE:
-            notes = file.read(start, min(length, _NOTE_BYTES))
+            notes = read(start, min(length, _NOTE_BYTES)) or b""
             if found := notes_build_id(notes, order):
                 return found
     return ""

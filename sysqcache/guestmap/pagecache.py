@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sysqcache.formats.elf import program_build_id
 from sysqcache.guestmap import limits
-from sysqcache.guestmap.elfid import build_id
 from sysqcache.guestmap.files import FileInfo, Files
 from sysqcache.guestmap.guest import Guest
 from sysqcache.guestmap.memory import PAGE, ExhaustedError, GuestMemory, UnreadableError
@@ -57,7 +57,8 @@ class PageCache:
             return
         found = ""
         if info.is_regular:
-            found = build_id(CachedFile(self._guest.memory, self._pages, rows).read)
+            read = CachedFile(self._guest.memory, self._pages, rows).read
+            found = program_build_id(read, limits.ELF_PROGRAM_HEADERS, limits.ELF_NOTE_BYTES)
         if found:
             self.build_ids[info.address] = found
         self.owner[rows] = len(self.owners)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import EngineBuildError, EngineMissing, ImageBuildError
+from sysqcache.formats.access import FileAccess, UnreadableImage
+from sysqcache.formats.elf import read_code
 from sysqcache.spec.series import Sanitizer, options, series_digest
 
 META: Final = "engine.json"
@@ -154,18 +157,9 @@ def any_qemu_img() -> Path:
 
 def read_build_id(binary: Path) -> str:
     """Hex build id of an ELF file; "" when it has none or is no ELF file."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import NoteSection
-
     try:
-        with binary.open("rb") as file:
-            for section in ELFFile(file).iter_sections():
-                if not isinstance(section, NoteSection):
-                    continue
-                for note in section.iter_notes():
-                    if note["n_type"] == "NT_GNU_BUILD_ID":
-                        return str(note["n_desc"])
-    except (OSError, ELFError):
+        with contextlib.closing(FileAccess(binary)) as file:
+            code = read_code(file)
+    except UnreadableImage:
         return ""
-    return ""
+    return code.build_id if code else ""

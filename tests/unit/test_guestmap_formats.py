@@ -13,10 +13,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from guestmaphelp import BtfBuilder, FakeMemory, fake_guest, virtual
 
-from sysqcache.formats.elf import notes_build_id
+from sysqcache.formats.elf import Reader, notes_build_id, program_build_id
 from sysqcache.guestmap import limits
 from sysqcache.guestmap.btf import Btf, BtfError, Kind
-from sysqcache.guestmap.elfid import build_id
 from sysqcache.guestmap.flatview import parse_flat_views
 from sysqcache.guestmap.kallsyms import SymbolTable
 from sysqcache.guestmap.layout import KernelLayout
@@ -173,6 +172,10 @@ def test_notes_are_found_at_page_starts() -> None:
     assert list(find_notes(memory, [(6 * PAGE, 2048 * PAGE)])) == [b"new"]
 
 
+def build_id(read: Reader) -> str:
+    return program_build_id(read, limits.ELF_PROGRAM_HEADERS, limits.ELF_NOTE_BYTES)
+
+
 def test_build_id_of_a_real_file() -> None:
     program = shutil.which("true")
     assert program is not None
@@ -193,7 +196,7 @@ def test_hostile_elf_files_have_no_build_id() -> None:
     choose = random.Random(3)
     asked = []
 
-    def reader(data: bytes) -> object:
+    def reader(data: bytes) -> Reader:
         def read(offset: int, size: int) -> bytes | None:
             asked.append(size)
             return data[offset : offset + size] if offset < len(data) else None
@@ -204,7 +207,7 @@ def test_hostile_elf_files_have_no_build_id() -> None:
         data = bytearray(good)
         for _ in range(8):
             data[choose.randrange(1024)] = choose.randrange(256)
-        build_id(reader(bytes(data)))  # type: ignore[arg-type]
+        build_id(reader(bytes(data)))
     assert max(asked) <= limits.ELF_NOTE_BYTES
     assert notes_build_id(struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 3) * 4) == ""
     assert notes_build_id(struct.pack("<III4s", 4, 1000, 3, b"GNU\0")) == ""
