@@ -32,6 +32,7 @@ from bench.reference.journalwriter import (
     record_header,
 )
 from bench.reference.lookup import Query
+from sysqcache.base import statefile
 from sysqcache.base.counters import REJECTS
 from sysqcache.base.errors import FormatError
 from sysqcache.base.types import RunInfo
@@ -429,7 +430,7 @@ def check_row(content: bytes, scratch: Path) -> bool:
         text, decode = content, records.PackRow.decode
     try:
         row = decode(text)
-    except records.DAMAGE:
+    except statefile.DAMAGE:
         return False
     assert decode(row.encode()) == row
     for name in ("created", "last_used", "first_seen", "started", "ingested"):

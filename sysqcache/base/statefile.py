@@ -8,6 +8,10 @@ import json
 from typing import Any, Final
 
 _FORMAT: Final = 1
+DAMAGE: Final = (
+    ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What may be raised where values are made of the JSON of a damaged file."""
 
 
 def to_json(state: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from sysqcache.base.errors import FormatError
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Records: TypeAlias = NDArray[np.void]
 """A numpy array of a layout's structured type."""
@@ -336,9 +338,36 @@ def checksum(data: Buffer) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
-def version_words(found: int) -> str:
-    """What to say of a file of another format version."""
-    return f"it has format version {found}, and version {VERSION} is read"
+def require(good: bool, refused: str, reason: str, words: str = "") -> None:
+    """Raise FormatError unless ``good``; ``refused`` says which file, ``words`` why, in words."""
+    if not good:
+        raise FormatError(f"{refused}: {words or f'bad {reason}'}", reason=reason)
+
+
+def open_header(first: Buffer, layout: Layout, magic: bytes, refused: str, oldest: int) -> np.void:
+    """The header of a journal or pack, if magic, version, checksum and size of pages are good.
+
+    Raises FormatError as :func:`require`, with one of ``counters.REJECTS`` as reason.
+
+    :param oldest: headers of format versions from this one on are read.
+    """
+    require(len(first) >= HEADER_SIZE, refused, "truncated")
+    head = layout.unpack(first)
+    require(bytes(first[:8]) == magic, refused, "magic")
+    found = int(head["version"])
+    words = f"it has format version {found}, and version {VERSION} is read"
+    require(oldest <= found <= VERSION, refused, "version", words)
+    body = memoryview(first)[: HEADER_SIZE - 8]
+    require(head["checksum"] == checksum(body), refused, "header-checksum")
+    require(head["page_bits"] == PAGE_BITS, refused, "page-bits")
+    return head
+
+
+def header_text(head: np.void, refused: str) -> str:
+    """The fingerprint text of a header. Raises FormatError as :func:`require`."""
+    text = head["text"].tobytes()
+    require(head["text_size"] <= len(text), refused, "bounds")
+    return str(text[: int(head["text_size"])].decode("utf-8", "replace"))
 
 
 def padded(size: int) -> int:

@@ -124,33 +124,17 @@ def parse_header(
 
     :param oldest: headers of format versions from this one on are read.
     """
-    if len(buffer) < bf.HEADER_SIZE:
-        raise FormatError(f"{name} is too short for a header", reason="truncated")
-    head = bf.JOURNAL_HEADER.unpack(buffer)
-    _require(bytes(buffer[:8]) == bf.JOURNAL_MAGIC, name, "magic")
-    version = int(head["version"])
-    words = bf.version_words(version)
-    _require(oldest <= version <= bf.VERSION, name, "version", words)
-    body = memoryview(buffer)[: bf.HEADER_SIZE - 8]
-    _require(head["checksum"] == bf.checksum(body), name, "header-checksum")
-    _require(head["header_size"] == bf.HEADER_SIZE, name, "bounds")
-    _require(head["page_bits"] == bf.PAGE_BITS, name, "page-bits")
-    text = head["text"].tobytes()
-    _require(head["text_size"] <= len(text), name, "bounds")
+    refused = f"{name} is not a usable journal"
+    head = bf.open_header(buffer, bf.JOURNAL_HEADER, bf.JOURNAL_MAGIC, refused, oldest)
+    bf.require(head["header_size"] == bf.HEADER_SIZE, refused, "bounds")
     return JournalHeader(
-        version=version,
+        version=int(head["version"]),
         fingerprint=head["fingerprint"].tobytes(),
-        text=text[: int(head["text_size"])].decode("utf-8", "replace"),
+        text=bf.header_text(head, refused),
         start_time=int(head["start_time"]),
         pid=int(head["pid"]),
         identity=int(head["checksum"]).to_bytes(8, "little"),
     )
-
-
-def _require(condition: bool, name: str, reason: str, words: str = "") -> None:
-    if not condition:
-        words = words or f"bad {reason}"
-        raise FormatError(f"{name} is not a usable journal: {words}", reason=reason)
 
 
 def _hop(buffer: memoryview) -> list[int]:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
+from sysqcache.base.statefile import DAMAGE
 from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import StoreLayout
-from sysqcache.store.records import DAMAGE, FingerprintRow, ImageRow, ModuleRow, PackRow
+from sysqcache.store.records import FingerprintRow, ImageRow, ModuleRow, PackRow
 
 if TYPE_CHECKING:
     from sysqcache.store.meta import Meta

@@ -32,10 +32,10 @@ import rocksdict
 from sysqcache.base import system
 from sysqcache.base.errors import StoreBusy, StoreError
 from sysqcache.base.files import make_directory
+from sysqcache.base.statefile import DAMAGE
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
 from sysqcache.store.records import (
-    DAMAGE,
     DeadRow,
     FingerprintRow,
     GlobalRow,

@@ -74,28 +74,15 @@ def parse_header(
     :param oldest: headers of format versions from this one on are read.
     """
 
-    def require(condition: bool, reason: str, words: str = "") -> None:
-        if not condition:
-            words = words or f"bad {reason}"
-            raise FormatError(f"{name} is not a usable pack: {words}", reason=reason)
-
-    require(len(first) >= bf.HEADER_SIZE, "truncated")
-    head = bf.PACK_HEADER.unpack(first)
-    require(bytes(first[:8]) == bf.PACK_MAGIC, "magic")
-    version = int(head["version"])
-    require(oldest <= version <= bf.VERSION, "version", bf.version_words(version))
-    body = memoryview(first)[: bf.HEADER_SIZE - 8]
-    require(head["checksum"] == bf.checksum(body), "header-checksum")
-    require(head["page_bits"] == bf.PAGE_BITS, "page-bits")
-    require(head["file_size"] <= file_size, "truncated")
+    refused = f"{name} is not a usable pack"
+    head = bf.open_header(first, bf.PACK_HEADER, bf.PACK_MAGIC, refused, oldest)
+    bf.require(head["file_size"] <= file_size, refused, "truncated")
     values = {f: int(head[f]) for f in _NUMBERS}
-    text = head["text"].tobytes()
-    require(_sizes_fit(values) and values["file_size"] == file_size, "bounds")
-    require(values["text_size"] <= len(text), "bounds")
+    bf.require(_sizes_fit(values) and values["file_size"] == file_size, refused, "bounds")
     return PackHeader(
-        version=version,
+        version=int(head["version"]),
         fingerprint=head["fingerprint"].tobytes(),
-        text=text[: values["text_size"]].decode("utf-8", "replace"),
+        text=bf.header_text(head, refused),
         file_size=file_size,
         block_count=values["block_count"],
         slot_count=values["slot_count"],
@@ -108,7 +95,6 @@ def parse_header(
 
 _NUMBERS: Final = (
     "header_size",
-    "text_size",
     "file_size",
     "block_count",
     "slot_count",

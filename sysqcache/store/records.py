@@ -15,11 +15,6 @@ from sysqcache.formats.modules import Module, ModuleKind
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
-DAMAGE: Final = (
-    ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
-)  # fmt: skip
-"""What decoding of a damaged row, or of a file of rows, raises."""
-
 SCHEMA: Final = 2
 """Version of the rows; those of version 1 knew no modules, and are read as such."""
 
