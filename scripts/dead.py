@@ -29,7 +29,7 @@ DECORATORS: Final = ("@*.command", "@*.callback", "@pytest.fixture", "@model_val
 # fields that are compared, or written by dataclasses.asdict and its like
 FIELDS: Final = (
     "start_s", "ready_hit_rate", "command_s", "probe_s", "fingerprint_text", "mtime_ns", "ingested",
-    "cr2", "NEITHER",  # one of a whole: results, and values that are chosen from
+    "cr2", "NEITHER", "FUNC",  # one of a whole: results, and values that are chosen from
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ _AT_ONCE: Final = 1 << 21
 """Bytes that are gathered or compared in one step; bounds what a step takes of memory."""
 
 _IN_PAGE: Final = np.uint64(bf.PAGE_SIZE - 1)
+_ALL: Final = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +89,20 @@ class RecordedBlocks:
             code=code,
         )
 
-    def first_size(self) -> I64:
+    def first_size(self, rows: I64 | slice = _ALL) -> I64:
         """Bytes of each block on its first page."""
-        left: I64 = bf.PAGE_SIZE - (self.pc & _IN_PAGE).astype(np.int64)
-        return np.minimum(self.size, left)
+        left: I64 = bf.PAGE_SIZE - (self.pc[rows] & _IN_PAGE).astype(np.int64)
+        return np.minimum(self.size[rows], left)
 
-    def pieces(self) -> Pieces:
-        """All blocks, cut where a page ends."""
-        first = self.first_size()
-        second = np.flatnonzero(self.size > first)
-        rest = (self.size - first)[second]
+    def pieces(self, rows: I64 | slice = _ALL) -> Pieces:
+        """Some blocks, by default all, cut where a page ends; ``block`` counts in ``rows``."""
+        size, first, start = self.size[rows], self.first_size(rows), self.start[rows]
+        second = np.flatnonzero(size > first)
         return Pieces(
-            block=np.concatenate((np.arange(len(self)), second)),
-            ram=np.concatenate((self.ram, self.ram_second[second])),
-            start=np.concatenate((self.start, (self.start + first)[second])),
-            size=np.concatenate((first, rest)),
+            block=np.concatenate((np.arange(len(size)), second)),
+            ram=np.concatenate((self.ram[rows], self.ram_second[rows][second])),
+            start=np.concatenate((start, (start + first)[second])),
+            size=np.concatenate((first, (size - first)[second])),
         )
 
     def bytes_of(self, row: int) -> bytes:

@@ -18,14 +18,17 @@ _OFFSETS: Final = 1 << 32
 
 
 class Board:
-    """Places of ``blocks``; the first place that a block gets stays."""
+    """Places of ``blocks``; the first place that a block gets stays.
+
+    ``module``: numbers of modules, shape (n,), ``NO_MODULE`` for open blocks.
+    """
 
     def __init__(self, blocks: RecordedBlocks) -> None:
         self.blocks = blocks
         self.kernel: Module | None = None
         self._modules: list[Module] = []
         self._numbers: dict[Module, int] = {}
-        self._module: I32 = np.full(len(blocks), NO_MODULE, np.int32)
+        self.module: I32 = np.full(len(blocks), NO_MODULE, np.int32)
         self._offset: U64 = np.zeros(len(blocks), np.uint64)
         self._kind: U8 = np.full(len(blocks), NUMBER_OF[ModuleKind.UNKNOWN], np.uint8)
         self._dead: dict[int, tuple[int, int]] = {}
@@ -33,17 +36,12 @@ class Board:
     @property
     def open(self) -> Mask:
         """Which blocks have no place yet, shape (n,)."""
-        open_: Mask = self._module == NO_MODULE
+        open_: Mask = self.module == NO_MODULE
         return open_
-
-    @property
-    def module(self) -> I32:
-        """Numbers of modules, shape (n,), ``NO_MODULE`` for open blocks."""
-        return self._module
 
     def first(self, module: Module) -> int:
         """The first row that was placed in a module, n for none."""
-        rows = np.flatnonzero(self._module == self._numbers.get(module, len(self._modules)))
+        rows = np.flatnonzero(self.module == self._numbers.get(module, len(self._modules)))
         return int(rows[0]) if len(rows) else len(self.blocks)
 
     def number(self, module: Module) -> int:
@@ -60,10 +58,10 @@ class Board:
         offset of a module (4 GiB and more), stay as they are.
         """
         numbers: Any = np.broadcast_to(np.asarray(module, np.int32), rows.shape)
-        good = (self._module[rows] == NO_MODULE) & (numbers != NO_MODULE)
+        good = (self.module[rows] == NO_MODULE) & (numbers != NO_MODULE)
         good &= offset < np.uint64(_OFFSETS)
         rows, numbers = rows[good], numbers[good]
-        self._module[rows], self._offset[rows] = numbers, offset[good]
+        self.module[rows], self._offset[rows] = numbers, offset[good]
         kinds = np.array([NUMBER_OF[one.kind] for one in self._modules], np.uint8)
         if len(rows):
             self._kind[rows] = kinds[numbers]
@@ -86,7 +84,7 @@ class Board:
         return Places(
             modules=tuple(self._modules),
             record=self.blocks.record,
-            module=self._module,
+            module=self.module,
             offset=self._offset.astype(np.uint32),
             kind=self._kind,
             kernel=self.kernel,

@@ -52,24 +52,13 @@ def checkpoint(
     the guest holds raises, nor do a QEMU that ends, a socket that is in use, or a journal
     that can't be read.
     """
-    start = time.perf_counter()
+    start, deadline = time.perf_counter(), time.thread_time() + seconds
     try:
-        seen = _look(instance.file(paths.INSTANCE_QMP_INTROSPECT), process, files, seconds, attach)
+        with attach(instance.file(paths.INSTANCE_QMP_INTROSPECT), process) as session:
+            found = mapper.map_guest(session, Budget(seconds=seconds))
+            recorded = files.read_journal()
+            left = max(0.0, deadline - time.thread_time())
+            seen = observe(session, found, recorded, seconds=left)
     except SysqcacheError as error:
         return Checkpoint(None, time.perf_counter() - start, error.message)
     return Checkpoint(seen, time.perf_counter() - start, seen.note)
-
-
-def _look(
-    socket: Path,
-    process: Watched,
-    files: RunFiles,
-    seconds: float,
-    attach: Callable[[Path, Watched], GuestSession],
-) -> Observation:
-    deadline = time.thread_time() + seconds
-    with attach(socket, process) as session:
-        found = mapper.map_guest(session, Budget(seconds=seconds))
-        recorded = files.read_journal()
-        left = max(0.0, deadline - time.thread_time())
-        return observe(session, found, recorded, seconds=left)

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from sysqcache.attribution import evidence
-from sysqcache.attribution.blocks import I64, U64, Mask, Pieces, same_bytes
+from sysqcache.attribution.blocks import I64, U64, Mask, same_bytes
 from sysqcache.attribution.board import Board
 from sysqcache.attribution.truths import CodePages
 from sysqcache.guestmap.table import PAGE, PAGE_BITS
@@ -46,7 +46,7 @@ def place_by_content(board: Board, pages: CodePages, deadline: float = math.inf)
         return
     search = _Search(board, pages)
     user = np.flatnonzero(board.open & (board.blocks.pc < _USER))
-    page, size = board.blocks.ram[user] >> np.uint64(PAGE_BITS), board.blocks.first_size()[user]
+    page, size = board.blocks.ram[user] >> np.uint64(PAGE_BITS), board.blocks.first_size(user)
     # the longest blocks of each guest page, the first in time first
     order = np.lexsort((user, -size, page))
     rank = _ranks(page[order])
@@ -129,7 +129,7 @@ class _Search:
 
     def _equal(self, rows: I64, number: int, offset: U64) -> Mask:
         """Whether blocks are equal to a file at some offsets."""
-        pieces = _cut(self._board, rows)
+        pieces = self._board.blocks.pieces(rows)
         at = offset[pieces.block].astype(np.int64)
         at[len(rows) :] = (at[len(rows) :] + PAGE) & -PAGE
         page = self._rows_of(number, at)
@@ -157,18 +157,3 @@ class _Search:
         number = self._board.number(self._pages.modules[mapping.number])
         near = self._board.module[max(0, row - _NEAR) : row + _NEAR]
         return int(np.count_nonzero(near == number))
-
-
-def _cut(board: Board, rows: I64) -> Pieces:
-    """Pieces of some blocks; ``block`` counts in ``rows``."""
-    blocks = board.blocks
-    size = blocks.size[rows]
-    first = np.minimum(size, PAGE - (blocks.pc[rows] % np.uint64(PAGE)).astype(np.int64))
-    second = np.flatnonzero(size > first)
-    start = blocks.start[rows]
-    return Pieces(
-        block=np.concatenate((np.arange(len(rows)), second)),
-        ram=np.concatenate((blocks.ram[rows], blocks.ram_second[rows[second]])),
-        start=np.concatenate((start, (start + first)[second])),
-        size=np.concatenate((first, (size - first)[second])),
-    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import itertools
@@ -151,20 +152,17 @@ def read_pages(memory: PhysicalMemory, page: U64) -> tuple[U8, Mask]:
     """
     content = np.zeros(len(page) * PAGE, np.uint8)
     readable = np.zeros(len(page), bool)
-    for first, last in _runs(page):
-        try:
+
+    def read(first: int, last: int) -> None:
+        with contextlib.suppress(UnreadableError):
             data = memory.read_physical(int(page[first]) * PAGE, (last - first) * PAGE)
-        except UnreadableError:
-            continue
-        content[first * PAGE : last * PAGE] = np.frombuffer(data, np.uint8)
-        readable[first:last] = True
+            content[first * PAGE : last * PAGE] = np.frombuffer(data, np.uint8)
+            readable[first:last] = True
+
+    for first, last in _runs(page):
+        read(first, last)
     for row in np.flatnonzero(~readable).tolist():
-        try:
-            data = memory.read_physical(int(page[row]) * PAGE, PAGE)
-        except UnreadableError:
-            continue
-        content[row * PAGE : (row + 1) * PAGE] = np.frombuffer(data, np.uint8)
-        readable[row] = True
+        read(row, row + 1)
     return content, readable
 
 

@@ -29,11 +29,8 @@ class MemoryAccess:
 
     def __init__(self, content: bytes | memoryview) -> None:
         self._content = memoryview(content)
-
-    @property
-    def size(self) -> int:
+        self.size = len(self._content)
         """Bytes altogether."""
-        return len(self._content)
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from ``offset``, fewer at the end."""
@@ -41,7 +38,10 @@ class MemoryAccess:
 
 
 class FileAccess:
-    """A file as it is: a raw image. Raises UnreadableImage when it can't be opened."""
+    """A file as it is, of ``size`` bytes: a raw image.
+
+    Raises UnreadableImage when it can't be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -50,20 +50,15 @@ class FileAccess:
             raise UnreadableImage(f"{path} can't be opened: {error.strerror}") from error
         try:
             # not fstat: a block device has no size there
-            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
             self.close()
             raise UnreadableImage(f"{path} has no size: {error.strerror}") from error
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self._size
-
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from ``offset``; fewer at the end and after a read error."""
         try:
-            return os.pread(self._fd, max(0, min(size, self._size - offset)), offset)
+            return os.pread(self._fd, max(0, min(size, self.size - offset)), offset)
         except (OSError, OverflowError):
             return b""
 

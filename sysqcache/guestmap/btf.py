@@ -52,26 +52,16 @@ class Kind(enum.IntEnum):
 
 
 # bytes behind the 12 of every type: a fixed part and one for each of ``vlen`` entries
-_EXTRA: Final = {
-    Kind.VOID: (0, 0),
+_EXTRA: Final = dict.fromkeys(Kind, (0, 0)) | {
     Kind.INT: (4, 0),
-    Kind.PTR: (0, 0),
     Kind.ARRAY: (12, 0),
     Kind.STRUCT: (0, 12),
     Kind.UNION: (0, 12),
     Kind.ENUM: (0, 8),
-    Kind.FWD: (0, 0),
-    Kind.TYPEDEF: (0, 0),
-    Kind.VOLATILE: (0, 0),
-    Kind.CONST: (0, 0),
-    Kind.RESTRICT: (0, 0),
-    Kind.FUNC: (0, 0),
     Kind.FUNC_PROTO: (0, 8),
     Kind.VAR: (4, 0),
     Kind.DATASEC: (0, 12),
-    Kind.FLOAT: (0, 0),
     Kind.DECL_TAG: (4, 0),
-    Kind.TYPE_TAG: (0, 0),
     Kind.ENUM64: (0, 12),
 }
 _NAMED: Final = frozenset(

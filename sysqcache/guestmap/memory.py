@@ -85,18 +85,14 @@ class GuestMemory:
     ) -> None:
         self._memory = memory
         self._translation = translation
-        self._budget = budget or Budget()
+        self.budget = budget or Budget()
+        """Limits of everything that reads through this object."""
         self._pages: dict[int, bytes] = {}
         self._virtual: dict[int, int] = {}
 
-    @property
-    def budget(self) -> Budget:
-        """Limits of everything that reads through this object."""
-        return self._budget
-
     def page(self, address: int) -> bytes:
         """The physical page at ``address``, a multiple of :data:`PAGE`."""
-        self._budget.spend()
+        self.budget.spend()
         page = self._pages.get(address)
         if page is None:
             page = self._memory.read_physical(address, PAGE)
@@ -118,7 +114,7 @@ class GuestMemory:
 
     def bulk_physical(self, address: int, size: int) -> bytes:
         """``size`` bytes at a physical address, uncached: for big arrays."""
-        self._budget.check()
+        self.budget.check()
         if not 0 <= size <= limits.BULK_BYTES:
             raise UnreadableError(f"{size} bytes at {address:#x}: too many")
         return self._memory.read_physical(address, size)

@@ -9,6 +9,12 @@ from typing import Any
 from sysqcache.guestmap.table import OwnerKind, OwnerTable
 
 
+def _named(one: object, *names: str) -> dict[str, Any]:
+    """Some fields as JSON values."""
+    values = {name: getattr(one, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class KernelInfo:
     """The guest's kernel; all zeros and empty when none was found.
@@ -29,13 +35,7 @@ class KernelInfo:
 
     def to_json(self) -> dict[str, Any]:
         """As in the JSON of `map`."""
-        return {
-            "release": self.release,
-            "build_id": self.build_id,
-            "text": list(self.text),
-            "init_text": list(self.init_text),
-            "kaslr_offset": self.kaslr_offset,
-        }
+        return _named(self, "release", "build_id", "text", "init_text", "kaslr_offset")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,13 +58,7 @@ class KernelModule:
 
     def to_json(self) -> dict[str, Any]:
         """As in the JSON of `map`."""
-        return {
-            "name": self.name,
-            "start": self.start,
-            "size": self.size,
-            "build_id": self.build_id,
-            "text": list(self.text),
-        }
+        return _named(self, "name", "start", "size", "build_id", "text")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,15 +76,7 @@ class Mapping:
 
     def to_json(self) -> dict[str, Any]:
         """As in the JSON of `map`."""
-        return {
-            "start": self.start,
-            "end": self.end,
-            "perms": self.perms,
-            "offset": self.offset,
-            "inode": self.inode,
-            "path": self.path,
-            "build_id": self.build_id,
-        }
+        return _named(self, "start", "end", "perms", "offset", "inode", "path", "build_id")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -40,30 +40,22 @@ class EventLog:
     def __init__(self) -> None:
         self._events: collections.deque[Event] = collections.deque(maxlen=_KEPT)
         self._changed = threading.Condition()
-        self._count = 0
-        self._closed = False
-
-    @property
-    def position(self) -> int:
+        self.position = 0
         """Number of the newest event, 0 before the first."""
-        return self._count
-
-    @property
-    def closed(self) -> bool:
+        self.closed = False
         """True when no more events can come."""
-        return self._closed
 
     def add(self, message: Mapping[str, Any]) -> None:
         """Keep one event and wake the waiters."""
         with self._changed:
-            self._count += 1
-            self._events.append(Event.from_message(self._count, message))
+            self.position += 1
+            self._events.append(Event.from_message(self.position, message))
             self._changed.notify_all()
 
     def close(self) -> None:
         """No more events will come: waiters return."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     def find(
@@ -89,7 +81,7 @@ class EventLog:
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
-                if (event := self.find(names, after, accept)) is not None or self._closed:
+                if (event := self.find(names, after, accept)) is not None or self.closed:
                     return event
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):

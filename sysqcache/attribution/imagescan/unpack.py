@@ -12,6 +12,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from sysqcache.attribution.imagescan import limits
@@ -79,20 +80,6 @@ def unpack_until(
     return ""
 
 
-def _zstd_stream(packed: BinaryIO) -> Any:
-    import zstandard
-
-    return zstandard.ZstdDecompressor().stream_reader(packed)
-
-
-def _gzip_stream(packed: BinaryIO) -> Any:
-    return gzip.GzipFile(fileobj=packed)
-
-
-def _xz_stream(packed: BinaryIO) -> Any:
-    return lzma.LZMAFile(packed)
-
-
 def _damage() -> tuple[type[Exception], ...]:
     """What the decompressors raise for damaged data."""
     import zstandard
@@ -100,26 +87,21 @@ def _damage() -> tuple[type[Exception], ...]:
     return (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
-def _gzip(data: bytes | memoryview, most: int) -> tuple[bytes, int]:
-    return _by_object(zlib.decompressobj(31), data, most)
-
-
-def _bzip2(data: bytes | memoryview, most: int) -> tuple[bytes, int]:
-    return _by_object(bz2.BZ2Decompressor(), data, most)
-
-
-def _xz(data: bytes | memoryview, most: int) -> tuple[bytes, int]:
-    return _by_object(lzma.LZMADecompressor(memlimit=limits.ARCHIVE_BYTES), data, most)
-
-
-def _by_object(unpacker: Any, data: bytes | memoryview, most: int) -> tuple[bytes, int]:
+def _by_object(make: Callable[[], Any], data: bytes | memoryview, most: int) -> tuple[bytes, int]:
     """Decompressors of the standard library all work this way."""
+    unpacker = make()
     out = unpacker.decompress(data, most + 1)
     if len(out) > most:
         raise ValueError("there is too much of it")
     if not unpacker.eof:
         raise ValueError("its end is missing")
     return out, len(data) - len(unpacker.unused_data)
+
+
+def _zstd_stream(packed: BinaryIO) -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(packed)
 
 
 def _zstd(data: bytes | memoryview, most: int) -> tuple[bytes, int]:
@@ -182,15 +164,15 @@ _MAGIC: Final = (
 )
 
 _UNPACKERS: Final[dict[str, Callable[[bytes | memoryview, int], tuple[bytes, int]]]] = {
-    "gzip": _gzip,
-    "bzip2": _bzip2,
-    "xz": _xz,
+    "gzip": partial(_by_object, lambda: zlib.decompressobj(31)),
+    "bzip2": partial(_by_object, bz2.BZ2Decompressor),
+    "xz": partial(_by_object, lambda: lzma.LZMADecompressor(memlimit=limits.ARCHIVE_BYTES)),
     "zstd": _zstd,
     "lz4": _lz4,
 }
 
 _STREAMS: Final[dict[str, Callable[[BinaryIO], Any]]] = {
-    "gzip": _gzip_stream,
-    "xz": _xz_stream,
+    "gzip": lambda packed: gzip.GzipFile(fileobj=packed),
+    "xz": lzma.LZMAFile,
     "zstd": _zstd_stream,
 }
