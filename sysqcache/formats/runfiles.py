@@ -42,17 +42,11 @@ class RunFiles:
 
     def __init__(self, journal: Path) -> None:
         self.path = journal
-        self._kept: tuple[tuple[int, int, int], Journal] | None = None
-
-    @property
-    def note(self) -> Path:
+        self.note = journal.with_name(journal.name + paths.JOURNAL_NOTE_SUFFIX)
         """The note's file."""
-        return self.path.with_name(self.path.name + paths.JOURNAL_NOTE_SUFFIX)
-
-    @property
-    def places(self) -> Path:
+        self.places = journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
         """The file that says to which modules the blocks belong."""
-        return self.path.with_name(self.path.name + paths.JOURNAL_PLACES_SUFFIX)
+        self._kept: tuple[tuple[int, int, int], Journal] | None = None
 
     def read_journal(self) -> Journal:
         """The journal as it is now. Raises FormatError, OSError."""

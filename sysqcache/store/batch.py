@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import rocksdict
 
@@ -16,6 +17,7 @@ from sysqcache.store.records import (
     ImageRow,
     ModuleRow,
     PackRow,
+    Row,
     RunRow,
 )
 
@@ -26,29 +28,14 @@ class Batch:
     def __init__(self) -> None:
         self._writes = rocksdict.WriteBatch(raw_mode=True)
 
-    def put_pack(self, row: PackRow) -> None:
-        """Insert or replace a pack."""
-        self._writes.put(f"p/{row.sha256}".encode(), row.encode())
-
-    def put_fingerprint(self, row: FingerprintRow) -> None:
-        """Insert or replace a fingerprint."""
-        self._writes.put(f"f/{row.fingerprint}".encode(), row.encode())
-
-    def put_image(self, row: ImageRow) -> None:
-        """Insert or replace an image."""
-        self._writes.put(f"i/{row.image_id}".encode(), row.encode())
-
-    def put_module(self, row: ModuleRow) -> None:
-        """Insert or replace a module."""
-        self._writes.put(f"m/{row.number:08x}".encode(), row.encode())
-
-    def put_dead(self, row: DeadRow) -> None:
-        """Insert or replace a dead area."""
-        self._writes.put(_dead_key(row), row.encode())
+    def put(self, *rows: PackRow | FingerprintRow | ImageRow | ModuleRow | DeadRow) -> None:
+        """Insert or replace rows."""
+        for row in rows:
+            self._writes.put(_key(row), row.encode())
 
     def drop_dead(self, row: DeadRow) -> None:
         """Remove a dead area that came back to life."""
-        self._writes.delete(_dead_key(row))
+        self._writes.delete(_key(row))
 
     def put_why(self, run: int, why: Mapping[int, Mapping[str, int]]) -> None:
         """Insert why blocks of a run missed: counts by reason, by module number."""
@@ -68,7 +55,7 @@ class Batch:
 
     def drop_pack(self, row: PackRow) -> None:
         """Remove a pack and its columns."""
-        self._writes.delete(f"p/{row.sha256}".encode())
+        self._writes.delete(_key(row))
         self.drop_columns(row)
 
     def drop_columns(self, row: PackRow) -> None:
@@ -94,8 +81,17 @@ def why_key(number: int) -> bytes:
     return f"w/{number:08x}".encode()
 
 
-def _dead_key(row: DeadRow) -> bytes:
-    return f"d/{row.module:08x}/{row.offset:08x}".encode()
+_KEYS: Final[Mapping[type[Row], Callable[[Any], str]]] = {
+    PackRow: lambda row: f"p/{row.sha256}",
+    FingerprintRow: lambda row: f"f/{row.fingerprint}",
+    ImageRow: lambda row: f"i/{row.image_id}",
+    ModuleRow: lambda row: f"m/{row.number:08x}",
+    DeadRow: lambda row: f"d/{row.module:08x}/{row.offset:08x}",
+}
+
+
+def _key(row: Row) -> bytes:
+    return _KEYS[type(row)](row).encode()
 
 
 def _column_key(sha256: str, name: str, number: int) -> bytes:

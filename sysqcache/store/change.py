@@ -50,8 +50,7 @@ class Change:
         packs = load_live(layout, meta, recording.fingerprint)
         self.live = packs.found
         self.warnings += packs.warnings()
-        for row in packs.lost:
-            self.batch.put_pack(row)
+        self.batch.put(*packs.lost)
         self.warnings += outdated.retire(meta, self.batch)
         header = recording.journal.header
         self.writer = GroupWriter(
@@ -172,7 +171,7 @@ class Change:
                 columns = columns.used_again(own, self.run_number)
                 self.batch.put_columns(row.sha256, columns, ("uses", "last"))
                 row = dataclasses.replace(row, last_used=self.now)
-                self.batch.put_pack(row)
+                self.batch.put(row)
             updated.append(dataclasses.replace(pack, row=row, columns=columns))
             start = end
         self.live = updated
@@ -206,14 +205,10 @@ class Change:
         return [written]
 
     def _commit(self, result: IngestResult, adopted: int) -> None:
-        for module in self.registry.changed.values():
-            self.batch.put_module(module)
-        for area in self.dead.changed:
-            self.batch.put_dead(area)
+        self.batch.put(*self.registry.changed.values(), *self.dead.changed)
         for area in self.dead.revived:
             self.batch.drop_dead(area)
-        self.batch.put_fingerprint(self._fingerprint_row())
-        self.batch.put_image(self.image)
+        self.batch.put(self._fingerprint_row(), self.image)
         identity = self.recording.journal.header.identity
         self.batch.put_run(self._run_row(result, adopted), identity)
         counters = self.meta.counters

@@ -122,7 +122,7 @@ class GroupWriter:
             if pack.row.sha256 != written.sha256:
                 row = dataclasses.replace(pack.row, status=PackStatus.SUPERSEDED)
                 self._batch.drop_columns(row)
-                self._batch.put_pack(row)
+                self._batch.put(row)
         return written.path
 
     def _publish(
@@ -154,10 +154,10 @@ class GroupWriter:
         words = "is damaged, not merged" if damaged else "can't be merged now"
         self._warnings.append(f"pack {pack.row.sha256[:12]} {words}: {error}")
         if damaged:
-            self._batch.put_pack(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
+            self._batch.put(dataclasses.replace(pack.row, status=PackStatus.DAMAGED))
 
     def _put(self, group: str, written: WrittenPack, columns: Columns) -> None:
-        self._batch.put_pack(
+        self._batch.put(
             PackRow(
                 sha256=written.sha256,
                 fingerprint=self._translator.fingerprint.hex(),

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,61 +22,31 @@ LOCK_TIMEOUT: Final = 60.0
 _FORMAT_LINE: Final = "sysqcache store "
 
 
-@dataclass(frozen=True)
 class StoreLayout:
     """Paths inside a store."""
 
-    root: Path
-
-    @property
-    def format(self) -> Path:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.format = root / paths.STORE_FORMAT
         """The store's version, one line of text."""
-        return self.root / paths.STORE_FORMAT
-
-    @property
-    def lock(self) -> Path:
+        self.lock = root / paths.STORE_LOCK
         """Held by whoever writes."""
-        return self.root / paths.STORE_LOCK
-
-    @property
-    def in_use(self) -> Path:
+        self.in_use = root / paths.STORE_IN_USE
         """Held, shared, by machines that map packs."""
-        return self.root / paths.STORE_IN_USE
-
-    @property
-    def packs(self) -> Path:
+        self.packs = root / paths.STORE_PACKS
         """Published packs."""
-        return self.root / paths.STORE_PACKS
-
-    @property
-    def journals(self) -> Path:
+        self.journals = root / paths.STORE_JOURNALS
         """Journals of runs that are not ingested yet."""
-        return self.root / paths.STORE_JOURNALS
-
-    @property
-    def pins(self) -> Path:
+        self.pins = root / paths.STORE_PINS
         """Names of packs that saved machines rely on, a file a machine."""
-        return self.root / paths.STORE_PINS
-
-    @property
-    def meta(self) -> Path:
+        self.meta = root / paths.STORE_META
         """RocksDB."""
-        return self.root / paths.STORE_META
-
-    @property
-    def boot_sets(self) -> Path:
+        self.boot_sets = root / paths.STORE_BOOT_SETS
         """What the next starts map, readable without RocksDB."""
-        return self.root / paths.STORE_BOOT_SETS
-
-    @property
-    def damaged(self) -> Path:
+        self.damaged = root / paths.STORE_DAMAGED
         """Where damaged files are moved."""
-        return self.root / paths.STORE_DAMAGED
-
-    @property
-    def outdated(self) -> Path:
+        self.outdated = root / paths.STORE_OUTDATED
         """Where journals of earlier format versions are moved."""
-        return self.root / paths.STORE_OUTDATED
 
     def outdated_journals(self) -> list[Path]:
         """Journals that were moved there."""

@@ -78,6 +78,14 @@ def _translate(error: Exception, path: Path) -> Exception:
     return MetaDamaged(text)
 
 
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _translate(error, path) from error
+
+
 def _require_room(path: Path) -> None:
     """Raise StoreError unless RocksDB will get what it takes."""
     with system.refused_as(StoreError, f"the metadata in {path} can't be used"):
@@ -120,12 +128,10 @@ class Meta:
             access = rocksdict.AccessType.read_only()
         elif not path.exists():
             make_directory(path)  # RocksDB asks for 0777
-        try:
+        with _translated(path):
             self._db = rocksdict.Rdict(
                 str(path), _options(create=not read_only), access_type=access
             )
-        except Exception as error:
-            raise _translate(error, path) from error
         try:
             self.counters = self._row(b"g", GlobalRow) or GlobalRow()
         except BaseException:
@@ -147,10 +153,8 @@ class Meta:
         del self._db
 
     def _get(self, key: bytes) -> bytes | None:
-        try:
+        with _translated(self.path):
             value: bytes | None = self._db.get(key)
-        except Exception as error:
-            raise _translate(error, self.path) from error
         return value
 
     def _row(self, key: bytes, kind: type[_R]) -> _R | None:
@@ -162,7 +166,7 @@ class Meta:
         return (value for _, value in self._scan_items(prefix))
 
     def _scan_items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        try:
+        with _translated(self.path):
             cursor = self._db.iter()
             cursor.seek(prefix)
             while cursor.valid() and cursor.key().startswith(prefix):
@@ -170,8 +174,6 @@ class Meta:
                 cursor.next()
             # an iterator ends early at a damaged block, and only this tells
             cursor.status()
-        except Exception as error:
-            raise _translate(error, self.path) from error
 
     def _rows(self, prefix: bytes, kind: type[_R]) -> list[_R]:
         return [_decode(kind, value) for value in self._scan(prefix)]
@@ -248,19 +250,15 @@ class Meta:
         """Write all of ``batch`` or nothing, durably."""
         options = rocksdict.WriteOptions()
         options.sync = True
-        try:
+        with _translated(self.path):
             self._db.write(batch.finish(counters), options)
             self._db.flush()
-        except Exception as error:
-            raise _translate(error, self.path) from error
         self.counters = counters
 
     def shrink(self) -> None:
         """Give the space of replaced and removed values back."""
-        try:
+        with _translated(self.path):
             self._db.compact_range(None, None)
-        except Exception as error:
-            raise _translate(error, self.path) from error
 
 
 def _decode(kind: type[_R], value: bytes) -> _R:

@@ -23,7 +23,7 @@ def retire(meta: Meta, batch: Batch) -> list[str]:
     rows = [r for r in meta.packs().values() if r.outdated and r.status != PackStatus.OUTDATED]
     for row in rows:
         batch.drop_columns(row)
-        batch.put_pack(dataclasses.replace(row, status=PackStatus.OUTDATED))
+        batch.put(dataclasses.replace(row, status=PackStatus.OUTDATED))
     if not rows:
         return []
     blocks = sum(row.blocks for row in rows)

@@ -202,24 +202,22 @@ class _Rebuilder:
         for row, columns in self._with_status():
             done += row.bytes
             self._wrote(done / total)
-            self.batch.put_pack(row)
+            self.batch.put(row)
             if row.live:
                 self.batch.put_columns(row.sha256, columns)
                 self.report.blocks += row.blocks
             self.report.packs += row.live
             self.report.superseded += not row.live
-        for row in self.retired:
-            self.batch.put_pack(row)
         self.report.outdated = len(self.retired)
-        for fingerprint in self.fingerprints.values():
-            self.batch.put_fingerprint(fingerprint)
-        for image in self.images.values():
-            self.batch.put_image(references.mended_image(image, self.old.modules))
-        for module in self.old.modules.values():
-            packs = [row for row, _ in self.kept.values()]
-            self.batch.put_module(references.mended_module(module, self._image_numbers(), packs))
-        for area in references.known_dead(self.old.dead, self.old.modules):
-            self.batch.put_dead(area)
+        old, packs = self.old, [row for row, _ in self.kept.values()]
+        numbers = self._image_numbers()
+        self.batch.put(
+            *self.retired,
+            *self.fingerprints.values(),
+            *(references.mended_image(one, old.modules) for one in self.images.values()),
+            *(references.mended_module(one, numbers, packs) for one in old.modules.values()),
+            *references.known_dead(old.dead, old.modules),
+        )
         generation = 1 + self.old.generation
         images = max((i.number for i in self.images.values()), default=0)
         with Meta(directory) as meta:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Collection
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -202,14 +202,3 @@ def read_header(header: bytes) -> tuple[str, int]:
     if info.type != tarfile.REGTYPE or info.size < 0:
         raise FormatError(f"not a bundle: it holds {info.name!r}", reason="bounds")
     return info.name, info.size
-
-
-def json_values(contents: Contents) -> dict[str, Any]:
-    """Counts for reports."""
-    return {
-        "packs": len(contents.packs),
-        "blocks": sum(pack.blocks for pack in contents.packs),
-        "bytes": sum(pack.bytes for pack in contents.packs),
-        "modules": len(contents.modules),
-        "images": len(contents.images),
-    }

@@ -126,8 +126,7 @@ class Merge:
         if not fresh.any():
             return
         self._warnings += packs_here.warnings()
-        for row in packs_here.lost:
-            self._batch.put_pack(row)
+        self._batch.put(*packs_here.lost)
         writer = self._writer(packs[0])
         groups = self._groups(columns.module, packs)
         for group in sorted(set(groups[fresh].tolist())):
@@ -185,18 +184,13 @@ class Merge:
     def _put_fingerprint(self, pack: BundlePack) -> None:
         fingerprint = pack.entry.fingerprint
         if fingerprint not in self._meta.fingerprints():
-            self._batch.put_fingerprint(
+            self._batch.put(
                 FingerprintRow(fingerprint, pack.entry.arch, pack.header.text, self._now, self._now)
             )
 
     def _commit(self, result: ImportResult) -> None:
         names = self._names
-        for module in names.changed_modules:
-            self._batch.put_module(module)
-        for image in names.changed_images:
-            self._batch.put_image(image)
-        for area in names.changed_dead:
-            self._batch.put_dead(area)
+        self._batch.put(*names.changed_modules, *names.changed_images, *names.changed_dead)
         identity = self._bundle.digest[:8] + self._run.to_bytes(4, "little")
         self._batch.put_run(self._run_row(result), identity)
         counters = GlobalRow(

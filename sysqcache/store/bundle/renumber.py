@@ -97,12 +97,5 @@ class Renumbering:
         return dataclasses.replace(old, fingerprints=found, modules=modules)
 
     def _dead_row(self, entry: form.DeadEntry) -> DeadRow:
-        return DeadRow(
-            module=self.module[entry.module],
-            offset=entry.offset,
-            size=entry.size,
-            changes=entry.changes,
-            reason=entry.reason,
-            first_run=self._run,
-            last_run=self._run,
-        )
+        place = entry.model_dump() | {"module": self.module[entry.module]}
+        return DeadRow(**place, first_run=self._run, last_run=self._run)

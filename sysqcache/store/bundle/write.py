@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,13 +146,7 @@ class Export:
             ),
             modules=tuple(self._module_entry(modules[number]) for number in sorted(modules)),
             dead=tuple(
-                form.DeadEntry(
-                    module=area.module,
-                    offset=area.offset,
-                    size=area.size,
-                    changes=area.changes,
-                    reason=area.reason,
-                )
+                form.DeadEntry(**dataclasses.asdict(area))
                 for area in self._dead
                 if area.module in modules
             ),
@@ -209,7 +204,14 @@ class Export:
                 file.write(chunk)
                 step(len(chunk))
         progress(total, total)
-        return ExportReport(**form.json_values(contents), file_bytes=path.stat().st_size)
+        return ExportReport(
+            packs=len(contents.packs),
+            blocks=sum(pack.blocks for pack in contents.packs),
+            bytes=sum(pack.bytes for pack in contents.packs),
+            modules=len(contents.modules),
+            images=len(contents.images),
+            file_bytes=path.stat().st_size,
+        )
 
     def _members(self, contents: form.Contents) -> Iterator[bytes]:
         """The bytes of the tar."""
