@@ -103,12 +103,17 @@ def shortage(error: BaseException) -> OSError | None:
 
 
 @contextlib.contextmanager
-def refused_as(kind: type[SysqcacheError], text: str) -> Iterator[None]:
-    """Let an OSError be a ``kind`` of error: ``text``, what the system said, the next step."""
+def refused_as(kind: type[SysqcacheError], text: str, remedy: str = "") -> Iterator[None]:
+    """Let an OSError be a ``kind`` of error: ``text``, what the system said, the next step.
+
+    :param remedy: the next step, if it is not the one that fits what the system said.
+    """
     try:
         yield
     except OSError as error:
-        raise kind(f"{text}: {error.strerror or error}", hint=hint(error.errno)) from error
+        raise kind(
+            f"{text}: {error.strerror or error}", hint=remedy or hint(error.errno)
+        ) from error
 
 
 def require_memory(size: int) -> None:

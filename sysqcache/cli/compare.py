@@ -79,7 +79,7 @@ def compare(
             )
     else:
         spec = resolve.load(file, sets or [])
-        asked = runner.Request(spec, known.parse(ways), task, runs, timeout)
+        asked = runner.Request(spec, known.named(ways, tuple(known.Way)), task, runs, timeout)
         handle_signals()
         with CompareView() as view:
             result = runner.compare(asked, view)

@@ -70,14 +70,6 @@ class DomainWay(AnyWay):
 W = TypeVar("W", bound=AnyWay)
 
 
-def parse(text: str) -> tuple[Way, ...]:
-    """Ways named in a list with commas, in the order of :class:`Way`; "" means all.
-
-    Raises :class:`UsageError`.
-    """
-    return named(text, tuple(Way))
-
-
 def named(text: str, known: Sequence[W]) -> tuple[W, ...]:
     """Those of ``known`` that a list with commas names, in their order; "" means all.
 

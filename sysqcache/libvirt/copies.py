@@ -12,9 +12,10 @@ import os
 import shutil
 from pathlib import Path
 from typing import Final
+from xml.sax.saxutils import escape, quoteattr
 
 from sysqcache.base.errors import DomainRefused
-from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
+from sysqcache.libvirt.domxml import Document, Edit, Element
 from sysqcache.libvirt.facts import Owner, disk_elements
 from sysqcache.libvirt.rewrite import CachePaths, enabled, measured_arguments
 from sysqcache.machine.launch.overlay import create_overlay
@@ -85,10 +86,10 @@ def _variables(root: Element) -> str:
 def _own_variables(root: Element, path: Path) -> list[Edit]:
     nvram, source = root.find("os/nvram"), root.find("os/nvram/source")
     if source is not None:
-        return [Edit(source.start, source.end, f"<source file={attribute(str(path))}/>")]
+        return [Edit(source.start, source.end, f"<source file={quoteattr(str(path))}/>")]
     if nvram is None or not _variables(root):
         return []
-    return [Edit(nvram.inner, nvram.inner_end, content(str(path)))]
+    return [Edit(nvram.inner, nvram.inner_end, escape(str(path)))]
 
 
 def _overlay(directory: Path, number: int) -> Path:
@@ -117,13 +118,13 @@ def _renamed(xml: str, copy: DomainCopy) -> str:
     named, uuid = root.find("name"), root.find("uuid")
     edits = _own_variables(root, copy.directory / _VARIABLES)
     if named is not None:
-        edits.append(Edit(named.inner, named.inner_end, content(copy.name)))
+        edits.append(Edit(named.inner, named.inner_end, escape(copy.name)))
     if uuid is not None:
         edits.append(Edit(uuid.inner, uuid.inner_end, copy.uuid))
     for number, disk in enumerate(disk_elements(root)):
         source, driver = disk.find("source"), disk.find("driver")
         assert source is not None
-        file = attribute(str(_overlay(copy.directory, number)))
+        file = quoteattr(str(_overlay(copy.directory, number)))
         edits.append(Edit(source.start, source.end, f"<source file={file}/>"))
         if driver is not None:
             edits.append(document.remove(driver))

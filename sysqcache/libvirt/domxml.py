@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 from xml.parsers import expat
-from xml.sax.saxutils import escape, quoteattr
 
 from sysqcache.base.errors import LibvirtError
 
@@ -164,13 +163,3 @@ class Document:
 
 def _refuse_doctype(*_: object) -> None:
     raise LibvirtError("this is not the XML of a domain: it has a document type")
-
-
-def attribute(value: str) -> str:
-    """A value with its quotes, as it stands in a tag."""
-    return quoteattr(value)
-
-
-def content(value: str) -> str:
-    """A value as the text of an element."""
-    return escape(value)

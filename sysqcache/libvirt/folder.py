@@ -33,6 +33,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from sysqcache.base import files, paths, statefile
 from sysqcache.base.errors import LibvirtError
+from sysqcache.base.system import refused_as
 from sysqcache.libvirt.facts import Owner, image_id
 from sysqcache.libvirt.rewrite import NAMESPACE, CachePaths
 
@@ -93,56 +94,29 @@ class DomainState:
         return cls(**fields)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class DomainFolder:
     """The folder of the domain with this UUID; it need not exist."""
 
-    uuid: str
-
-    @property
-    def directory(self) -> Path:
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+        self.directory = paths.libvirt_dir() / paths.LIBVIRT_DOMAINS / uuid
         """Where it lies."""
-        return paths.libvirt_dir() / paths.LIBVIRT_DOMAINS / self.uuid
-
-    @property
-    def run(self) -> Path:
+        self.run = run_directory(uuid)
         """The one directory that QEMU may write to."""
-        return run_directory(self.uuid)
-
-    @property
-    def copy_uuid(self) -> str:
+        self.copy_uuid = str(uuid5(NAMESPACE_URL, f"{NAMESPACE}:compare:{uuid}"))
         """The domain that is measured in its place has this one, and a run directory."""
-        return str(uuid5(NAMESPACE_URL, f"{NAMESPACE}:compare:{self.uuid}"))
-
-    @property
-    def waiting(self) -> Path:
+        self.waiting = self.directory / paths.DOMAIN_WAITING
         """Journals that were taken away from QEMU, and are not in the store yet."""
-        return self.directory / paths.DOMAIN_WAITING
-
-    @property
-    def packs(self) -> Path:
+        self.packs = self.directory / paths.DOMAIN_PACKS
         """The packs that the next start maps."""
-        return self.directory / paths.DOMAIN_PACKS
-
-    @property
-    def boot_set(self) -> Path:
+        self.boot_set = self.directory / paths.DOMAIN_BOOT_SET
         """The list of them."""
-        return self.directory / paths.DOMAIN_BOOT_SET
-
-    @property
-    def monitor(self) -> Path:
+        self.monitor = self.run / paths.DOMAIN_QMP
         """QMP, for the one who follows the domain."""
-        return self.run / paths.DOMAIN_QMP
-
-    @property
-    def introspection(self) -> Path:
+        self.introspection = self.run / paths.DOMAIN_QMP_INTROSPECT
         """QMP, for looks into the guest and for questions."""
-        return self.run / paths.DOMAIN_QMP_INTROSPECT
-
-    @property
-    def image_id(self) -> str:
+        self.image_id = image_id(uuid)
         """What the store calls the domain's image."""
-        return image_id(self.uuid)
 
     def file(self, name: str) -> Path:
         """A file under the name that it has for other machines."""
@@ -166,18 +140,14 @@ class DomainFolder:
                 hint=f"set SYSQCACHE_HOME to a path that is {longest - _SOCKET_PATH} bytes shorter",
             )
         base = paths.libvirt_dir()
-        try:
+        remedy = "run it as root, or set SYSQCACHE_HOME to a directory of your own"
+        with refused_as(LibvirtError, f"{self.directory} can't be made", remedy):
             files.make_directory(base.parent, 0o711)
             for directory in (base, self.directory.parent, self.directory, self.run.parent):
                 _directory(directory, 0o711)
             _directory(self.waiting, 0o700)
             _directory(self.packs, 0o750, gid=owner.gid)
             _directory(self.run, 0o700, owner.uid, owner.gid)
-        except OSError as error:
-            raise LibvirtError(
-                f"{self.directory} can't be made: {error.strerror or error}",
-                hint="run it as root, or set SYSQCACHE_HOME to a directory of your own",
-            ) from None
 
     def remove(self) -> None:
         """Remove it with all that is in it. Raises OSError."""

@@ -23,8 +23,9 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
 from sysqcache.machine.cache import Keeper, StartSet
-from sysqcache.machine.report import IngestSummary, counters
+from sysqcache.machine.report import counters
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.store.recording import IngestResult
 
 Warn = Callable[[str], None]
 
@@ -94,7 +95,7 @@ class Intake:
             for aside in (self._root / folder).glob(f"{journal.name}.*"):
                 aside.unlink(missing_ok=True)
 
-    def keep(self, journal: Path, stats: TbCacheStats | None = None) -> IngestSummary | None:
+    def keep(self, journal: Path, stats: TbCacheStats | None = None) -> IngestResult | None:
         """Take an ended run's journal into the store; None when it waits on.
 
         One that is none is set aside and counted.

@@ -13,8 +13,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from xml.sax import saxutils
 
-from sysqcache.libvirt.domxml import Document, Edit, Element, attribute, content
+from sysqcache.libvirt.domxml import Document, Edit, Element
 from sysqcache.machine.launch.argv import escape
 
 NAMESPACE: Final = "urn:sysqcache:libvirt:1"
@@ -58,10 +59,10 @@ class Mark:
         """As XML."""
         values = {"qemu": self.namespace, "metadata": self.metadata, _NO_ACPI_OPTION: self.no_acpi}
         added = " ".join(name for name, value in values.items() if value)
-        text = f"<{_MARK} xmlns:sysqcache={attribute(NAMESPACE)}"
+        text = f"<{_MARK} xmlns:sysqcache={saxutils.quoteattr(NAMESPACE)}"
         if self.emulator is not None:
-            text += f" emulator={attribute(self.emulator)}"
-        return f"{text} added={attribute(added)}/>"
+            text += f" emulator={saxutils.quoteattr(self.emulator)}"
+        return f"{text} added={saxutils.quoteattr(added)}/>"
 
     @classmethod
     def of(cls, element: Element) -> Mark:
@@ -130,13 +131,15 @@ def enabled(
         metadata=root.find("metadata") is None,
         no_acpi=no_acpi,
     )
-    more = list(_NO_ACPI) if no_acpi else []
+    given = [*(arguments or cache_arguments(paths)), *(_NO_ACPI if no_acpi else ())]
+    lines = [f"<{_ARG} value={saxutils.quoteattr(argument)}/>" for argument in given]
+    without = [f"<{_DEL} capability='{_NO_ACPI_OPTION}'/>"]
     edits = [
         _with_metadata(document, mark),
         _with_emulator(document, paths.emulator),
         # before the arguments here, behind them in the text
-        *([_without_capability(document)] if no_acpi else []),
-        _with_arguments(document, [*(arguments or cache_arguments(paths)), *more]),
+        *([_with_elements(document, _CAPABILITIES, without)] if no_acpi else []),
+        _with_elements(document, _COMMANDLINE, lines),
     ]
     if mark.namespace:
         place = root.inner - 1
@@ -159,7 +162,7 @@ def _with_metadata(document: Document, mark: Mark) -> Edit:
 
 def _with_emulator(document: Document, emulator: Path) -> Edit:
     found = document.root.find("devices/emulator")
-    text = content(str(emulator))
+    text = saxutils.escape(str(emulator))
     if found is not None and found.inner != found.end:
         return Edit(found.inner, found.inner_end, text)
     devices = document.root.find("devices")
@@ -171,24 +174,13 @@ def _with_emulator(document: Document, emulator: Path) -> Edit:
     return Edit(devices.inner, devices.inner, f"\n    {element}")
 
 
-def _with_arguments(document: Document, arguments: list[str]) -> Edit:
-    lines = [f"<{_ARG} value={attribute(argument)}/>" for argument in arguments]
-    block = document.root.find(_COMMANDLINE)
+def _with_elements(document: Document, name: str, elements: list[str]) -> Edit:
+    """Put elements into the block of this name, which is made where there is none."""
+    block = document.root.find(name)
     if block is not None and block.children:
-        return document.append(block, "\n    ".join(lines))
-    text = "".join(f"\n    {line}" for line in lines)
-    whole = f"<{_COMMANDLINE}>{text}\n  </{_COMMANDLINE}>"
-    if block is not None:
-        return Edit(block.start, block.end, whole)
-    return Edit(document.root.inner_end, document.root.inner_end, f"  {whole}\n")
-
-
-def _without_capability(document: Document) -> Edit:
-    line = f"<{_DEL} capability='{_NO_ACPI_OPTION}'/>"
-    block = document.root.find(_CAPABILITIES)
-    if block is not None and block.children:
-        return document.append(block, line)
-    whole = f"<{_CAPABILITIES}>\n    {line}\n  </{_CAPABILITIES}>"
+        return document.append(block, "\n    ".join(elements))
+    text = "".join(f"\n    {element}" for element in elements)
+    whole = f"<{name}>{text}\n  </{name}>"
     if block is not None:
         return Edit(block.start, block.end, whole)
     return Edit(document.root.inner_end, document.root.inner_end, f"  {whole}\n")
@@ -205,7 +197,7 @@ def disabled(xml: str) -> str:
     edits = [_without_metadata(document, mark, element), *_without_arguments(document, mark)]
     emulator = root.find("devices/emulator")
     if emulator is not None and mark.emulator is not None:
-        edits.append(Edit(emulator.inner, emulator.inner_end, content(mark.emulator)))
+        edits.append(Edit(emulator.inner, emulator.inner_end, saxutils.escape(mark.emulator)))
     elif emulator is not None:
         edits.append(document.remove(emulator))
     return document.apply(edits)

@@ -19,8 +19,8 @@ from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import RunFiles
-from sysqcache.machine.report import IngestSummary
 from sysqcache.spec.spec import MachineSpec
+from sysqcache.store.recording import IngestResult
 
 if TYPE_CHECKING:
     from sysqcache.store.facade import Store
@@ -129,7 +129,7 @@ class Keeper:
         *,
         counters: Mapping[str, int] | None = None,
         damaged: bool = False,
-    ) -> IngestSummary:
+    ) -> IngestResult:
         """Take the journal of an ended run into the store.
 
         When the store can't be used now, the journal stays for a later command.
@@ -139,31 +139,25 @@ class Keeper:
             known, and stay lost, so damaged packs are set aside first.
         """
         start.close()
-        summary = IngestSummary()
+        kept: list[IngestResult] = []
         files = start.files
         if files is None:
-            return summary
+            return IngestResult()
         if not files.path.exists():
             # nothing was written, as when the engine can't use the cache: nothing stays beside it
             with contextlib.suppress(OSError):
                 files.remove()
-            return summary
+            return IngestResult()
 
         def ingest(store: Store) -> None:
             if damaged or start.left_out:
                 _set_aside_damaged(store, self._warn)
             result = store.ingest(files, image_id=start.image_id, run=start.run, counters=counters)
             store.warnings += result.warnings
-            summary.blocks_new = result.blocks_new
-            summary.blocks_known = result.blocks_known
-            summary.blocks_dead = result.blocks_dead
-            summary.crowded = result.crowded
-            summary.outdated = result.outdated or 0
-            summary.damaged = result.damaged
-            summary.seconds = result.seconds
+            kept.append(result)
 
         self._try("this run's blocks are not kept yet", ingest)
-        return summary
+        return kept[0] if kept else IngestResult()
 
     def sweep(self) -> int:
         """Keep the journals of runs that ended without their controller; their number."""

@@ -9,6 +9,7 @@ from typing import Any
 from sysqcache.attribution.placer import AttributionSummary
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.store.recording import IngestResult
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,22 +36,6 @@ class Times:
 
 
 @dataclasses.dataclass(slots=True)
-class IngestSummary:
-    """What taking the journals into the store did; ``seconds`` after the run.
-
-    The counts are those of ``store.recording.IngestResult``.
-    """
-
-    blocks_new: int = 0
-    blocks_known: int = 0
-    blocks_dead: int = 0
-    crowded: int = 0
-    outdated: int = 0
-    damaged: int = 0
-    seconds: float = 0.0
-
-
-@dataclasses.dataclass(slots=True)
 class BootReport:
     """Everything that one start of a machine is reported with."""
 
@@ -61,7 +46,7 @@ class BootReport:
     times: Times = dataclasses.field(default_factory=Times)
     stats: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
     stats_at_ready: TbCacheStats = dataclasses.field(default_factory=TbCacheStats)
-    ingest: IngestSummary = dataclasses.field(default_factory=IngestSummary)
+    ingest: IngestResult = dataclasses.field(default_factory=IngestResult)
     packs_left_out: int = 0
     attribution: AttributionSummary = dataclasses.field(default_factory=AttributionSummary)
     warnings: list[str] = dataclasses.field(default_factory=list)
@@ -147,7 +132,7 @@ def blocks_json(stats: TbCacheStats) -> dict[str, Any]:
     }
 
 
-def cache_json(stats: TbCacheStats, ingest: IngestSummary) -> dict[str, Any]:
+def cache_json(stats: TbCacheStats, ingest: IngestResult) -> dict[str, Any]:
     """The ``cache`` object: mapped packs, the journal, what was kept."""
     mapped = [pack for pack in stats.packs if pack.status == "mapped"]
     return {
@@ -162,6 +147,6 @@ def cache_json(stats: TbCacheStats, ingest: IngestSummary) -> dict[str, Any]:
         "blocks_known": ingest.blocks_known,
         "blocks_dead": ingest.blocks_dead,
         "blocks_crowded": ingest.crowded,
-        "blocks_outdated": ingest.outdated,
+        "blocks_outdated": ingest.outdated or 0,
         "blocks_damaged": ingest.damaged,
     }

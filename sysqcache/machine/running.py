@@ -19,9 +19,9 @@ from sysqcache.machine.guest.result import TaskResult
 from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.progress import Listener, StatsUpdated
-from sysqcache.machine.shell import open_shell, run_by, run_in_guest
+from sysqcache.machine.shell import Ending, open_shell, run_by, run_in_guest
 from sysqcache.qmp import commands
-from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient
+from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient, Watched
 from sysqcache.qmp.commands import TbCacheStats
 
 TASK_TIMEOUT: Final = 3600.0
@@ -36,23 +36,14 @@ _SETTLE_STEP: Final = 0.02
 _ENDED: Final = ("SHUTDOWN",)
 
 
-class Process(Protocol):
+class Process(Watched, Ending, Protocol):
     """QEMU, our child or not."""
-
-    def poll(self) -> int | None:
-        """The return code once it has ended."""
-
-    def wait(self, timeout: float) -> int | None:
-        """Wait for its end."""
 
     def cpu_seconds(self) -> float:
         """Its CPU time."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
-
-    def died(self) -> MachineDied:
-        """The error that explains its end."""
 
 
 class Machine:

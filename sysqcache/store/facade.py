@@ -171,12 +171,12 @@ class Store:
         with _as_store_errors(self.layout):
             if files.path.exists() and files.path.stat().st_size == 0:
                 files.remove()
-                return IngestResult(0, 0, 0, (), time.monotonic() - started)
+                return IngestResult(seconds=time.monotonic() - started)
             outdated = set_aside(self.layout, files)
             if outdated is not None:
                 blocks, warning = outdated
                 seconds = time.monotonic() - started
-                return IngestResult(0, 0, 0, (), seconds, (warning,), outdated=blocks)
+                return IngestResult(seconds=seconds, warnings=(warning,), outdated=blocks)
             recording = self._read(files, image_id, run, counters)
             reached("journal-read")
             result, warnings = self._writing(

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sysqcache.base.types import RunInfo
-from sysqcache.formats.journal import Journal
-from sysqcache.formats.places import Places
-from sysqcache.formats.runfiles import RunFiles
-from sysqcache.store import key
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sysqcache.base.types import RunInfo
+    from sysqcache.formats.journal import Journal
+    from sysqcache.formats.places import Places
+    from sysqcache.formats.runfiles import RunFiles
+    from sysqcache.store.key import Identities
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class IngestResult:
         None for any other.
     """
 
-    blocks_new: int
-    blocks_known: int
-    damaged: int
-    packs: tuple[Path, ...]
-    seconds: float
+    blocks_new: int = 0
+    blocks_known: int = 0
+    damaged: int = 0
+    packs: tuple[Path, ...] = ()
+    seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     blocks_dead: int = 0
     crowded: int = 0
@@ -50,7 +53,7 @@ class Recording:
     """
 
     journal: Journal
-    keys: key.Identities
+    keys: Identities
     image_id: str
     run: RunInfo
     places: Places
@@ -61,6 +64,8 @@ class Recording:
         cls, files: RunFiles, image_id: str, run: RunInfo, counters: Mapping[str, int] | None = None
     ) -> Recording:
         """Read a journal and what lies beside it, outside of any lock. Raises FormatError."""
+        from sysqcache.store import key
+
         journal = files.read_journal()
         keys = key.identities(journal.blocks)
         return cls(journal, keys, image_id, run, files.read_places(), counters or {})

@@ -16,7 +16,7 @@ from sysqcache.base.types import DiskFormat, DiskMode, GuestAccess
 from sysqcache.compare import figures, texts
 from sysqcache.compare.machines import private
 from sysqcache.compare.runner import Request, compare
-from sysqcache.compare.ways import Way, parse, supported, turns
+from sysqcache.compare.ways import Way, named, supported, turns
 from sysqcache.saved.record import Method
 from sysqcache.spec.spec import Forward, Network
 
@@ -35,10 +35,10 @@ def test_ways_are_made_of_a_method_and_the_cache() -> None:
 
 
 def test_parse_ways() -> None:
-    assert parse("") == tuple(Way)
-    assert parse("template+warm, cold,cold") == (Way.COLD, Way.TEMPLATE_WARM)
+    assert named("", tuple(Way)) == tuple(Way)
+    assert named("template+warm, cold,cold", tuple(Way)) == (Way.COLD, Way.TEMPLATE_WARM)
     with pytest.raises(UsageError, match="cold\\+warm"):
-        parse("cold,cold+warm")
+        named("cold,cold+warm", tuple(Way))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -11,8 +11,9 @@ from sysqcache.base.counters import MISSES, REJECTS
 from sysqcache.cli.bootview import print_report
 from sysqcache.machine import report
 from sysqcache.machine.guest.result import TaskResult
-from sysqcache.machine.report import BootReport, IngestSummary, Times
+from sysqcache.machine.report import BootReport, Times
 from sysqcache.qmp.commands import TbCacheStats
+from sysqcache.store.recording import IngestResult
 
 ANSWER = {
     "id": "tbcache0",
@@ -81,7 +82,7 @@ def test_the_contract() -> None:
     stats = TbCacheStats.from_qmp(ANSWER)
     task = TaskResult("work", 0.5, 0, "out", "err")
     boot = BootReport(
-        "vm", "x86_64", "on", stats=stats, ingest=IngestSummary(seconds=1.25), times=Times()
+        "vm", "x86_64", "on", stats=stats, ingest=IngestResult(seconds=1.25), times=Times()
     )
     boot.times.tasks.append(task)
     value = boot.to_json()

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.sockets import connect_unix
+from sysqcache.base.system import refused_as
 from sysqcache.machine.guest.result import TaskResult
 
 _POLL_INTERVAL: Final = 0.005
@@ -81,13 +82,9 @@ class GuestAgent(AgentCommands):
     @classmethod
     def connect(cls, path: Path) -> Self:
         """Connect to QEMU's end of the channel; the agent may not be there yet."""
-        try:
+        problem = "no connection to the guest agent's channel"
+        with refused_as(GuestCommandError, problem, "another command may be using it"):
             return cls(connect_unix(path, 1.0))
-        except OSError as error:
-            raise GuestCommandError(
-                f"no connection to the guest agent's channel: {error.strerror}",
-                hint="another command may be using it",
-            ) from None
 
     def sync(self, timeout: float) -> bool:
         """Wait until the agent answers; False after ``timeout`` seconds without it.

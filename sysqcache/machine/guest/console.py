@@ -15,6 +15,7 @@ from typing import Final
 
 from sysqcache.base.errors import MachineBusy, UsageError
 from sysqcache.base.sockets import connect_unix
+from sysqcache.base.system import refused_as
 
 LEAVE_KEY: Final = b"\x1d"
 _REPLAY: Final = 8 * 1024
@@ -31,13 +32,9 @@ def attach(serial_socket: Path, log: Path | None = None) -> bool:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("a console needs a terminal on standard input and output")
-    try:
+    problem = "no connection to the serial port"
+    with refused_as(MachineBusy, problem, "another console may be attached"):
         connection = connect_unix(serial_socket, 1.0)
-    except OSError as error:
-        raise MachineBusy(
-            f"no connection to the serial port: {error.strerror}",
-            hint="another console may be attached",
-        ) from None
     with connection, _raw_terminal(sys.stdin.fileno()):
         connection.setblocking(True)
         _replay(log)

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.sockets import connect_unix
+from sysqcache.base.system import refused_as
 from sysqcache.machine.guest.result import TaskResult
 
 _LINE_MAX: Final = 4000
@@ -33,13 +34,9 @@ class SerialShell:
 
         Raises :class:`GuestCommandError`, for example while a console is attached.
         """
-        try:
+        problem = "no connection to the serial port"
+        with refused_as(GuestCommandError, problem, "a console may be attached"):
             return cls(connect_unix(path, 1.0))
-        except OSError as error:
-            raise GuestCommandError(
-                f"no connection to the serial port: {error.strerror}",
-                hint="a console may be attached",
-            ) from None
 
     def run(self, command: str, timeout: float) -> TaskResult:
         """Run a command; raises :class:`GuestCommandError` after ``timeout`` seconds."""

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from sysqcache.base.errors import LaunchError
+from sysqcache.base.system import refused_as
 from sysqcache.spec.spec import Forward
 
 RECENT: Final = 1000
@@ -31,14 +32,10 @@ def free_port(forward: Forward) -> int:
     with _lock, contextlib.ExitStack() as passed_over:
         while True:
             # bound as long as we look, so that the kernel names another one
-            try:
+            problem = f"no free {forward.protocol} port at {forward.address}"
+            with refused_as(LaunchError, problem, "see network.forwards: in vm.yaml"):
                 probe = passed_over.enter_context(socket.socket(socket.AF_INET, kind))
                 probe.bind((forward.address, 0))
-            except OSError as error:
-                raise LaunchError(
-                    f"no free {forward.protocol} port at {forward.address}: {error.strerror}",
-                    hint="see network.forwards: in vm.yaml",
-                ) from None
             port = int(probe.getsockname()[1])
             if (forward.protocol, port) not in _recent:
                 _recent.append((forward.protocol, port))
