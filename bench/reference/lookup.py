@@ -14,7 +14,7 @@ import numpy as np
 
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable
-from sysqcache.store import moving
+from sysqcache.store import key
 
 if TYPE_CHECKING:
     from sysqcache.store.pack import Pack
@@ -151,7 +151,7 @@ def _fits(pack: Pack, offset: int, query: Query) -> bool:
 def _same_code(table: BlockTable, guest: bytes) -> bool:
     """Whether a machine that has ``guest`` may run the one block of ``table``."""
     own = table.guest_bytes(0)
-    if not moving.moving_rows(table):
+    if not key.moving_rows(table):
         return bytes(own) == guest
     return len(guest) == len(own) and _moved(own, table.imms(0), guest)
 
@@ -163,7 +163,7 @@ def _moved(block: memoryview, imms: bf.Records, guest: bytes) -> bool:
         word = int.from_bytes(guest[offset : offset + bf.IMM_BYTES], "little", signed=True)
         if not _is_opaque(word, bool(value & bf.IMM_RELATIVE)):
             return False
-    return moving.masked(block, imms) == moving.masked(guest, imms)
+    return key.masked(block, imms) == key.masked(guest, imms)
 
 
 def _is_opaque(value: int, relative: bool) -> bool:

@@ -13,20 +13,20 @@ import os
 from pathlib import Path
 from typing import Final
 
+from sysqcache.base.files import held
+
 _SYS: Final = Path("/sys/dev/block")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SECTORS_CHANGED: Final = (6, 13)
 """Places in sysfs' ``stat``: sectors written, and discarded; a flush alone is a write of none."""
 _BLKROGET: Final = 0x125E
+_LOOKING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def device_size(path: Path) -> int:
     """Bytes of a device, whose inode has no size. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
+    with held(os.open(path, _LOOKING)) as fd:
         return os.lseek(fd, 0, os.SEEK_END)
-    finally:
-        os.close(fd)
 
 
 def refuses_writes(fd: int) -> bool:
@@ -60,11 +60,8 @@ def device_state(path: Path) -> str:
 
 def _settle(path: Path) -> None:
     """What the host holds back for a device is counted when it is written."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
+    with held(os.open(path, _LOOKING)) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _line(file: Path) -> str:

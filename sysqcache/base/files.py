@@ -78,13 +78,19 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     path.mkdir(exist_ok=True)  # raises unless another process made the same directory
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames inside ``directory`` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def held(fd: int) -> Iterator[int]:
+    """A descriptor that is closed when the body ends."""
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside ``directory`` durable."""
+    with held(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+        os.fsync(fd)
 
 
 @contextlib.contextmanager
@@ -96,11 +102,8 @@ def locked(path: Path, patience: float | None = 0.0) -> Iterator[int | None]:
 
     :param patience: seconds to wait for it; None: until it is free.
     """
-    fd = _open_lock(path)
-    try:
+    with held(_open_lock(path)) as fd:
         yield fd if _acquire(fd, patience) else None
-    finally:
-        os.close(fd)
 
 
 def share(path: Path) -> int:
@@ -123,13 +126,10 @@ def is_locked(path: Path) -> bool:
     Raises OSError: nobody knows then.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with held(os.open(path, os.O_RDWR | os.O_CLOEXEC)) as fd:
+            return not _acquire(fd, 0.0)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    try:
-        return not _acquire(fd, 0.0)
-    finally:
-        os.close(fd)
 
 
 def _open_lock(path: Path) -> int:

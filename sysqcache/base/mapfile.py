@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.base.errors import FormatError
+from sysqcache.base.files import held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,13 +78,11 @@ def map_private(path: Path) -> memoryview:
     The mapping lives as long as something refers to the returned view.
     No descriptor stays open. Raises FormatError and OSError as :func:`open_private`.
     """
-    fd = open_private(path)
-    try:
-        return map_bytes(fd, os.fstat(fd).st_size)
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
-    finally:
-        os.close(fd)
+    with held(open_private(path)) as fd:
+        try:
+            return map_bytes(fd, os.fstat(fd).st_size)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
 
 
 def map_bytes(fd: int, size: int) -> memoryview:
@@ -114,11 +113,8 @@ def read_private(path: Path, size: int) -> tuple[bytes, int]:
 
     Raises FormatError and OSError as :func:`open_private`.
     """
-    fd = open_private(path)
-    try:
+    with held(open_private(path)) as fd:
         return os.pread(fd, size, 0), os.fstat(fd).st_size
-    finally:
-        os.close(fd)
 
 
 def read_small(path: Path, limit: int) -> bytes:

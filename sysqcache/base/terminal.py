@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+from sysqcache.base.files import held
+
 _OUTPUTS: Final = (1, 2)
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -101,8 +103,5 @@ def leave() -> None:
 
 def _discard(fd: int) -> None:
     """Let all that is written to ``fd`` from now on, and what waits, go nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    try:
+    with held(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)) as null:
         os.dup2(null, fd)
-    finally:
-        os.close(null)

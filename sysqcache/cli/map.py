@@ -47,7 +47,7 @@ def map_machine(
 
 
 def _of_domain(name: str, uri: str) -> GuestMap:
-    from sysqcache.libvirt.looking import map_domain
+    from sysqcache.libvirt.status import map_domain
 
     return map_domain(name, uri)
 

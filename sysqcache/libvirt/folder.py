@@ -205,10 +205,8 @@ def store_root(state: DomainState) -> Path:
 
 def _directory(path: Path, mode: int, uid: int | None = None, gid: int | None = None) -> None:
     path.mkdir(exist_ok=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with files.held(os.open(path, flags)) as fd:
         if os.geteuid() == 0:
             os.fchown(fd, 0 if uid is None else uid, 0 if gid is None else gid)
         os.fchmod(fd, mode)
-    finally:
-        os.close(fd)

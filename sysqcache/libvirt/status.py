@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can be said about an enabled domain, whether it runs or not."""
+"""What can be said about an enabled domain, whether it runs or not, and a look into its guest."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sysqcache.base import paths
-from sysqcache.base.errors import LibvirtError, SysqcacheError
+from sysqcache.base.errors import DomainRefused, LibvirtError, SysqcacheError
 from sysqcache.libvirt import rewrite, waiting
-from sysqcache.libvirt.connect import connect, explained, lookup
+from sysqcache.libvirt.connect import connect, explained, lookup, require_local
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
+from sysqcache.libvirt.follow import peer
+from sysqcache.machine.instances import ForeignProcess
 from sysqcache.machine.report import blocks_json
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import QmpClient
 from sysqcache.qmp.commands import TbCacheStats
+
+if TYPE_CHECKING:
+    from sysqcache.guestmap.result import GuestMap
 
 _ANSWER_SECONDS = 2.0
 
@@ -118,3 +123,29 @@ def _store_bytes(state: DomainState | None) -> int:
         return 0
     packs = store_root(state) / paths.STORE_PACKS
     return sum(path.stat().st_size for path in packs.glob(f"*{paths.PACK_SUFFIX}"))
+
+
+def map_domain(name: str, uri: str) -> GuestMap:
+    """Map the guest of an enabled domain that runs; needs a connection that may read.
+
+    Raises :class:`DomainRefused` for a domain without our QMP channel, :class:`MachineDied`
+    when it ends meanwhile, and :class:`MachineError` without the right to read QEMU's memory.
+    """
+    from sysqcache.guestmap import mapper
+
+    connection = connect(uri, read_only=True)
+    require_local(connection)
+    domain = lookup(connection, name)
+    with explained(f"the state of {name} can't be read"):
+        folder, running = DomainFolder(domain.UUIDString()), bool(domain.isActive())
+        enabled = rewrite.find_mark(domain.XMLDesc(0)) is not None
+    if not running:
+        raise DomainRefused(f"{domain.name()} is not running", hint=f"virsh start {domain.name()}")
+    process = peer(folder.introspection) if enabled else None
+    if process is None:
+        raise DomainRefused(
+            f"{domain.name()} runs without a QMP channel of ours",
+            hint=f"virsh shutdown {domain.name()}, sysqcache libvirt enable {domain.name()}",
+        )
+    foreign = ForeignProcess(process, folder.directory / paths.INSTANCE_QEMU_LOG)
+    return mapper.map_machine(folder.introspection, foreign, quiet=True)

@@ -274,13 +274,10 @@ class ForeignProcess:
 
     def signal(self, number: int) -> None:
         """Send a signal, unless it has ended; never to a process that got its number since."""
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(self._process.pid)
-            try:
-                if self._process.alive():
-                    signal.pidfd_send_signal(descriptor, number)
-            finally:
-                os.close(descriptor)
+        pid = self._process.pid
+        with contextlib.suppress(ProcessLookupError), files.held(os.pidfd_open(pid)) as descriptor:
+            if self._process.alive():
+                signal.pidfd_send_signal(descriptor, number)
 
     def died(self) -> MachineDied:
         """The error that explains its end."""

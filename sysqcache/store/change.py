@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one ingest changes: new and merged packs, rows, use counts, as one commit."""
+"""A journal becomes packs: what one ingest changes, as one commit.
+
+The order is: pack file (written, synced, renamed, directory synced), one commit of
+metadata, boot sets, removal of the journal. A kill between two steps leaves a store
+in which every published file is whole; docs/formats.md says what remains after each.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +25,13 @@ from sysqcache.store.deadareas import DeadAreas
 from sysqcache.store.groups import GATHERED, GroupWriter, Translator, too_many_small
 from sysqcache.store.key import Identities
 from sysqcache.store.layout import StoreLayout
-from sysqcache.store.live import load_live
+from sysqcache.store.live import adopted_rows, load_live
+from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.recording import IngestResult, Recording
 from sysqcache.store.records import FingerprintRow, GlobalRow, ImageRow, RunRow
 from sysqcache.store.registry import Registry, Surroundings
-from sysqcache.store.usage import adopted_rows
+from sysqcache.store.writer import nothing
 
 _MAX_IMAGE_FINGERPRINTS: Final = 8
 
@@ -254,3 +260,28 @@ class Change:
             counters=dict(self.recording.counters),
             kinds={str(k): n for k, n in self.recording.places.counts().items() if n},
         )
+
+
+def ingest_recording(
+    layout: StoreLayout,
+    meta: Meta,
+    recording: Recording,
+    *,
+    reached: Callable[[str], None] = nothing,
+) -> IngestResult:
+    """Keep what is new of a recording; under the store's lock.
+
+    Raises MetaDamaged (rebuild, then call again) or StoreError or OSError; then the
+    store is as before, but for a pack file that nothing refers to yet.
+    """
+    done = meta.run_of(recording.journal.header.identity)
+    if done is not None:
+        publish(layout, meta)
+        packs = tuple(layout.pack(name) for name in done.packs)
+        return IngestResult(done.blocks_new, done.blocks_known, done.damaged, packs, 0.0)
+    change = Change(layout, meta, recording, reached)
+    result = change.apply()
+    reached("committed")
+    publish(layout, meta)
+    reached("boot-sets-written")
+    return result

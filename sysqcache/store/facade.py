@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
-from sysqcache.base.files import share
+from sysqcache.base.files import held, share
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import Note, RunFiles
@@ -22,9 +22,9 @@ from sysqcache.store import inspect, journals, pins, summary
 from sysqcache.store.bundle.merge import ImportResult, Merge
 from sysqcache.store.bundle.read import read_bundle
 from sysqcache.store.bundle.write import Export, ExportReport
+from sysqcache.store.change import ingest_recording
 from sysqcache.store.compact import CompactReport, compact, make_room
 from sysqcache.store.health import degraded
-from sysqcache.store.ingest import ingest_recording
 from sysqcache.store.layout import (
     LOCK_TIMEOUT,
     StoreLayout,
@@ -269,12 +269,8 @@ class Store:
 
     def verify(self, progress: Progress = silent) -> VerifyReport:
         """Read everything and say what is wrong; changes nothing. Raises StoreError."""
-        with _as_store_errors(self.layout):
-            held = share(self.layout.in_use)
-            try:
-                return verify(self.layout, progress)
-            finally:
-                os.close(held)
+        with _as_store_errors(self.layout), held(share(self.layout.in_use)):
+            return verify(self.layout, progress)
 
     def rebuild(self, progress: Progress = silent) -> RebuildReport:
         """Make the metadata anew from the packs; damaged files go to ``damaged/``.
@@ -337,15 +333,13 @@ class Store:
         ``path`` can't be written, StoreError.
         """
         with _as_store_errors(self.layout):
-            held = share(self.layout.in_use)
-        try:
+            fd = share(self.layout.in_use)
+        with held(fd):
             what = self._reading(lambda meta: Export(self.layout, meta, modules, fingerprint), None)
             if what is None or not what.packs:
                 raise StoreError("the store holds nothing that could be exported")
             self.warnings += what.warnings
             return what.write(path, progress)
-        finally:
-            os.close(held)
 
     def import_bundle(
         self,

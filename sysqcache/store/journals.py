@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
-from sysqcache.base.files import STALE_S
+from sysqcache.base.files import STALE_S, held
 from sysqcache.base.mapfile import open_private
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.store.layout import StoreLayout
@@ -25,17 +25,15 @@ def journal_path(layout: StoreLayout, run_id: str) -> Path:
 
 def is_being_written(journal: Path) -> bool:
     """Whether a process has the journal open for writing. Raises FormatError."""
-    fd = open_private(journal)
-    try:
-        # a read lease is refused while anybody has the file open for writing
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return True
-        return _open_by_any_process(journal)  # a file system without leases
-    finally:
-        os.close(fd)
+    with held(open_private(journal)) as fd:
+        try:
+            # a read lease is refused while anybody has the file open for writing
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return True
+            return _open_by_any_process(journal)  # a file system without leases
     return False
 
 

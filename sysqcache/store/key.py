@@ -6,6 +6,11 @@ has a seed for it that no guest knows, so that none can make blocks which fill o
 of an index. The identity (dedupe key) is the store's own: XXH3-128 of the guest bytes,
 seeded with the other parts of the key. Whoever makes two blocks collide loses one of
 them, which is a miss, so it need not resist an attacker.
+
+A kernel that loads itself at a random address differs from boot to boot in 32-bit
+immediates. The engine marks those that it translated without looking at their value
+(engine/src/include/tcg/guest-imm.h has the rule); such a block is the same block
+whatever they hold.
 """
 
 from __future__ import annotations
@@ -16,8 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sysqcache.formats.block import BLOCK, BLOCK_SHORT_KEY, PAGE_SIZE, PREFIX_BYTES
-from sysqcache.store import moving
+from sysqcache.formats import block as bf
 
 if TYPE_CHECKING:
     from sysqcache.formats.blocktable import BlockTable, Mask
@@ -48,9 +52,9 @@ def _mix_all(x: U64) -> U64:
 def long_keys(table: BlockTable) -> Mask:
     """Which blocks are indexed by eight guest bytes, the others by one: shape (n,)."""
     head = table.headers
-    long: Mask = head["guest_size"] >= PREFIX_BYTES
-    long &= head["page_offset"] <= PAGE_SIZE - PREFIX_BYTES
-    long &= head["block_flags"] & BLOCK_SHORT_KEY == 0
+    long: Mask = head["guest_size"] >= bf.PREFIX_BYTES
+    long &= head["page_offset"] <= bf.PAGE_SIZE - bf.PREFIX_BYTES
+    long &= head["block_flags"] & bf.BLOCK_SHORT_KEY == 0
     return long
 
 
@@ -90,12 +94,28 @@ def identities(table: BlockTable) -> Identities:
     seeds = _mix_all(head["page_offset"].astype(np.uint64))
     seeds = _mix_all(seeds ^ _flag_words(table))
     seeds = _mix_all(seeds ^ head["cs_base"])
-    starts = table.offsets + BLOCK.size
+    starts = table.offsets + bf.BLOCK.size
     ends = starts + head["guest_size"]
     digest, view = xxhash.xxh3_128_digest, table.buffer
     rows = zip(starts.tolist(), ends.tolist(), seeds.tolist(), strict=True)
     digests = [digest(view[a:b], s) for a, b, s in rows]
-    for row in moving.moving_rows(table):
-        code = moving.masked(table.guest_bytes(row), table.imms(row))
+    for row in moving_rows(table):
+        code = masked(table.guest_bytes(row), table.imms(row))
         digests[row] = digest(code, int(seeds[row]))
     return np.frombuffer(b"".join(digests), IDENTITY)
+
+
+def masked(guest: bytes | memoryview, imms: bf.Records) -> bytes:
+    """``guest`` with every moving immediate replaced by zeros."""
+    code = bytearray(guest)
+    for value in imms["guest"].tolist():
+        offset = value & ~bf.IMM_RELATIVE
+        code[offset : offset + bf.IMM_BYTES] = bytes(bf.IMM_BYTES)
+    return bytes(code[: len(guest)])
+
+
+def moving_rows(table: BlockTable) -> list[int]:
+    """Rows of single-page blocks that have moving immediates."""
+    movable = (table.imm_counts() > 0) & (table.headers["block_flags"] & bf.BLOCK_TWO_PAGES == 0)
+    rows: list[int] = movable.nonzero()[0].tolist()
+    return rows

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The live packs of one fingerprint, their headers checked, with their block columns."""
+"""The live packs of one fingerprint, their headers checked, with their block columns.
+
+Which of their blocks a run adopted: what its journal says, as rows.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +17,9 @@ import numpy as np
 from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError
 from sysqcache.base.system import is_short
-from sysqcache.formats.blocktable import BlockTable
+from sysqcache.formats import block as bf
+from sysqcache.formats.blocktable import BlockTable, Offsets
+from sysqcache.formats.journal import Journal
 from sysqcache.store.columns import Columns
 from sysqcache.store.layout import StoreLayout
 from sysqcache.store.meta import Meta
@@ -107,3 +113,29 @@ def is_damage(error: FormatError | OSError) -> bool:
             raise error
         return False
     return error.reason in _BAD
+
+
+def adopted_rows(live: Sequence[LivePack], journal: Journal) -> Offsets:
+    """Rows of adopted blocks, counted through all packs in order, ascending, none twice.
+
+    Packs that were replaced while the machine ran are not counted; neither is what does
+    not lie where a block begins, as a journal is not to be trusted.
+    """
+    parts, before = [np.zeros(0, np.int64)], 0
+    numbers = {name: number for number, name in journal.packs.items()}
+    for pack in live:
+        number = numbers.get(pack.row.sha256)
+        if number is not None:
+            of_pack = journal.adopted[journal.adopted["pack"] == number]
+            parts.append(before + _rows(pack, of_pack["position"].astype(np.int64)))
+        before += len(pack.columns)
+    return np.unique(np.concatenate(parts))
+
+
+def _rows(pack: LivePack, position: Offsets) -> Offsets:
+    starts = pack.columns.offsets() // bf.ALIGN
+    if not len(starts):
+        return np.zeros(0, np.int64)
+    row = np.minimum(np.searchsorted(starts, position), len(starts) - 1)
+    rows: Offsets = row[starts[row] == position]
+    return rows

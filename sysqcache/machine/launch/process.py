@@ -21,6 +21,7 @@ from typing import Final, Self
 
 from sysqcache.base import paths, system
 from sysqcache.base.errors import DiskError, LaunchError, MachineDied, MachineError
+from sysqcache.base.files import held
 
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL_LINES: Final = 15
@@ -296,15 +297,12 @@ class QemuProcess:
 def wait_pid(pid: int, timeout: float | None) -> bool:
     """Wait until the process ``pid``, a child or not, has ended; False on timeout."""
     try:
-        fd = os.pidfd_open(pid)
+        with held(os.pidfd_open(pid)) as fd:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            return bool(poller.poll(None if timeout is None else max(0, int(timeout * 1000))))
     except ProcessLookupError:
         return True
-    try:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else max(0, int(timeout * 1000))))
-    finally:
-        os.close(fd)
 
 
 def _die_with(parent: int) -> Callable[[], None]:
