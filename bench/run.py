@@ -10,6 +10,7 @@ bench/results; docs/bench.md tells what each section measures.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -69,9 +70,15 @@ class Session:
     def save(self, directory: Path) -> Path:
         """Write the results file, the same one each time."""
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{stamp(self.started)}-{host.short_hash(self.host)}.json"
+        path = directory / f"{stamp(self.started)}-{short_hash(self.host)}.json"
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         return path
+
+
+def short_hash(host: Mapping[str, str | int | float]) -> str:
+    """The same for results that can be compared."""
+    text = "\n".join(str(host[name]) for name in ("cpu", "cores", "kernel"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import resource
@@ -33,12 +32,6 @@ def facts() -> dict[str, str | int | float]:
         "kernel": platform.release(),
         "load": os.getloadavg()[0],
     }
-
-
-def short_hash(host: dict[str, str | int | float]) -> str:
-    """The same for results that can be compared."""
-    text = "\n".join(str(host[name]) for name in ("cpu", "cores", "kernel"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -123,13 +123,13 @@ class Field:
     meaning: str
 
 
-@dataclass(frozen=True)
 class Layout:
     """A structure of ``size`` bytes; bytes that no field covers are zero."""
 
-    name: str
-    size: int
-    fields: tuple[Field, ...]
+    def __init__(self, name: str, size: int, *fields: Field) -> None:
+        self.name = name
+        self.size = size
+        self.fields = fields
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
@@ -165,24 +165,22 @@ class Layout:
 BLOCK: Final = Layout(
     "block",
     48,
-    (
-        Field(0, "u64", "checksum", "of bytes 8 up to the padding"),
-        Field(8, "u64", "cs_base", "as QEMU's TranslationBlock"),
-        Field(16, "u32", "flags", "as QEMU's TranslationBlock"),
-        Field(20, "u32", "cflags", "final compile flags; CF_PARALLEL is 0x8000"),
-        Field(24, "u16", "page_offset", "guest pc & 4095"),
-        Field(26, "u16", "guest_size", "guest bytes, 1..4096"),
-        Field(28, "u16", "icount", "guest instructions"),
-        Field(30, "u16", "search_size", "bytes of encoded search data"),
-        Field(32, "u32", "code_size", "bytes of host code, constant pool included"),
-        Field(36, "u16[2]", "jmp_reset_offset", "0xffff = no such jump"),
-        Field(40, "u16[2]", "jmp_insn_offset", "0xffff = no such jump"),
-        Field(
-            44,
-            "u32",
-            "block_flags",
-            "bit 0: two pages; 1: short key; 2: any context; 3: limited; 8..15: moving immediates",
-        ),
+    Field(0, "u64", "checksum", "of bytes 8 up to the padding"),
+    Field(8, "u64", "cs_base", "as QEMU's TranslationBlock"),
+    Field(16, "u32", "flags", "as QEMU's TranslationBlock"),
+    Field(20, "u32", "cflags", "final compile flags; CF_PARALLEL is 0x8000"),
+    Field(24, "u16", "page_offset", "guest pc & 4095"),
+    Field(26, "u16", "guest_size", "guest bytes, 1..4096"),
+    Field(28, "u16", "icount", "guest instructions"),
+    Field(30, "u16", "search_size", "bytes of encoded search data"),
+    Field(32, "u32", "code_size", "bytes of host code, constant pool included"),
+    Field(36, "u16[2]", "jmp_reset_offset", "0xffff = no such jump"),
+    Field(40, "u16[2]", "jmp_insn_offset", "0xffff = no such jump"),
+    Field(
+        44,
+        "u32",
+        "block_flags",
+        "bit 0: two pages; 1: short key; 2: any context; 3: limited; 8..15: moving immediates",
     ),
 )
 """Followed by guest code, host code, search data, moving immediates, zeros up to 16."""
@@ -190,121 +188,103 @@ BLOCK: Final = Layout(
 BLOCK_IMM: Final = Layout(
     "moving immediate",
     4,
-    (
-        Field(0, "u16", "guest", "offset in the guest code; bit 15: a distance"),
-        Field(2, "u16", "host", "offset in the host code"),
-    ),
+    Field(0, "u16", "guest", "offset in the guest code; bit 15: a distance"),
+    Field(2, "u16", "host", "offset in the host code"),
 )
 
 RECORD: Final = Layout(
     "record",
     48,
-    (
-        Field(0, "u32", "magic", '0x4c425153 ("SQBL")'),
-        Field(4, "u32", "total_size", "header and padded payload, a multiple of 16"),
-        Field(8, "u16", "type", "1 block, 2 RAM map, 3 dead area, 4 pack, 5 adopted"),
-        Field(10, "u16", "vcpu", "index of the vCPU that translated"),
-        Field(12, "u32", "payload_size", "bytes of payload"),
-        Field(16, "u64", "pc", "guest virtual address"),
-        Field(24, "u64", "ram0", "ram_addr_t of the first guest byte"),
-        Field(32, "u64", "ram1", "ram_addr_t of the second page, or 2^64-1"),
-        Field(40, "u64", "checksum", "of bytes 0..39"),
-    ),
+    Field(0, "u32", "magic", '0x4c425153 ("SQBL")'),
+    Field(4, "u32", "total_size", "header and padded payload, a multiple of 16"),
+    Field(8, "u16", "type", "1 block, 2 RAM map, 3 dead area, 4 pack, 5 adopted"),
+    Field(10, "u16", "vcpu", "index of the vCPU that translated"),
+    Field(12, "u32", "payload_size", "bytes of payload"),
+    Field(16, "u64", "pc", "guest virtual address"),
+    Field(24, "u64", "ram0", "ram_addr_t of the first guest byte"),
+    Field(32, "u64", "ram1", "ram_addr_t of the second page, or 2^64-1"),
+    Field(40, "u64", "checksum", "of bytes 0..39"),
 )
 
 RAM_RANGE: Final = Layout(
     "ram range",
     24,
-    (
-        Field(0, "u64", "ram_addr", "ram_addr_t of the first byte"),
-        Field(8, "u64", "guest_physical", "guest physical address of it"),
-        Field(16, "u64", "size", "bytes"),
-    ),
+    Field(0, "u64", "ram_addr", "ram_addr_t of the first byte"),
+    Field(8, "u64", "guest_physical", "guest physical address of it"),
+    Field(16, "u64", "size", "bytes"),
 )
 
 DEAD_AREA: Final = Layout(
     "dead area",
     16,
-    (
-        Field(0, "u64", "ram_addr", "ram_addr_t at which blocks began"),
-        Field(8, "u32", "size", "guest bytes of the last one"),
-        Field(12, "u32", "changes", "how often other code was there"),
-    ),
+    Field(0, "u64", "ram_addr", "ram_addr_t at which blocks began"),
+    Field(8, "u32", "size", "guest bytes of the last one"),
+    Field(12, "u32", "changes", "how often other code was there"),
 )
 
 PACK_NAME: Final = Layout(
     "pack name",
     80,
-    (
-        Field(0, "u32", "number", "its place in the engine's list, from 0"),
-        Field(4, "u32", "reserved", "0"),
-        Field(8, "char[72]", "name", "file name without .pack, cut to 71, zero padded"),
-    ),
+    Field(0, "u32", "number", "its place in the engine's list, from 0"),
+    Field(4, "u32", "reserved", "0"),
+    Field(8, "char[72]", "name", "file name without .pack, cut to 71, zero padded"),
 )
 
 ADOPTED: Final = Layout(
     "adopted",
     16,
-    (
-        Field(0, "u32", "position", "of the block in its pack / 16, as in the index"),
-        Field(4, "u16", "pack", "number of the pack"),
-        Field(6, "u16", "vcpu", "index of the vCPU that wanted it"),
-        Field(8, "u64", "ram0", "ram_addr_t of the first guest byte"),
-    ),
+    Field(0, "u32", "position", "of the block in its pack / 16, as in the index"),
+    Field(4, "u16", "pack", "number of the pack"),
+    Field(6, "u16", "vcpu", "index of the vCPU that wanted it"),
+    Field(8, "u64", "ram0", "ram_addr_t of the first guest byte"),
 )
 
 JOURNAL_HEADER: Final = Layout(
     "journal header",
     HEADER_SIZE,
-    (
-        Field(0, "char[8]", "magic", '"SYSQJRNL"'),
-        Field(8, "u32", "version", "2"),
-        Field(12, "u32", "header_size", "4096"),
-        Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
-        Field(48, "u32", "page_bits", "12"),
-        Field(52, "u32", "text_size", "bytes of fingerprint text"),
-        Field(56, "u64", "start_time", "nanoseconds since 1970"),
-        Field(64, "u32", "pid", "of the engine"),
-        Field(68, "u32", "reserved", "0"),
-        Field(72, "u8[4016]", "text", "fingerprint text, zero padded"),
-        Field(4088, "u64", "checksum", "of bytes 0..4087"),
-    ),
+    Field(0, "char[8]", "magic", '"SYSQJRNL"'),
+    Field(8, "u32", "version", "2"),
+    Field(12, "u32", "header_size", "4096"),
+    Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
+    Field(48, "u32", "page_bits", "12"),
+    Field(52, "u32", "text_size", "bytes of fingerprint text"),
+    Field(56, "u64", "start_time", "nanoseconds since 1970"),
+    Field(64, "u32", "pid", "of the engine"),
+    Field(68, "u32", "reserved", "0"),
+    Field(72, "u8[4016]", "text", "fingerprint text, zero padded"),
+    Field(4088, "u64", "checksum", "of bytes 0..4087"),
 )
 
 PACK_HEADER: Final = Layout(
     "pack header",
     HEADER_SIZE,
-    (
-        Field(0, "char[8]", "magic", '"SYSQPACK"'),
-        Field(8, "u32", "version", "2"),
-        Field(12, "u32", "header_size", "4096"),
-        Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
-        Field(48, "u32", "page_bits", "12"),
-        Field(52, "u32", "text_size", "bytes of fingerprint text"),
-        Field(56, "u64", "file_size", "bytes of the whole file"),
-        Field(64, "u64", "block_count", "blocks, one index entry each"),
-        Field(72, "u64", "slot_count", "home slots: block_count*3/2 + 16"),
-        Field(80, "u64", "index_entries", "home slots and overflow; the last is empty"),
-        Field(88, "u64", "index_offset", "a multiple of 4096; the file ends with the index"),
-        Field(96, "u64", "blocks_offset", "4096"),
-        Field(104, "u64", "blocks_size", "bytes of all blocks, padding included"),
-        Field(112, "u32", "flags_any", "flags of all blocks, ored"),
-        Field(116, "u32", "flags_all", "flags of all blocks, anded; both 0 = not known"),
-        Field(120, "u64", "seed", "keys the index hash"),
-        Field(128, "u8[3960]", "text", "fingerprint text, zero padded"),
-        Field(4088, "u64", "checksum", "of bytes 0..4087"),
-    ),
+    Field(0, "char[8]", "magic", '"SYSQPACK"'),
+    Field(8, "u32", "version", "2"),
+    Field(12, "u32", "header_size", "4096"),
+    Field(16, "u8[32]", "fingerprint", "raw SHA-256"),
+    Field(48, "u32", "page_bits", "12"),
+    Field(52, "u32", "text_size", "bytes of fingerprint text"),
+    Field(56, "u64", "file_size", "bytes of the whole file"),
+    Field(64, "u64", "block_count", "blocks, one index entry each"),
+    Field(72, "u64", "slot_count", "home slots: block_count*3/2 + 16"),
+    Field(80, "u64", "index_entries", "home slots and overflow; the last is empty"),
+    Field(88, "u64", "index_offset", "a multiple of 4096; the file ends with the index"),
+    Field(96, "u64", "blocks_offset", "4096"),
+    Field(104, "u64", "blocks_size", "bytes of all blocks, padding included"),
+    Field(112, "u32", "flags_any", "flags of all blocks, ored"),
+    Field(116, "u32", "flags_all", "flags of all blocks, anded; both 0 = not known"),
+    Field(120, "u64", "seed", "keys the index hash"),
+    Field(128, "u8[3960]", "text", "fingerprint text, zero padded"),
+    Field(4088, "u64", "checksum", "of bytes 0..4087"),
 )
 
 INDEX_ENTRY: Final = Layout(
     "index entry",
     16,
-    (
-        Field(0, "u64", "prefix", "first min(8, guest_size) guest bytes, rest 0"),
-        Field(8, "u32", "position", "of the block / 16, from the file's start; 0 = empty"),
-        Field(12, "u16", "page_offset", "of the block \\| long << 12 \\| 0x8000"),
-        Field(14, "u16", "tag", "hash & 0xffff"),
-    ),
+    Field(0, "u64", "prefix", "first min(8, guest_size) guest bytes, rest 0"),
+    Field(8, "u32", "position", "of the block / 16, from the file's start; 0 = empty"),
+    Field(12, "u16", "page_offset", "of the block \\| long << 12 \\| 0x8000"),
+    Field(14, "u16", "tag", "hash & 0xffff"),
 )
 
 LAYOUTS: Final = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sysqcache.base.counters import MISSES, REJECTS, UNRECORDED, WRITES
@@ -144,17 +143,6 @@ def quit_qemu(qmp: Executes) -> None:
     qmp.execute("quit")
 
 
-def query_block(qmp: Executes) -> list[dict[str, Any]]:
-    """The block devices."""
-    answer: list[dict[str, Any]] = qmp.execute("query-block")
-    return answer
-
-
-def has_command(qmp: Executes, name: str) -> bool:
-    """True when this QEMU knows the command."""
-    return any(command["name"] == name for command in qmp.execute("query-commands"))
-
-
 def query_tb_cache(qmp: Executes, timeout: float = DEFAULT_TIMEOUT) -> TbCacheStats | None:
     """Counters of the cache; None when the engine or the machine has none."""
     try:
@@ -167,13 +155,3 @@ def tb_cache_checkpoint(qmp: Executes) -> int:
     """Flush the journal to the disk; its size in bytes."""
     answer = qmp.execute("x-tb-cache-checkpoint", timeout=_FSYNC_TIMEOUT)
     return int(answer["journal-bytes"])
-
-
-def tb_cache_add_pack(qmp: Executes, pack: Path) -> None:
-    """Map one more pack while the machine runs."""
-    qmp.execute("x-tb-cache-add-pack", {"path": str(pack)})
-
-
-def tb_cache_freeze(qmp: Executes, freeze: bool) -> None:
-    """Stop (True) or resume (False) recording."""
-    qmp.execute("x-tb-cache-freeze", {"freeze": freeze})

@@ -15,7 +15,7 @@ from bench import arches, table, vcpus
 from bench import figures as fig
 from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
-from bench.run import Session, parse
+from bench.run import Session, parse, short_hash
 from bench.runner import StepFailed, values_of
 from bench.session import CONFIGS, ROOT
 from sysqcache.base import paths
@@ -163,7 +163,7 @@ def test_results_go_through_json_into_a_table(tmp_path: Path) -> None:
     ]
     path = session.save(tmp_path)
     assert path == session.save(tmp_path)
-    assert path.name == f"19700101T000000-{host.short_hash(session.host)}.json"
+    assert path.name == f"19700101T000000-{short_hash(session.host)}.json"
     results = json.loads(path.read_text())
     assert [Run.from_json(value) for value in results["runs"]] == session.runs
     assert [Figure.from_json(value) for value in results["figures"]] == session.figures()

@@ -29,7 +29,6 @@ from sysqcache.base.types import CacheMode
 from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.journal import read_journal
 from sysqcache.machine.launch.process import QemuProcess
-from sysqcache.qmp import commands
 from sysqcache.qmp.commands import TbCacheStats
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image")]
@@ -356,8 +355,8 @@ def test_a_second_object_while_running(tmp_path: Path) -> None:
 def test_bad_packs_added_while_running(pack: Path, tmp_path: Path) -> None:
     bad = damaged(pack, tmp_path / "bad.pack", put("version", 9))
     with guest(Start(), tmp_path / "guest") as running:
-        commands.tb_cache_add_pack(running.qmp, bad)
-        commands.tb_cache_add_pack(running.qmp, tmp_path / "missing.pack")
+        running.qmp.execute("x-tb-cache-add-pack", {"path": str(bad)})
+        running.qmp.execute("x-tb-cache-add-pack", {"path": str(tmp_path / "missing.pack")})
         stats = running.stats()
         assert [p.status for p in stats.packs] == ["version", "unreadable"]
         running.wait_for("requested", 1000)

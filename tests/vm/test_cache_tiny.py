@@ -105,7 +105,7 @@ def test_a_code_buffer_that_overflows(pack: Path, tmp_path: Path) -> None:
 def test_a_pack_added_while_the_guest_runs(pack: Path, tmp_path: Path) -> None:
     with guest(Start(CacheMode.READ_ONLY), tmp_path / "late") as running:
         running.wait_for("requested", 1000)
-        commands.tb_cache_add_pack(running.qmp, pack)
+        running.qmp.execute("x-tb-cache-add-pack", {"path": str(pack)})
         running.wait_ready()
         running.work()
         stats = running.still_stats()
@@ -118,11 +118,11 @@ def test_a_frozen_journal_does_not_grow(tmp_path: Path) -> None:
     journal = tmp_path / "frozen.journal"
     with guest(Start(journal=journal), tmp_path / "frozen") as running:
         running.wait_for("recorded", 1000)
-        commands.tb_cache_freeze(running.qmp, True)
+        running.qmp.execute("x-tb-cache-freeze", {"freeze": True})
         before = commands.tb_cache_checkpoint(running.qmp)
         running.wait_for("requested", running.stats().requested + 10_000)
         assert commands.tb_cache_checkpoint(running.qmp) == before
-        commands.tb_cache_freeze(running.qmp, False)
+        running.qmp.execute("x-tb-cache-freeze", {"freeze": False})
         recorded = running.stats().recorded
         running.wait_for("recorded", recorded + 1000)
         running.wait_ready()

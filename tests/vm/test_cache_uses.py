@@ -93,7 +93,7 @@ def test_packs_are_told_apart_also_when_added_later(pack: Path, tmp_path: Path) 
         before = machine.stats()
         assert before.adopted == 0
         assert before.misses["absent"] >= 1000
-        commands.tb_cache_add_pack(machine.qmp, late)
+        machine.qmp.execute("x-tb-cache-add-pack", {"path": str(late)})
         _finish(machine)
     journal = read_journal(tmp_path / "a.journal")
     assert journal.packs == {0: "full", 1: "l" * 71}
@@ -103,7 +103,7 @@ def test_packs_are_told_apart_also_when_added_later(pack: Path, tmp_path: Path) 
 
 def test_a_frozen_run_names_nothing(pack: Path, tmp_path: Path) -> None:
     with guest(Start(packs=[pack], journal=tmp_path / "a.journal"), tmp_path / "a") as machine:
-        commands.tb_cache_freeze(machine.qmp, True)
+        machine.qmp.execute("x-tb-cache-freeze", {"freeze": True})
         before = commands.tb_cache_checkpoint(machine.qmp)
         stats = _finish(machine)
         assert commands.tb_cache_checkpoint(machine.qmp) == before
