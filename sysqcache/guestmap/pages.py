@@ -33,6 +33,16 @@ _ALL: Final = (1 << 64) - 1
 _MOST_FOLIO_BYTES: Final = 1 << 30
 """Of the struct pages of a folio; no array of them lies so near to the end of all addresses."""
 
+_MEMBERS: Final = {
+    "flags": "<u8",
+    "mapping": "<u8",
+    "index": "<u8",
+    "compound_head": "<u8",
+    "_refcount": "<u4",
+    "page_type": "<u4",
+}
+"""What is read of a struct page."""
+
 
 class Use(enum.IntEnum):
     """What a struct page says of its page."""
@@ -75,19 +85,9 @@ class PageWalk:
             raise UnreadableError(f"struct page of {self._size} bytes")
         self._fields = np.dtype(
             {
-                "names": ["flags", "mapping", "index", "head", "refcount", "type"],
-                "formats": ["<u8", "<u8", "<u8", "<u8", "<u4", "<u4"],
-                "offsets": [
-                    layout.at(f"page.{name}")
-                    for name in (
-                        "flags",
-                        "mapping",
-                        "index",
-                        "compound_head",
-                        "_refcount",
-                        "page_type",
-                    )
-                ],
+                "names": list(_MEMBERS),
+                "formats": list(_MEMBERS.values()),
+                "offsets": [layout.at(f"page.{name}") for name in _MEMBERS],
                 "itemsize": self._size,
             }
         )
@@ -148,13 +148,13 @@ class PageWalk:
         slab_bit, slab_type = self._slab
         is_slab = (top["flags"] & slab_bit) != 0
         if slab_type:
-            is_slab |= top["type"] == np.uint32(slab_type)
+            is_slab |= top["page_type"] == np.uint32(slab_type)
         use = np.full(count, Use.KERNEL, np.uint8)
         is_file = (top["mapping"] != 0) & (kind == 0)
         use[is_file] = Use.FILE
         use[(kind & np.uint64(_ANONYMOUS)) != 0] = Use.ANONYMOUS
         use[is_slab] = Use.KERNEL
-        use[(top["refcount"] == 0) & ~is_slab] = Use.FREE
+        use[(top["_refcount"] == 0) & ~is_slab] = Use.FREE
         use[(rows["flags"] & self._reserved) != 0] = Use.RESERVED
         use[is_tail & (head == own)] = Use.UNKNOWN
         is_file = use == Use.FILE
@@ -187,8 +187,8 @@ class PageWalk:
 
         A tail whose head lies outside this section keeps its own row too.
         """
-        info = rows["head"] - np.uint64(1)
-        is_tail = (rows["head"] & np.uint64(1)) != 0
+        info = rows["compound_head"] - np.uint64(1)
+        is_tail = (rows["compound_head"] & np.uint64(1)) != 0
         start = np.uint64((self._base + first * self._size) & _ALL)
         # v7.1, "mm: rework compound_head() for power-of-2 sizeof(struct page)": the head's address,
         # or a mask that makes it of the tail's, which no address looks like

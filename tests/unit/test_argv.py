@@ -132,14 +132,14 @@ def test_cache_off_leaves_no_trace() -> None:
 
 def test_kernel() -> None:
     machine = spec(kernel=Path("/k"), initrd=Path("/i"), cmdline="console=ttyS0 a,b")
-    assert argv.kernel_args(launch(machine)) == [
+    assert argv.boot_args(launch(machine)) == [
         *("-kernel", "/k", "-initrd", "/i", "-append", "console=ttyS0 a,b")
     ]
-    assert argv.kernel_args(launch(spec(kernel=Path("/k")))) == ["-kernel", "/k"]
+    assert argv.boot_args(launch(spec(kernel=Path("/k")))) == ["-kernel", "/k"]
 
 
 def test_firmware() -> None:
-    assert argv.firmware_args(launch(spec(firmware=Path("/f")))) == ["-bios", "/f"]
+    assert argv.boot_args(launch(spec(firmware=Path("/f")))) == ["-bios", "/f"]
 
 
 def test_disks() -> None:

@@ -131,36 +131,30 @@ def tb_cache_args(launch: Launch) -> list[str]:
     if cache is None or cache.mode is CacheMode.OFF:
         return []
     value = f"tb-cache,id=tbcache0,mode={cache.mode}"
-    if cache.boot_set is not None:
-        value += f",boot-set={escape(cache.boot_set)}"
+    files = {
+        "boot-set": cache.boot_set,
+        "touched": cache.touched,
+        "images": cache.images,
+        "journal": cache.journal,
+    }
+    value += "".join(f",{name}={escape(file)}" for name, file in files.items() if file)
     if cache.journal is not None:
-        value += f",journal={escape(cache.journal)},journal-max={cache.journal_max}"
-    if cache.touched is not None:
-        value += f",touched={escape(cache.touched)}"
-    if cache.images is not None:
-        value += f",images={escape(cache.images)}"
+        value += f",journal-max={cache.journal_max}"
     if cache.small_pages:
         value += ",small-pages=on"
     return ["-object", value]
 
 
-def firmware_args(launch: Launch) -> list[str]:
-    """Firmware other than the machine type's own."""
-    firmware = launch.spec.firmware
-    return [] if firmware is None else ["-bios", str(firmware)]
-
-
-def kernel_args(launch: Launch) -> list[str]:
-    """A directly booted kernel."""
+def boot_args(launch: Launch) -> list[str]:
+    """Firmware other than the machine type's own, a directly booted kernel."""
     spec = launch.spec
-    if spec.kernel is None:
-        return []
-    args = ["-kernel", str(spec.kernel)]
-    if spec.initrd is not None:
-        args += ["-initrd", str(spec.initrd)]
-    if spec.cmdline:
-        args += ["-append", spec.cmdline]
-    return args
+    named = {
+        "-bios": spec.firmware,
+        "-kernel": spec.kernel,
+        "-initrd": spec.initrd,
+        "-append": spec.cmdline,
+    }
+    return [arg for option, value in named.items() if value for arg in (option, str(value))]
 
 
 def disk_args(launch: Launch) -> list[str]:
@@ -259,19 +253,13 @@ def lifecycle_args(launch: Launch) -> list[str]:
     return args
 
 
-def user_args(launch: Launch) -> list[str]:
-    """Arguments from ``qemu_args``, last so that they can override."""
-    return list(launch.spec.qemu_args)
-
-
 PARTS: Final[tuple[Callable[[Launch], list[str]], ...]] = (
     base_args,
     machine_args,
     incoming_args,
     accelerator_args,
     tb_cache_args,
-    firmware_args,
-    kernel_args,
+    boot_args,
     disk_args,
     network_args,
     serial_args,
@@ -279,13 +267,13 @@ PARTS: Final[tuple[Callable[[Launch], list[str]], ...]] = (
     helper_device_args,
     qmp_args,
     lifecycle_args,
-    user_args,
 )
 
 
 def build(launch: Launch) -> list[str]:
-    """The whole command line, the program first."""
-    return [str(launch.binary), *(arg for part in PARTS for arg in part(launch))]
+    """The whole command line: the program, our arguments, those of ``qemu_args`` override them."""
+    ours = (arg for part in PARTS for arg in part(launch))
+    return [str(launch.binary), *ours, *launch.spec.qemu_args]
 
 
 def overlay_disk(disk: Disk, overlay: Path) -> Disk:
