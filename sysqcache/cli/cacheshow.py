@@ -105,43 +105,35 @@ def _offsets(detail: ModuleDetail, table: SymbolTable | None) -> list[dict[str, 
     """One object a block, and one for each dead place without blocks, by offset."""
     import numpy as np
 
+    from sysqcache.store.summary import iso_time
+
+    def entry(
+        offset: int, size: int, flags: int, uses: int, place: int, *seen: float
+    ) -> dict[str, Any]:
+        area = detail.dead[place] if place >= 0 else None
+        first, last = map(iso_time, seen)
+        return {
+            "offset": offset,
+            "size": size,
+            "flags": flags,
+            "uses": uses,
+            "symbol": (table.lookup(offset) or None) if table else None,
+            "dead": area and {"reason": area.reason, "changes": area.changes},
+            "first_seen": first,
+            "last_seen": last,
+        }
+
     columns = detail.columns
     dead = detail.dead_at(columns.offset.astype(np.int64)).tolist()
     times = (detail.started(columns.first), detail.started(columns.last))
     numbers = (columns.offset, columns.size, columns.flags, columns.uses)
     rows = zip(*(n.tolist() for n in numbers), dead, *times, strict=True)
-    found = [_offset(detail, table, *row) for row in rows]
+    found = [entry(*row) for row in rows]
     for place, area in enumerate(detail.dead):
         if place not in dead:
             seen = detail.started(np.array([area.first_run, area.last_run], "<u4"))
-            found.append(_offset(detail, table, area.offset, area.size, 0, 0, place, *seen))
+            found.append(entry(area.offset, area.size, 0, 0, place, *seen))
     return sorted(found, key=lambda row: (row["offset"], row["flags"]))
-
-
-def _offset(
-    detail: ModuleDetail,
-    table: SymbolTable | None,
-    offset: int,
-    size: int,
-    flags: int,
-    uses: int,
-    dead: int,
-    first: float,
-    last: float,
-) -> dict[str, Any]:
-    from sysqcache.store.summary import iso_time
-
-    area = detail.dead[dead] if dead >= 0 else None
-    return {
-        "offset": offset,
-        "size": size,
-        "flags": flags,
-        "uses": uses,
-        "symbol": (table.lookup(offset) or None) if table else None,
-        "dead": area and {"reason": area.reason, "changes": area.changes},
-        "first_seen": iso_time(first),
-        "last_seen": iso_time(last),
-    }
 
 
 def _print_head(detail: ModuleDetail) -> None:

@@ -59,11 +59,7 @@ class Saving:
 
     def to_json(self) -> dict[str, Any]:
         """An entry of ``suspends``."""
-        return {
-            "suspend_s": round(self.suspend_s, 4),
-            "wall_s": round(self.wall_s, 4),
-            "disk_bytes": self.disk_bytes,
-        }
+        return {name: round(value, 4) for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

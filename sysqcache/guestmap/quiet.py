@@ -22,7 +22,7 @@ from sysqcache.base.errors import MachineError
 from sysqcache.guestmap.flatview import MemoryRange, QmpDialog
 from sysqcache.guestmap.memory import UnreadableError
 from sysqcache.guestmap.session import GuestSession, SessionState, connect
-from sysqcache.qmp.client import Watched
+from sysqcache.qmp.client import Watched, require_alive
 
 _ADDRESS: Final = re.compile(r"is 0x([0-9a-fA-F]{1,16})\s*$")
 _PLATFORMS: Final = {"x86_64": "X86_64", "aarch64": "AARCH64", "riscv64": "RISCV64"}
@@ -78,7 +78,7 @@ class QuietSession(GuestSession):
         except (OSError, OverflowError, ValueError):
             data = b""
         if len(data) != size:
-            self._check_alive()
+            require_alive(self._process)
             raise UnreadableError(f"QEMU's memory at {address:#x} can't be read")
         return data
 

@@ -21,7 +21,7 @@ from sysqcache.guestmap.flatview import MemoryRange, QmpDialog, memory_ranges
 from sysqcache.guestmap.memory import GuestMemory, PhysicalMemory, UnreadableError
 from sysqcache.guestmap.targets import address_space
 from sysqcache.guestmap.vmcoreinfo import VmcoreInfo, find_notes
-from sysqcache.qmp.client import Watched
+from sysqcache.qmp.client import HANG_UP, Watched, require_alive
 
 if TYPE_CHECKING:
     import drgn
@@ -33,8 +33,6 @@ _UTS_NAME: Final = 4
 """Where its name is in struct uts_namespace of kernels before Linux 5.11, which do not tell."""
 
 _LIBVIRTS: Final = "masterKey0"
-_HANG_UP: Final = 1.0
-_POLL: Final = 0.005
 _TIMEVAL: Final = struct.pack("qq", int(limits.QMP_SECONDS), 0)
 
 
@@ -173,7 +171,7 @@ class GuestSession:
             try:
                 self._symbols = load_vmlinux_kallsyms(prog)
             except (drgn.FaultError, ValueError, LookupError, OverflowError, MemoryError) as error:
-                self._check_alive()
+                require_alive(self._process)
                 raise UnreadableError(f"no readable symbol table: {error}") from None
         return self._symbols
 
@@ -202,7 +200,7 @@ class GuestSession:
                 data: bytes = prog.read(address, size, True)
                 return data
             except drgn.FaultError:
-                self._check_alive()
+                require_alive(self._process)
                 raise UnreadableError(f"QEMU can't read {address:#x}") from None
 
     @contextlib.contextmanager
@@ -213,22 +211,12 @@ class GuestSession:
         except UnreadableError:
             raise
         except QmpError:
-            self._check_alive(_HANG_UP)
+            require_alive(self._process, HANG_UP)
             raise
         # drgn raises plain Exception for what goes wrong with QMP
         except Exception as error:
-            self._check_alive(_HANG_UP)
+            require_alive(self._process, HANG_UP)
             raise MachineError(f"the guest's memory can't be read: {error}") from error
-
-    def _check_alive(self, patience: float = 0.0) -> None:
-        """Raise :class:`MachineDied` when QEMU has ended, at the latest after ``patience``."""
-        deadline = time.monotonic() + patience
-        while self._process is not None:
-            if self._process.poll() is not None:
-                raise self._process.died()
-            if time.monotonic() > deadline:
-                return
-            time.sleep(_POLL)
 
     def close(self) -> None:
         """Let go of QEMU; may be called twice."""

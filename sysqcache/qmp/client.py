@@ -26,7 +26,11 @@ from sysqcache.qmp.events import EventLog
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT: Final = 10.0
+HANG_UP: Final = 1.0
+"""Seconds in which QEMU ends after it hung up, if it does."""
+
 _CONNECT_POLL: Final = 0.002
+_END_POLL: Final = 0.005
 _READ_LIMIT: Final = 64 * 1024 * 1024
 
 # its errors reach the user as our exceptions; nothing goes to stderr by itself
@@ -41,6 +45,20 @@ class Watched(Protocol):
 
     def died(self) -> MachineDied:
         """The error that explains its end."""
+
+
+def require_alive(process: Watched | None, patience: float = 0.0) -> None:
+    """Raise :class:`MachineDied` when a process has ended, at the latest after ``patience``.
+
+    A hang-up comes a moment before the end of the process can be seen.
+    """
+    deadline = time.monotonic() + patience
+    while process is not None:
+        if process.poll() is not None:
+            raise process.died()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_END_POLL)
 
 
 class CommandRefusedError(QmpError):
@@ -97,7 +115,7 @@ class QmpClient:
                 connection.setblocking(False)
                 return connection
             except OSError as error:
-                self._check_alive()
+                require_alive(self._process)
                 if time.monotonic() > deadline:
                     raise QmpError(f"can't connect to {path}: {error.strerror}") from None
             time.sleep(_CONNECT_POLL)
@@ -115,7 +133,7 @@ class QmpClient:
         answer comes in ``timeout`` seconds, :class:`MachineDied` when QEMU ended.
         """
         if self._closed:
-            self._check_alive()
+            require_alive(self._process)
             raise QmpError(f"QMP {command}: the connection is closed")
         return self._run(self._client.execute(command, arguments), timeout, command)
 
@@ -125,24 +143,13 @@ class QmpClient:
             return future.result(timeout)
         except concurrent.futures.TimeoutError:
             future.cancel()
-            self._check_alive()
+            require_alive(self._process)
             raise QmpError(f"QMP {what}: no answer within {timeout:g} s") from None
         except ExecuteError as error:
             raise CommandRefusedError(what, error.error_class, str(error)) from None
         except (QMPError, OSError, EOFError) as error:
-            self._explain_hangup()
+            require_alive(self._process, HANG_UP)
             raise QmpError(f"QMP {what}: the connection was lost: {error}") from None
-
-    def _check_alive(self) -> None:
-        if self._process is not None and self._process.poll() is not None:
-            raise self._process.died()
-
-    def _explain_hangup(self) -> None:
-        """A hang-up comes a moment before the end of the process can be seen."""
-        deadline = time.monotonic() + 1.0
-        while self._process is not None and time.monotonic() < deadline:
-            self._check_alive()
-            time.sleep(0.005)
 
     async def _read_events(self) -> None:
         listener = EventListener()

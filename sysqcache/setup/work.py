@@ -169,25 +169,17 @@ def published(target: Path) -> Iterator[Path]:
     between the two renames, absent, but never half written; what a kill leaves behind is
     removed by the next call.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{target.name}.*.tmp"):
-        if not _alive(stale):
-            shutil.rmtree(stale, ignore_errors=True)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    temporary.mkdir()
-    try:
+    with scratch(target.parent, f".{target.name}", 0o777) as temporary:
         yield temporary
         old = target.parent / f".{target.name}.{os.getpid()}.old.tmp"
         if target.exists():
             target.rename(old)
         temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+def scratch(parent: Path, prefix: str, mode: int = 0o700) -> Iterator[Path]:
     """A temporary directory below ``parent``; those that a kill left behind are removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for stale in parent.glob(f"{prefix}.*.tmp"):
@@ -195,7 +187,7 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
             shutil.rmtree(stale, ignore_errors=True)
     directory = parent / f"{prefix}.{os.getpid()}.tmp"
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=mode)
     try:
         yield directory
     finally:
