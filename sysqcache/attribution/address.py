@@ -27,12 +27,16 @@ def place_by_address(board: Board, seen: Observation) -> None:
     module = np.array([_module_number(board, seen, one) for one in seen.owners], np.int32)
     board.kernel = board.kernel or kernel_module(seen)
     rows, at = common_rows(board.blocks, seen)
-    kind = np.array([_number(one) for one in seen.owners])[seen.owner[at]]
-    known = module[seen.owner[at]] != NO_MODULE
-    same = known & (seen.seen[at] == Seen.SAME)
-    good = same & _is_kernel(board.blocks, seen, rows, at) & (kind == _KERNEL)
-    good |= same & _is_module(board.blocks, seen, rows, at) & (kind == _MODULE)
-    good |= _is_file(board.blocks, seen, rows, at, known & (kind == _FILE))
+
+    def known(kind: OwnerKind) -> Mask:
+        of_kind = np.array([one.kind == kind for one in seen.owners], bool)
+        found: Mask = (of_kind & (module != NO_MODULE))[seen.owner[at]]
+        return found
+
+    same = seen.seen[at] == Seen.SAME
+    good = same & known(OwnerKind.KERNEL) & _is_kernel(board.blocks, seen, rows, at)
+    good |= same & known(OwnerKind.KERNEL_MODULE) & _is_module(board.blocks, seen, rows, at)
+    good |= _is_file(board.blocks, seen, rows, at, known(OwnerKind.FILE))
     board.place(rows[good], module[seen.owner[at[good]]], seen.offset[at[good]])
     for ram, owner, offset in zip(
         seen.dead_ram.tolist(), seen.dead_owner.tolist(), seen.dead_offset.tolist(), strict=True
@@ -55,14 +59,6 @@ def common_rows(blocks: RecordedBlocks, seen: Observation) -> tuple[I64, I64]:
     at = np.minimum(np.searchsorted(seen.record, blocks.record), len(seen.record) - 1)
     rows = np.flatnonzero(seen.record[at] == blocks.record)
     return rows, at[rows]
-
-
-_FILE, _KERNEL, _MODULE, _OTHER = range(4)
-
-
-def _number(owner: Owner) -> int:
-    kinds = {OwnerKind.FILE: _FILE, OwnerKind.KERNEL: _KERNEL, OwnerKind.KERNEL_MODULE: _MODULE}
-    return kinds.get(owner.kind, _OTHER)
 
 
 def _module_number(board: Board, seen: Observation, owner: Owner) -> int:

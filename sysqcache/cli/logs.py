@@ -32,30 +32,21 @@ def logs(
     instance = Instance(name)
     state = instance.read()
     log = instance.file(paths.INSTANCE_QEMU_LOG) if qemu else serial_log(instance, state)
-    offset = _print(log, lines)
+    offset = _print(log, lines=lines)
     while follow and instance.is_held():
         time.sleep(0.1)
-        offset = _print_from(log, offset)
+        offset = _print(log, offset)
 
 
-def _print(log: Path, lines: int | None) -> int:
-    try:
-        data = log.read_bytes()
-    except FileNotFoundError:
-        return 0
-    shown = data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:])
-    sys.stdout.buffer.write(shown)
-    sys.stdout.buffer.flush()
-    return len(data)
-
-
-def _print_from(log: Path, offset: int) -> int:
+def _print(log: Path, offset: int = 0, lines: int | None = None) -> int:
+    """What is behind ``offset``, or the last lines of it; where it ended."""
     try:
         with log.open("rb") as stream:
             stream.seek(offset)
             data = stream.read()
     except FileNotFoundError:
         return offset
-    sys.stdout.buffer.write(data)
+    shown = data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:])
+    sys.stdout.buffer.write(shown)
     sys.stdout.buffer.flush()
     return offset + len(data)

@@ -157,7 +157,7 @@ def _read(folder: Path) -> Image:
     model = _KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
         expected = f"expected one of {', '.join(str(known) for known in _KINDS)}"
-        place = document.positions.find(("kind",))
+        place = document.place(("kind",))
         raise vmyaml.config_error(document.file, [vmyaml.Problem(place, "kind", expected)], _HINT)
     recipe, problems = vmyaml.validated(document, model)
     if recipe is None:
@@ -168,7 +168,7 @@ def _read(folder: Path) -> Image:
     if other := recipe.base if isinstance(recipe, UpgradedRecipe) else recipe.like:
         wrong = _unlike(recipe, other, folder.name)
         if wrong:
-            place = document.positions.find((field,))
+            place = document.place((field,))
             raise vmyaml.config_error(document.file, [vmyaml.Problem(place, field, wrong)], _HINT)
         below = () if upgraded else _read(HOME / other).folders
     return Image(folder.name, recipe, (*below, folder))

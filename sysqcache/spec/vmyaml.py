@@ -47,36 +47,23 @@ class Problem:
         )
 
 
-class Positions:
-    """Where each field of the file stands."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._where: dict[Loc, str] = {}
-
-    def set_line(self, loc: Loc, line: int) -> None:
-        """Remember the line, counted from 1, of the field at ``loc``."""
-        self._where[loc] = f"{self._file}:{line}"
-
-    def set_option(self, loc: Loc, option: str) -> None:
-        """Remember that the field at ``loc`` came from the command line."""
-        self._where[loc] = option
-
-    def find(self, loc: Loc) -> str:
-        """The place of ``loc``, or of the nearest field around it."""
-        for end in range(len(loc), 0, -1):
-            if where := self._where.get(loc[:end]):
-                return where
-        return f"{self._file}:{_ROOT_LINE}"
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A vm.yaml as plain data, not validated yet."""
+    """A vm.yaml as plain data, not validated yet.
+
+    :param places: where fields stand: ``file:line``, or the option that set them.
+    """
 
     file: Path
     data: dict[str, Any]
-    positions: Positions
+    places: dict[Loc, str]
+
+    def place(self, loc: Loc) -> str:
+        """The place of ``loc``, or of the nearest field around it."""
+        for end in range(len(loc), 0, -1):
+            if where := self.places.get(loc[:end]):
+                return where
+        return f"{self.file}:{_ROOT_LINE}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ class CheckedFields:
 
     def problem(self, loc: Loc, text: str) -> Problem:
         """A problem at ``loc``, with its place in the file."""
-        return Problem(self.document.positions.find(loc), dotted(loc), text)
+        return Problem(self.document.place(loc), dotted(loc), text)
 
 
 def dotted(loc: Loc) -> str:
@@ -122,17 +109,15 @@ def read(file: Path, overrides: Sequence[str] = ()) -> Document:
         data, lines = yamltext.load(text)
     except yamltext.BadYaml as error:
         raise config_error(file, [Problem(f"{file}:{error.line}", "", error.text)]) from None
-    positions = Positions(file)
-    for loc, line in lines.items():
-        positions.set_line(loc, line)
+    places = {loc: f"{file}:{line}" for loc, line in lines.items()}
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise config_error(file, [Problem(f"{file}:1", "", "expected keys and values")])
-    problems = [p for item in overrides if (p := _override(data, item, positions))]
+    problems = [p for item in overrides if (p := _override(data, item, places))]
     if problems:
         raise config_error(file, problems)
-    return Document(file, data, positions)
+    return Document(file, data, places)
 
 
 def _text(file: Path) -> str:
@@ -147,7 +132,7 @@ def _text(file: Path) -> str:
     raise ConfigError(f"can't read {file}: {reason}") from None
 
 
-def _override(data: dict[str, Any], item: str, positions: Positions) -> Problem | None:
+def _override(data: dict[str, Any], item: str, places: dict[Loc, str]) -> Problem | None:
     """Apply one ``key=value``; the problem if that is not possible."""
     option = f"--set {item}"
     key, equals, text = item.partition("=")
@@ -173,7 +158,7 @@ def _override(data: dict[str, Any], item: str, positions: Positions) -> Problem 
         target[last] = value
     else:
         return Problem(option, key, f"the list has {len(target)} items")
-    positions.set_option(loc, option)
+    places[loc] = option
     return None
 
 
@@ -207,7 +192,7 @@ def validated(document: Document, model: type[_Model]) -> tuple[_Model | None, l
 
 def _problem(document: Document, error: ErrorDetails, model: type[BaseModel]) -> Problem:
     loc: Loc = tuple(error["loc"])
-    return Problem(document.positions.find(loc), dotted(loc), _explain(error, loc, model))
+    return Problem(document.place(loc), dotted(loc), _explain(error, loc, model))
 
 
 def _explain(error: ErrorDetails, loc: Loc, model: type[BaseModel]) -> str:

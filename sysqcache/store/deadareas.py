@@ -43,25 +43,17 @@ class Report:
 
 def reports(journal: Journal, found: Places, registry: Registry) -> list[Report]:
     """The dead places of a run that lie in modules."""
-    placed = {
-        int(ram): (int(module), int(offset))
-        for ram, module, offset in zip(
-            found.dead_ram, found.dead_module, found.dead_offset, strict=True
-        )
-        if module != NO_MODULE
-    }
-    return [
-        Report(
-            registry.number(found.modules[placed[ram][0]]), placed[ram][1], max(size, 1), changes
-        )
-        for ram, size, changes in zip(
-            journal.dead["ram_addr"].tolist(),
-            journal.dead["size"].tolist(),
-            journal.dead["changes"].tolist(),
-            strict=True,
-        )
-        if ram in placed
-    ]
+    columns = (found.dead_ram, found.dead_module, found.dead_offset)
+    places = zip(*(column.tolist() for column in columns), strict=True)
+    placed = {ram: (module, offset) for ram, module, offset in places if module != NO_MODULE}
+    result = []
+    areas = (journal.dead[name].tolist() for name in ("ram_addr", "size", "changes"))
+    for ram, size, changes in zip(*areas, strict=True):
+        if ram in placed:
+            module, offset = placed[ram]
+            number = registry.number(found.modules[module])
+            result.append(Report(number, offset, max(size, 1), changes))
+    return result
 
 
 class DeadAreas:

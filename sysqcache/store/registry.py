@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import Offsets
@@ -133,16 +134,13 @@ def places(journal: Journal, found: Places, registry: Registry) -> StorePlaces:
     local[listed], kind[listed] = found.module[row0[listed]], found.kind[row0[listed]]
     module, offset = np.zeros(len(record), "<u4"), np.zeros(len(record), "<u4")
     placed = local != NO_MODULE
-    module[placed] = _numbers(local[placed], lambda one: registry.number(found.modules[one]))
-    module[~placed] = _numbers(kind[~placed], lambda one: registry.unplaced(KINDS[one]))
+    module[placed] = mapped(local[placed], lambda one: registry.number(found.modules[one]))
+    module[~placed] = mapped(kind[~placed], lambda one: registry.unplaced(KINDS[one]))
     offset[placed] = found.offset[row0[placed]]
     return StorePlaces(module, offset)
 
 
-def _numbers(
-    values: np.ndarray[tuple[int], np.dtype[np.int64]], number: Callable[[int], int]
-) -> Offsets:
+def mapped(values: NDArray[Any], number: Callable[[int], int]) -> NDArray[np.uint32]:
     """``number`` of each value, called once for each that there is."""
     unique, inverse = np.unique(values, return_inverse=True)
-    table = np.array([number(one) for one in unique.tolist()], np.int64)
-    return table[inverse] if len(table) else np.zeros(0, np.int64)
+    return np.array([number(one) for one in unique.tolist()], "<u4")[inverse]

@@ -9,10 +9,10 @@ packs are written anew and committed with one batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from sysqcache.store.live import load_live
 from sysqcache.store.manifest import publish
 from sysqcache.store.meta import Meta
 from sysqcache.store.records import FingerprintRow, GlobalRow, RunRow
+from sysqcache.store.registry import mapped
 
 IMPORT: Final = "import"
 """Mode and start of the run that stands for an import."""
@@ -143,11 +144,10 @@ class Merge:
     def _columns(self, table: BlockTable, keys: key.Identities, packs: list[BundlePack]) -> Columns:
         """Columns of all blocks under this store's numbers, as if this import were a run."""
         carried = np.concatenate([pack.columns for pack in packs])
-        places = StorePlaces(
-            _mapped(carried["module"], self._names.module), carried["offset"].copy()
-        )
+        module = mapped(carried["module"], self._names.module.__getitem__)
+        places = StorePlaces(module, carried["offset"].copy())
         columns = Columns.new(table, keys, self._run, 0, places)
-        image = _mapped(carried["image"], self._names.image)
+        image = mapped(carried["image"], self._names.image.__getitem__)
         return dataclasses.replace(
             columns, image=image, uses=np.clip(carried["uses"], 1, _MAX_USES)
         )
@@ -223,10 +223,3 @@ class Merge:
             crowded=result.crowded,
             crowded_new=self._crowded_new,
         )
-
-
-def _mapped(numbers: NDArray[Any], new: Mapping[int, int]) -> NDArray[np.uint32]:
-    """Each number replaced."""
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    table = np.array([new[number] for number in unique.tolist()], "<u4")
-    return table[inverse]
