@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import arches, table, vcpus
+from bench import arches, limit, table, vcpus
 from bench import figures as fig
 from bench.figures import SHARE, Figure, Limit, Run
 from bench.plan import SINGLE_RUNS, Kind, Section, Step, pairs, plan
@@ -301,3 +301,23 @@ def test_guests_whose_image_is_not_built_are_left_out(
     for name in arches.DEFAULT:
         assert f"{name} is left out: sysqcache image build {name}\n" in said
         assert (CONFIGS / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("debian12-arm64, perl, warm/plain", 0.75),
+        ("debian12, perl, warm/plain", 0.80),
+        ("debian12, work, warm/plain", 0.70),
+        ("debian12, ready, off/plain", 0.85),
+        ("debian12, first task, template+warm/internal, plain", 0.35),
+        ("debian12, perl, cold/plain", None),
+        ("debian12, ready, warm", None),
+        ("debian12, first task, internal, plain", None),
+    ],
+)
+def test_what_is_asked_beside_plain_qemu_depends_on_task_and_guest(
+    name: str, asked: float | None
+) -> None:
+    found = limit.limit(name)
+    assert (found.value if found else None) == asked
