@@ -82,7 +82,7 @@ def test_faults_are_found_and_kept(
     target = Target("pins", lambda: [b"[]"], mutations.bytes_changed, bad)
     monkeypatch.setattr(python, "named", {"pins": target}.__getitem__)
     keep = tmp_path / "kept"
-    given = ["--python", "--seconds", "0.01", "--seed", "7", "--target", "pins"]
+    given = ["--python", "--seconds", "1", "--seed", "7", "--target", "pins"]
     assert fuzz.main([*given, "--keep", str(keep)]) == 1
     (path,) = keep.iterdir()
     assert path.name.startswith("pins-IndexError-test_reader_fuzz-")
