@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,46 @@ def test_made_by_qmp_and_reads_golden_packs(x86_engine: Engine, tmp_path: Path) 
         assert missing["status"] == "unreadable"
         rejected = {name: n for name, n in info(client)["rejected"].items() if n}
         assert rejected == {"fingerprint": 1, "version": 1, "unreadable": 1}
+
+
+@pytest.mark.parametrize("name", ["fifo", "folder", "missing", "endless", "huge"])
+def test_a_boot_set_that_can_not_be_read(x86_engine: Engine, tmp_path: Path, name: str) -> None:
+    """The machine runs without it, and neither waits for a FIFO nor reads what has no end."""
+    made = tmp_path / name
+    match name:
+        case "fifo":
+            os.mkfifo(made)
+        case "folder":
+            made.mkdir()
+        case "endless":
+            made.symlink_to("/dev/zero")
+        case "huge":
+            made.touch()
+            os.truncate(made, 1 << 40)
+    with qemu(x86_engine, tmp_path, "-object", f"tb-cache,id=c,boot-set={made}") as client:
+        state = info(client)
+    assert (state["active"], state["packs"]) == (True, [])
+    assert f"can't read {made}" in (tmp_path / paths.INSTANCE_QEMU_LOG).read_text()
+
+
+def test_an_audit_of_a_machine_without_vcpus(x86_engine: Engine, tmp_path: Path) -> None:
+    with qemu(x86_engine, tmp_path) as client:
+        found = client.execute("x-tb-audit")
+    assert (found["blocks"], found["stale"], found["unknown"]) == (0, 0, 0)
+
+
+def test_pages_to_touch_in_memory_of_several_parts(x86_engine: Engine, tmp_path: Path) -> None:
+    """The memory of a machine with NUMA nodes is that of several objects: nothing is touched."""
+    touched = tmp_path / "touched"
+    touched.write_bytes(b"sqctouch" + struct.pack("<II", 0, 16))
+    touched.chmod(0o600)
+    memory = []
+    for node in ("m0", "m1"):
+        memory += ["-object", f"memory-backend-ram,id={node},size=64M"]
+        memory += ["-numa", f"node,memdev={node}"]
+    own = ("-object", f"tb-cache,id=c,touched={touched}")
+    with qemu(x86_engine, tmp_path, "-machine", "pc", "-m", "128M", *memory, *own) as client:
+        assert info(client)["active"]
 
 
 def test_there_is_one_and_it_stays(x86_engine: Engine, tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ TbAudit *qmp_x_tb_audit(Error **errp)
 {
     TbAudit *audit;
 
+    if (!first_cpu) {
+        /* A machine without vCPUs has no blocks. */
+        return g_new0(TbAudit, 1);
+    }
     if (!tb_audit_on && !tcg_cflags_has(first_cpu, CF_PARALLEL_BIT)) {
         error_setg(errp, "with one vCPU blocks are not audited unless the "
                    "machine is started with -accel tcg,x-audit=on");

@@ -15,11 +15,15 @@
 #include <xxhash.h>
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "tb-cache-find.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+
+/* Far more than the names of all packs that are mapped. */
+#define MAX_BOOT_SET (16 * MiB)
 
 /* All mapped packs, for the SIGBUS handler; never shrinks. */
 static struct {
@@ -255,15 +259,55 @@ TbCachePackFile *tb_cache_pack_open(const char *path,
     return p;
 }
 
+/* Returns NULL for a file that may be read, else why it may not. */
+static const char *check_boot_set(int fd, size_t *size)
+{
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return strerror(errno);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return "not a regular file";
+    }
+    if (st.st_size > MAX_BOOT_SET) {
+        return "too large";
+    }
+    *size = st.st_size;
+    return NULL;
+}
+
+/*
+ * Returns what the file says, or NULL.  The machine must not wait for who
+ * opens a FIFO, nor read what has no end.
+ */
+static char *read_boot_set(const char *path)
+{
+    int fd = RETRY_ON_EINTR(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    size_t size = 0;
+    const char *why = check_boot_set(fd, &size);
+    char *text = why ? NULL : g_malloc0(size + 1);
+
+    if (text && RETRY_ON_EINTR(pread(fd, text, size, 0)) < 0) {
+        why = strerror(errno);
+        g_clear_pointer(&text, g_free);
+    }
+    if (why) {
+        warn_report("tb-cache: can't read %s: %s", path, why);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return text;
+}
+
 void tb_cache_boot_set_read(const char *path, TbCacheAddPack *add,
                             void *opaque)
 {
-    g_autofree char *text = NULL;
-    g_autoptr(GError) err = NULL;
+    g_autofree char *text = read_boot_set(path);
     g_auto(GStrv) lines = NULL;
 
-    if (!g_file_get_contents(path, &text, NULL, &err)) {
-        warn_report("tb-cache: can't read %s: %s", path, err->message);
+    if (!text) {
         return;
     }
     lines = g_strsplit(text, "\n", -1);

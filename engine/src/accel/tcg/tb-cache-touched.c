@@ -108,7 +108,8 @@ void tb_cache_touched_start(const char *path, TbCacheRejects *rejects)
         warn_report("tb-cache: pages touched before %s refused: %s", path, why);
         return;
     }
-    if (!ram) {
+    /* With NUMA it may have several parts, and no memory of its own. */
+    if (!ram || !memory_region_is_ram(ram)) {
         g_free(t.list);
         return;
     }

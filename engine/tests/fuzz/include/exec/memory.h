@@ -14,6 +14,11 @@ typedef struct MemoryRegion {
     uint64_t size;
 } MemoryRegion;
 
+static inline bool memory_region_is_ram(MemoryRegion *mr)
+{
+    return true;
+}
+
 static inline void *memory_region_get_ram_ptr(MemoryRegion *mr)
 {
     return mr->ram;

@@ -30,6 +30,7 @@
 #define DIV_ROUND_UP(n, d)      (((n) + (d) - 1) / (d))
 #define ROUND_DOWN(n, d)        ((n) / (d) * (d))
 #define ROUND_UP(n, d)          ROUND_DOWN((n) + (d) - 1, d)
+#define RETRY_ON_EINTR(x)       TEMP_FAILURE_RETRY(x)
 #define QEMU_BUILD_BUG_ON(x)    _Static_assert(!(x), #x)
 
 typedef struct Error Error;
