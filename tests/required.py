@@ -44,3 +44,31 @@ def require_mount(folder: Path, kind: str, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+_GROUPS = (
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),  # version 1
+    ("/sys/fs/cgroup", "memory.max"),
+)
+
+
+@contextlib.contextmanager
+def require_memory_group(name: str, size: int) -> Iterator[Path]:
+    """The file that takes the numbers of processes that may have so much memory together.
+
+    Skips where no control group can be made.
+    """
+    parent, limit = next((one for one in _GROUPS if Path(one[0]).is_dir()), _GROUPS[-1])
+    group = Path(parent) / name
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        try:
+            (group / limit).write_text(str(size))
+        except OSError as error:
+            pytest.skip(f"memory can't be limited: {error}")
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()

@@ -10,6 +10,7 @@ import os
 import resource
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import SysqcacheError
@@ -55,6 +56,15 @@ FEW_FILES: Final = 128
 def hint(number: int | None) -> str:
     """The next step after an error of the system, or ""."""
     return _HINTS.get(number or 0, "")
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has ended for want of memory, 0 where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def is_short(error: OSError) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
+from required import require_memory_group
 
-from sysqcache.base import paths
+from sysqcache.base import paths, system
 from sysqcache.machine.launch.process import wait_pid
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
@@ -52,6 +54,22 @@ def test_two_boots_at_once() -> None:
         sysqcache("stop", "tiny")
         code, _, err = first.finish()
         assert code == 0, err
+
+
+def test_a_control_group_with_too_little_memory(tmp_path: Path) -> None:
+    """The kernel ends QEMU then, and tells nobody why."""
+    with require_memory_group(f"sysqcache-{os.getpid()}", 128 << 20) as group:
+        command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group)]
+        command += [sys.executable, "-m", "sysqcache", "boot", str(TINY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 14, done.stderr
+        assert "killed by SIGKILL" in done.stderr
+        assert system.hint(errno.ENOMEM) in done.stderr
+        [listed] = report("list")["machines"]
+        assert listed["state"] == "stopped"
+        eventually(lambda: not group.read_text())
+    assert report("cache", "verify")["problems"] == []
+    assert boot()["times"]["ready_s"]
 
 
 def test_qemu_is_killed() -> None:

@@ -153,6 +153,7 @@ class QemuProcess:
         self._rusage_cpu = 0.0
         self._reap_lock = threading.Lock()
         self._released = False
+        self._memory_kills = 0
 
     @property
     def pid(self) -> int:
@@ -177,6 +178,7 @@ class QemuProcess:
             raise MachineError("QEMU was started already")
         before_exec = None if self._detached else _die_with(os.getpid())
         self.started_at = time.monotonic()
+        self._memory_kills = system.memory_kills()
         with self.log.open("wb") as log:
             try:
                 self._popen = subprocess.Popen(
@@ -232,12 +234,18 @@ class QemuProcess:
 
     def died(self) -> MachineDied:
         """The error that explains its end."""
+        code = self.wait(1.0) or 0
         return MachineDied(
-            f"QEMU ended unexpectedly ({describe_exit(self.wait(1.0) or 0)})",
-            hint="the blocks recorded so far are kept",
+            f"QEMU ended unexpectedly ({describe_exit(code)})",
+            hint=self._memory_hint(code) or "the blocks recorded so far are kept",
             detail=messages(self.log) or _SILENT,
             command=self.command,
         )
+
+    def _memory_hint(self, code: int) -> str:
+        """What to do if the kernel has ended it for want of memory, which nobody else tells."""
+        short = code == -signal.SIGKILL and system.memory_kills() > self._memory_kills
+        return system.hint(errno.ENOMEM) if short else ""
 
     def launch_error(self) -> LaunchError | DiskError:
         """The error for a process that ended before it answered."""
@@ -252,7 +260,8 @@ class QemuProcess:
         ended = describe_exit(code) if code is not None else "still running"
         return LaunchError(
             f"QEMU did not start ({ended})",
-            hint=_launch_hint(tail, own_firmware="-bios" in self.argv),
+            hint=self._memory_hint(code or 0)
+            or _launch_hint(tail, own_firmware="-bios" in self.argv),
             detail=tail or _SILENT,
             command=self.command,
         )
