@@ -27,6 +27,7 @@ def exec_(
     from sysqcache.machine.shell import run_in_guest
 
     instance = Instance(name)
+    _let_run(name)
     state = instance.require_running()
     line = command[0] if len(command) == 1 else shlex.join(command)
     result = run_in_guest(instance, state, instance.watched(state), line, timeout)
@@ -35,3 +36,21 @@ def exec_(
     else:
         print_output(result)
     raise typer.Exit(result.exit)
+
+
+def _let_run(name: str) -> None:
+    """A guest that a killed command left standing runs on. Raises when it does not run.
+
+    Nothing is known of a machine whose QMP sockets are both in use.
+    """
+    from sysqcache.base.errors import QmpError
+    from sysqcache.machine.running import Machine
+    from sysqcache.saved import killed
+
+    try:
+        machine = Machine.attach(name, quick=True)
+    except QmpError:
+        return
+    with machine:
+        if (still := killed.go_on(machine)) is not None:
+            raise still.error()

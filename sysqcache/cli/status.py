@@ -48,9 +48,10 @@ def _live(name: str) -> dict[str, Any]:
 
     try:
         with Machine.attach(name) as machine:
-            stats = machine.stats()
+            stats, still = machine.stats(), machine.standstill()
             return {
                 "qemu_state": query_status(machine.qmp).state,
+                "stands_still": f"{still.why} ({still.hint})" if still else None,
                 "host_cpu_s": round(machine.process.cpu_seconds(), 2),
                 "blocks": None if stats is None else blocks_json(stats),
             }

@@ -49,7 +49,7 @@ def stop(
     if not running and not instance.is_held():
         settle(instance)  # one that was killed left what only a running machine has
     if state.state is not MachineState.BROKEN and not instance.is_held():
-        instance.update(state=MachineState.STOPPED)
+        instance.update(state=instance.ended)
     if as_json:
         print_json(answer)
     elif running:
@@ -89,5 +89,24 @@ def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
         blocks = None if stats is None else blocks_json(stats)
     place_before_end(machine, lambda text: note(f"warning: {text}"))
     limit = machine.state.poweroff_timeout if timeout is None else timeout
-    ended_by = machine.power_off(limit) if limit else machine.quit()
+    ended_by = machine.power_off(limit) if limit and _runs(machine) else machine.quit()
     return {"machine": machine.state.name, "ended_by": ended_by, "blocks": blocks}
+
+
+def _runs(machine: Machine) -> bool:
+    """Whether the guest can be asked; it runs on if a killed command left it standing."""
+    from sysqcache.base.errors import MachineError
+    from sysqcache.qmp import commands
+    from sysqcache.saved import killed
+
+    try:
+        still = killed.go_on(machine)
+    except MachineError as error:  # it ended, or its disks are as they were
+        note(error.message)
+        return False
+    if still is not None and still.state == "paused":
+        commands.cont(machine.qmp)  # whoever stopped it, it can't power off so
+        still = machine.standstill()
+    if still is not None:
+        note(f"warning: {still.text}: it can't be asked to power off")
+    return still is None

@@ -32,7 +32,8 @@ class InstanceState:
     """What the state file holds. ``started`` is Unix time in seconds, ``ready_s`` seconds
     from the start of QEMU, ``journal`` an absolute path or "". ``start``: boot, or how it
     was resumed; ``saved_from``: directory of the saved machine that it was resumed from.
-    ``cache_reason``: why the engine does not use the cache that it was given.
+    ``cache_reason``: why the engine does not use the cache that it was given. ``waits``: its
+    guest has not run yet since it was saved.
     """
 
     name: str
@@ -57,6 +58,7 @@ class InstanceState:
     start: str = "boot"
     saved_from: str = ""
     cache_reason: str = ""
+    waits: bool = False
 
     @property
     def process(self) -> ProcessId:
@@ -158,6 +160,11 @@ class Instance:
     def is_saved(self) -> bool:
         """Whether the machine is saved, in whatever condition."""
         return self.file(paths.INSTANCE_SAVED_CURRENT).is_symlink()
+
+    @property
+    def ended(self) -> MachineState:
+        """What a machine is whose QEMU has ended: what was saved stays, however it went on."""
+        return MachineState.SAVED if self.is_saved() else MachineState.STOPPED
 
     def current(self) -> InstanceState:
         """The state as it really is: a machine that was killed is ``dead``.

@@ -179,9 +179,11 @@ class Life:
             f"QEMU had {qemu.cpu_seconds():.1f} s of the host's processors and waited "
             f"{qemu.identity.waited_seconds():.1f} s for one"
         )
+        still = self.machine.standstill()
         return NotReady(
-            f"{self.spec.name} was not ready within {ready.timeout:g} s ({ready.probe} probe)",
-            hint=ready.hint or "see ready: in vm.yaml",
+            f"{self.spec.name} was not ready within {ready.timeout:g} s ({ready.probe} probe)"
+            + (f": {still.text}" if still else ""),
+            hint=(still.hint if still else ready.hint) or "see ready: in vm.yaml",
             detail=f"{had}\n{self._serial_tail()}",
         )
 

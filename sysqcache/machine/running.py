@@ -14,12 +14,14 @@ from typing import Final, Protocol, Self
 from sysqcache.base import interrupts, paths
 from sysqcache.base.errors import GuestCommandError, MachineDied, MachineError, QmpError
 from sysqcache.base.types import GuestAccess
+from sysqcache.machine import standstill
 from sysqcache.machine.guest.agent import GuestAgent, KeptAgent
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.progress import Listener, StatsUpdated
 from sysqcache.machine.shell import Ending, open_shell, run_by, run_in_guest
+from sysqcache.machine.standstill import Standstill
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient, Watched
 from sysqcache.qmp.commands import TbCacheStats
@@ -94,6 +96,16 @@ class Machine:
 
         Raises :class:`GuestCommandError`, or :class:`MachineDied` when QEMU ended.
         """
+        if (still := self.standstill()) is not None and still.for_good:
+            raise still.error()
+        try:
+            return self._run(command, timeout)
+        except GuestCommandError as error:
+            if (still := self.standstill()) is None:
+                raise
+            raise GuestCommandError(f"{error.message}: {still.text}", hint=still.hint) from error
+
+    def _run(self, command: str, timeout: float) -> TaskResult:
         kept = self.agent.kept
         if kept is None:
             return run_in_guest(self.instance, self.state, self.process, command, timeout)
@@ -103,6 +115,12 @@ class Machine:
             # what is left of an answer would be taken for the next one's
             self.agent.close()
             raise
+
+    def standstill(self) -> Standstill | None:
+        """Why the guest does not run; None when it does, or when nobody can tell."""
+        with contextlib.suppress(QmpError, MachineDied):
+            return standstill.look(self.state.name, self.qmp)
+        return None
 
     def power_off(self, timeout: float) -> str:
         """End the machine: ask the guest, then QEMU, then the kernel.

@@ -67,11 +67,6 @@ class Standstill:
         """Whether it does not help to wait."""
         return self.state in _FOR_GOOD
 
-    @property
-    def never_ran(self) -> bool:
-        """Whether it waits for a state, or for the command that lets it run."""
-        return _WHY.get(self.state) is _NEVER_RAN
-
     def error(self) -> GuestCommandError:
         """For who wanted something of the guest."""
         return GuestCommandError(self.text, hint=self.hint)

@@ -292,7 +292,7 @@ class _Start:
             if placer is not None and self.report.detached:
                 placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
-            self.instance.update(state=self._ended())
+            self.instance.update(state=self.instance.ended)
 
     def _write_running(
         self, process: QemuProcess, spec: MachineSpec, start_set: StartSet | None
@@ -310,16 +310,13 @@ class _Start:
             poweroff_timeout=spec.poweroff_timeout,
             forwards=tuple(dataclasses.asdict(f) for f in spec.network.forwards),
             argv=tuple(process.argv),
+            waits=self.origin is not None,
         )
 
     def _note_failure(self, error: BaseException) -> None:
         text = brief(error)
         with contextlib.suppress(MachineError, OSError):
-            self.instance.update(state=self._ended(), error=text)
-
-    def _ended(self) -> MachineState:
-        """What a machine is whose QEMU has ended: what was saved stays, however it went on."""
-        return MachineState.SAVED if self.instance.is_saved() else MachineState.STOPPED
+            self.instance.update(state=self.instance.ended, error=text)
 
     def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
         """Give the journal to the store, unless QEMU goes on."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -18,7 +19,12 @@ from sysqcache.base.errors import DiskError, SavedStateError
 from sysqcache.base.types import DiskFormat, DiskMode
 from sysqcache.machine.launch.argv import file_options
 from sysqcache.machine.launch.overlay import create_overlay, remove_overlays
-from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
+from sysqcache.saved.qcow2snapshot import (
+    DamagedImage,
+    SnapshotSums,
+    is_at_snapshot,
+    snapshot_sums,
+)
 from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
 from sysqcache.spec.spec import Disk
@@ -161,11 +167,14 @@ def _absolute_backing(file: Path, qemu_img: Path) -> str:
 def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: str = "") -> None:
     """Raise :class:`SavedStateError` unless a disk is as it was saved.
 
-    :param tag: of the snapshot that it holds; the machine's own disk may have been written
-        by a machine that was resumed from it, then, and the snapshot has to be what it was.
+    :param tag: of the snapshot that it holds, which has to be what it was. The machine's own
+        disk may have been written then by one that was resumed from it; another one may have
+        been a QEMU's whose guest did not run.
     """
-    require_unchanged(name, disk.chain)
     file = directory / disk.own if disk.own else Path(disk.file)
+    same_data = tag and disk.mode != DiskMode.READ_ONLY and _is_at_snapshot(file, tag)
+    below = {path: one for path, one in disk.chain.items() if not same_data or path != str(file)}
+    require_unchanged(name, below)
     try:
         same = FileIdentity.of(file) == disk.identity
         if tag and disk.mode != DiskMode.READ_ONLY:
@@ -180,6 +189,16 @@ def check(name: str, disk: SavedDisk, directory: Path, qemu_img: Path, *, tag: s
             hint=afresh(name),
             detail=getattr(error, "detail", ""),
         ) from error
+
+
+def _is_at_snapshot(file: Path, tag: str) -> bool:
+    """Whether nothing would be lost if a disk went back to a snapshot.
+
+    A QEMU changes the file that ends before its guest has run.
+    """
+    with contextlib.suppress(SavedStateError, OSError):
+        return is_at_snapshot(file, tag)
+    return False
 
 
 def _check_snapshot(disk: SavedDisk, file: Path, tag: str, qemu_img: Path, *, same: bool) -> None:

@@ -15,7 +15,6 @@ from typing import Final
 
 from sysqcache.base import interrupts
 from sysqcache.base.errors import MachineDied, QmpError, SavedStateError
-from sysqcache.base.types import MachineState
 from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import migration
 from sysqcache.qmp.blocknodes import BlockNode
@@ -69,7 +68,7 @@ def undone(machine: Machine, error: BaseException, disks: Sequence[BlockNode]) -
     machine.quit()
     # a controller in another terminal may still have to see the end
     settle(machine.instance)
-    machine.instance.update(state=MachineState.STOPPED)
+    machine.instance.update(state=machine.instance.ended)
     qemu_img = Path(machine.state.argv[0]).with_name("qemu-img")
     failed = [problem for disk in disks if (problem := _revert(disk, qemu_img))]
     if not disks:

@@ -12,16 +12,9 @@ import contextlib
 import time
 from typing import Final
 
-from sysqcache.base import paths
-from sysqcache.base.errors import (
-    MachineDied,
-    MachineError,
-    NoSuchMachine,
-    QmpError,
-    SavedStateError,
-)
+from sysqcache.base import files, paths
+from sysqcache.base.errors import MachineBusy, MachineError, QmpError, SavedStateError
 from sysqcache.base.files import locked
-from sysqcache.base.types import MachineState
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.running import Machine, settle
@@ -32,6 +25,7 @@ from sysqcache.saved.goback import SAFETY, undone
 
 _BUSY: Final = 60.0
 _TRY: Final = 0.3
+_POLL: Final = 0.05
 
 
 def settle_killed(machine: Machine) -> None:
@@ -41,19 +35,29 @@ def settle_killed(machine: Machine) -> None:
     QEMU has ended, and the machine is saved or its disks are as they were.
     """
     _end_saved(machine)
+    _end_waiting(machine)
     migration.settle(machine.qmp)
     failed = ""
     for job in (migration.LOAD, migration.SAVE, migration.DELETE):
         error = jobs.forget_job(machine.qmp, job)
         failed = error if job == migration.LOAD and error else failed
-    disks = [disk for disk in blocknodes.disks(machine.qmp) if disk.snapshot(SAFETY)]
     if failed:
+        disks = [disk for disk in blocknodes.disks(machine.qmp) if disk.snapshot(SAFETY)]
         raise undone(machine, QmpError(f"another command was killed, and {failed}"), disks)
-    if disks:
-        migration.snapshot_delete(machine.qmp, SAFETY, [disk.name for disk in disks])
+    _delete(machine, SAFETY)
     mark = standing.read(machine.instance)
-    if mark is not None:
-        standing.leave(machine, ran=mark.is_of(machine.state))
+    if mark is not None and mark.is_of(machine.state):
+        # nobody has written down yet which machine it belongs to
+        _delete(machine, mark.snapshot)
+        standing.leave(machine, mark)
+    standing.forget(machine.instance)
+
+
+def _delete(machine: Machine, name: str) -> None:
+    """Take a snapshot that nobody will go back to out of the disks that have it."""
+    nodes = [disk.name for disk in blocknodes.disks(machine.qmp) if disk.snapshot(name)]
+    if nodes:
+        migration.snapshot_delete(machine.qmp, name, nodes)
 
 
 def _end_saved(machine: Machine) -> None:
@@ -63,8 +67,9 @@ def _end_saved(machine: Machine) -> None:
         return
     if not slots.is_current(machine.instance, mark.saving):
         return
-    machine.quit()
-    seal(machine.instance)
+    _quit(machine)
+    slots.seal(machine.state.name)
+    standing.forget(machine.instance)
     name = machine.state.name
     raise SavedStateError(
         f"{name} is saved: the command that saved it was killed before it ended its QEMU, "
@@ -73,36 +78,44 @@ def _end_saved(machine: Machine) -> None:
     )
 
 
-def seal(instance: Instance) -> None:
-    """End a ``suspend`` whose QEMU has ended: disks with a snapshot are what they are now.
-
-    Nothing is done after another start of the machine. Raises OSError.
-    """
-    settle(instance)
-    mark = standing.read(instance)
-    if mark is None or not mark.saving or not mark.is_of(instance.read()):
+def _end_waiting(machine: Machine) -> None:
+    """End a QEMU whose guest nobody will let run. Nothing is lost: it is saved still."""
+    state = machine.instance.read()
+    if not state.waits:
         return
-    if slots.is_current(instance, mark.saving) and not instance.is_held():
-        slots.seal(instance.name)
-        instance.update(state=MachineState.SAVED)
-        standing.forget(instance)
+    if ProcessId.of(state.controller) is not None:
+        raise MachineBusy(f"another command resumes {state.name}")
+    _quit(machine)
+    raise SavedStateError(
+        f"{state.name} had not gone on yet: the command that resumed it was killed, and its "
+        "QEMU has ended now",
+        hint=f"sysqcache resume {state.name} lets it go on",
+    )
+
+
+def _quit(machine: Machine) -> None:
+    machine.quit()
+    settle(machine.instance)
+    machine.instance.update(state=machine.instance.ended, waits=False)
 
 
 def go_on(machine: Machine, *, patience: float = _BUSY) -> Standstill | None:
     """Let a guest run on that stands still for no reason any more; why it does not run.
 
-    A command that saves it or takes it back is waited for, ``patience`` seconds. Raises
+    A command that saves it or lets it go on is waited for, ``patience`` seconds. Raises
     :class:`MachineError`, as :func:`settle_killed`.
     """
     still = machine.standstill()
-    directory = machine.instance.file(paths.INSTANCE_SAVED)
     if still is None:
         return None
-    if directory.is_dir():
+    directory = machine.instance.file(paths.INSTANCE_SAVED)
+    if directory.is_dir() or machine.state.waits:
+        files.make_directory(directory)
         with locked(directory / slots.LOCK, patience) as alone:
             if alone is None:
                 return Standstill(machine.state.name, "finish-migrate")
             machine.instance.require_running()
+            _await_resume(machine.instance, patience)
             settle_killed(machine)
             still = machine.standstill()
     if still is not None and still.state == "io-error":
@@ -113,30 +126,29 @@ def go_on(machine: Machine, *, patience: float = _BUSY) -> Standstill | None:
     return still
 
 
+def _await_resume(instance: Instance, patience: float) -> None:
+    """Wait for a command that is about to let the guest go on."""
+    deadline = time.monotonic() + patience
+    while (state := instance.read()).waits and time.monotonic() < deadline:
+        if ProcessId.of(state.controller) is None:
+            return
+        time.sleep(_POLL)
+
+
 def end_idle(name: str) -> None:
     """Make way for a resume of ``name``: what a killed command left in its place has ended.
 
     A machine that runs, or that another command is at, is left alone. Raises OSError.
     """
     instance = Instance(name)
-    with contextlib.suppress(NoSuchMachine, MachineDied):
-        if not instance.is_held():
-            seal(instance)
-        elif instance.is_saved():
-            with locked(instance.file(paths.INSTANCE_SAVED) / slots.LOCK) as alone:
-                if alone is not None:
-                    _end_idle(instance)
-
-
-def _end_idle(instance: Instance) -> None:
-    state = instance.current()
-    if not state.process.alive() or ProcessId.of(state.controller) is not None:
+    if not instance.is_saved() or not instance.is_held():
         return
     # a QEMU that does not answer is left alone
-    with contextlib.suppress(MachineError), Machine.attach(instance.name, quick=True) as machine:
-        _end_saved(machine)
-        still = machine.standstill()
-        starts = state.state is MachineState.STARTING and state.start != "boot"
-        if starts and still is not None and still.never_ran:
-            machine.quit()
-            settle(instance)
+    with (
+        contextlib.suppress(MachineError),
+        locked(instance.file(paths.INSTANCE_SAVED) / slots.LOCK) as alone,
+    ):
+        if alone is not None:
+            with Machine.attach(name, quick=True) as machine:
+                _end_saved(machine)
+                _end_waiting(machine)

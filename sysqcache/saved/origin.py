@@ -62,6 +62,7 @@ class SavedOrigin:
                 hint=f"sysqcache boot starts it afresh; sysqcache logs {machine.state.name} "
                 "shows QEMU's messages",
             ) from error
+        machine.instance.update(waits=False)
         commands.cont(machine.qmp)
 
     def nodes(self) -> list[str]:

@@ -80,6 +80,17 @@ def snapshot_sums(file: Path, tag: str, *, data: bool) -> SnapshotSums:
         )
 
 
+def is_at_snapshot(file: Path, tag: str) -> bool:
+    """Whether the disk holds what it held when the snapshot called ``tag`` was made.
+
+    Its tables are the snapshot's own then: a write, whoever it is by, gets others. Raises
+    :class:`DamagedImage`, OSError.
+    """
+    with file.open("rb", buffering=0) as stream:
+        image = _Image(stream.fileno(), file)
+        return image.is_at(image.snapshot(tag))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Snapshot:
     """An entry of the table of snapshots; sizes in bytes, but for the L1's entries."""
@@ -100,7 +111,9 @@ class _Image:
         self._fd, self._file = fd, file
         self._size = os.fstat(fd).st_size
         header = self._read(0, 104, at_least=72)
-        magic, version, _, _, bits, disk, _, _, _, _, _, count, table = _HEADER.unpack_from(header)
+        magic, version, _, _, bits, disk, _, size, l1, _, _, count, table = _HEADER.unpack_from(
+            header
+        )
         if magic != _MAGIC or version not in (2, 3):
             raise self._damaged("it is no qcow2 image")
         (features,) = struct.unpack_from(">Q", header, 72) if version == 3 else (0,)
@@ -109,6 +122,7 @@ class _Image:
         self._cluster, self._disk = 1 << bits, disk
         self._words = 2 if features & _EXTENDED_L2 else 1
         self._count, self._table = count, table
+        self._active = _Snapshot(l1, size, disk, 0)
 
     def _damaged(self, why: str) -> DamagedImage:
         return DamagedImage(f"{self._file} is damaged: {why}")
@@ -137,15 +151,30 @@ class _Image:
             place += (_ENTRY.size + len(rest) + 7) & ~7
         raise DamagedImage(f"{self._file} does not hold its snapshot any more")
 
+    def is_at(self, snapshot: _Snapshot) -> bool:
+        """Whether the disk's table is a snapshot's, but for what lies behind the disk's end."""
+        if self._active.disk != snapshot.disk:
+            return False
+        of_disk = 8 * self._first_of_state(snapshot)
+        now, then = (self._l1(one, lambda _: None) for one in (self._active, snapshot))
+        return now.tobytes()[:of_disk] == then.tobytes()[:of_disk]
+
+    def _first_of_state(self, snapshot: _Snapshot) -> int:
+        """The first entry of a table that is not the disk's."""
+        per_table = self._cluster // (8 * self._words) * self._cluster
+        return int(-(-snapshot.disk // per_table))
+
+    def _l1(self, snapshot: _Snapshot, table_seen: Callable[[bytes], object]) -> array[int]:
+        if snapshot.l1_size * 8 > _MAX_L1:
+            raise self._damaged("a table of its snapshot is too big")
+        return self._entries(self._read(snapshot.l1, snapshot.l1_size * 8), table_seen)
+
     def extents(
         self, snapshot: _Snapshot, table_seen: Callable[[bytes], object]
     ) -> tuple[_Extents, _Extents]:
         """Places and sizes of the clusters of the disk, and of the machine's state."""
-        if snapshot.l1_size * 8 > _MAX_L1:
-            raise self._damaged("a table of its snapshot is too big")
-        l1 = self._entries(self._read(snapshot.l1, snapshot.l1_size * 8), table_seen)
-        per_table = self._cluster // (8 * self._words) * self._cluster
-        first_of_state = -(-snapshot.disk // per_table)
+        l1 = self._l1(snapshot, table_seen)
+        first_of_state = self._first_of_state(snapshot)
         # each cluster is referred to once in a snapshot: more of them than the file has
         # room for is damage, and would take for ever
         left = self._size // self._cluster + 1

@@ -34,7 +34,7 @@ from sysqcache.machine.progress import Listener, PhaseBegan
 from sysqcache.machine.report import BootReport
 from sysqcache.machine.running import Machine, end_by_signals, settle
 from sysqcache.machine.start import start_saved
-from sysqcache.saved import disks, ramfile, slots
+from sysqcache.saved import disks, killed, ramfile, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
@@ -318,6 +318,7 @@ def _resume_copy(
 
 
 def _checked_idle(name: str) -> Resumable:
+    killed.end_idle(name)
     if Instance(name).is_held():
         raise MachineBusy(f"the machine {name} is running already", hint=f"sysqcache stop {name}")
     return check(name)

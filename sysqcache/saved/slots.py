@@ -18,6 +18,7 @@ more are removed by the next command that saves or deletes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 import time
@@ -29,12 +30,14 @@ from sysqcache.base import paths, system
 from sysqcache.base.errors import MachineBusy, NoSuchMachine, SavedStateError
 from sysqcache.base.files import TEMPORARY, locked, replace_file, sync_directory
 from sysqcache.machine.instances import Instance, list_instances
+from sysqcache.saved import disks
 from sysqcache.saved.record import SavedMachine
 
 RECORD: Final = "saved.json"
 STATE: Final = "state"
 TOUCHED: Final = "touched"
-_LOCK: Final = ".lock"
+LOCK: Final = ".lock"
+"""Held by who saves a machine or takes it back."""
 _QEMU_THREADS: Final = 8
 """More than a migration or a snapshot starts."""
 CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
@@ -47,7 +50,7 @@ def only_one(instance: Instance) -> Iterator[None]:
     _require_threads(instance.name)
     directory = instance.file(paths.INSTANCE_SAVED)
     directory.mkdir(mode=0o700, exist_ok=True)
-    with locked(directory / _LOCK) as fd:
+    with locked(directory / LOCK) as fd:
         if fd is None:
             raise MachineBusy(f"another command is saving {instance.name} or takes it back")
         yield
@@ -72,6 +75,11 @@ def new_slot(instance: Instance) -> tuple[str, Path]:
     return one, slot
 
 
+def tag(one: str) -> str:
+    """The name of the snapshot of a machine that is saved inside its disks, by its id."""
+    return f"sysqcache-{one}"
+
+
 def publish(instance: Instance, slot: Path, record: SavedMachine) -> Path:
     """Make a filled directory the saved machine; its directory. Raises OSError."""
     replace_file(slot / RECORD, record.encode(), synced=True)
@@ -88,6 +96,24 @@ def publish(instance: Instance, slot: Path, record: SavedMachine) -> Path:
 def rewrite(directory: Path, record: SavedMachine) -> None:
     """Replace the record of a saved machine atomically. Raises OSError."""
     replace_file(directory / RECORD, record.encode(), synced=True)
+
+
+def seal(name: str) -> SavedMachine:
+    """Write down what disks with a snapshot are like after QEMU's end; the new record.
+
+    Raises as :func:`current`, and OSError.
+    """
+    record, directory = current(name)
+    if record.tag:
+        record = dataclasses.replace(record, disks=disks.refresh(record.disks, directory))
+        rewrite(directory, record)
+    return record
+
+
+def is_current(instance: Instance, one: str) -> bool:
+    """Whether the saved machine is the one with this id."""
+    link = instance.file(paths.INSTANCE_SAVED) / CURRENT
+    return link.is_symlink() and link.readlink().name == one
 
 
 def current(name: str) -> tuple[SavedMachine, Path]:

@@ -21,10 +21,10 @@ from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.blocknodes import BlockNode
-from sysqcache.saved import room, slots, snapshotnotes, tags
+from sysqcache.saved import room, slots, snapshotnotes, standing, tags
 from sysqcache.saved.goback import go_back
 from sysqcache.saved.identity import MachineIdentity
-from sysqcache.saved.standing import settle_killed, standing
+from sysqcache.saved.killed import settle_killed
 from sysqcache.saved.tags import check_tag
 
 
@@ -69,9 +69,12 @@ def save(name: str, tag: str) -> float:
         new = tags.next_name(disks, tag)
         old = [one for one, _ in tags.others(disks, tag)]
         identity = MachineIdentity.of(machine)
-        seconds = _save(machine, new, disks)
-        disks = _disks(machine)
-        _note(machine, new, disks, identity)
+        try:
+            seconds = _save(machine, new, disks)
+            disks = _disks(machine)
+            _note(machine, new, disks, identity)
+        finally:
+            standing.forget(machine.instance)
         for one in old:
             migration.snapshot_delete(machine.qmp, one, _holding(disks, one))
         return seconds
@@ -80,7 +83,7 @@ def save(name: str, tag: str) -> float:
 def _save(machine: Machine, new: str, disks: Sequence[BlockNode]) -> float:
     started = time.monotonic()
     nodes = [disk.name for disk in disks]
-    with standing(machine):
+    with standing.standing(machine, new):
         try:
             migration.snapshot_save(machine.qmp, new, nodes)
         except KeyboardInterrupt:
@@ -138,7 +141,7 @@ def load(name: str, tag: str, *, unchecked: bool = False) -> float:
         same = _require_same(machine, tag, _entry(disks, known[tag]), unchecked=unchecked)
         started = time.monotonic()
         # who could not begin runs on; who failed has ended
-        with standing(machine):
+        with standing.standing(machine):
             go_back(machine, known[tag], disks, known=same)
         return time.monotonic() - started
 

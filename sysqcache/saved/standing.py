@@ -1,70 +1,103 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest that stands still for a command, and what the next one does if that was killed.
+"""A guest that stands still for a command, marked for who comes after it if that is killed.
 
 QEMU goes on with what it was told when the command has ended: it saves, or goes back to a
-snapshot. The mark of a guest that ran before lies beside the saved machine until it runs again.
+snapshot. The mark lies beside the saved machine until all is done. ``killed`` reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from sysqcache.base import paths
-from sysqcache.base.errors import MachineDied, QmpError
+from sysqcache.base.errors import MachineDied
+from sysqcache.base.files import replace_file
+from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.machine.running import Machine
-from sysqcache.qmp import blocknodes, commands, jobs, migration
-from sysqcache.saved.goback import SAFETY, undone
+from sysqcache.qmp import commands
 
 _MARK: Final = ".standing"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mark:
+    """What a command wrote down that let a guest stand still.
+
+    :param process: what no other QEMU has in common with the machine's.
+    :param ran: whether the guest was not stopped by somebody else before.
+    :param saving: id of the saved machine that it is to become, "" for none.
+    :param snapshot: in its disks, which is nothing yet if the command was killed; "" for none.
+    """
+
+    process: str
+    ran: bool = True
+    saving: str = ""
+    snapshot: str = ""
+
+    @classmethod
+    def of(cls, machine: Machine, *, saving: str = "", snapshot: str = "") -> Self:
+        """For a machine as it is now. Raises :class:`QmpError`."""
+        ran = commands.query_status(machine.qmp).running
+        return cls(_process(machine.state), ran, saving, snapshot)
+
+    def is_of(self, state: InstanceState) -> bool:
+        """Whether it was written for the QEMU of this state."""
+        return self.process == _process(state)
+
+
 @contextlib.contextmanager
-def standing(machine: Machine) -> Iterator[None]:
-    """The guest stands still; if it ran it runs on whatever happens, unless QEMU has ended."""
-    ran = commands.query_status(machine.qmp).running
-    mark = _mark(machine)
-    if ran:
-        with contextlib.suppress(OSError):  # a full disk: a kill would leave it standing
-            mark.write_text(_process(machine))
-    commands.stop(machine.qmp)
+def standing(machine: Machine, snapshot: str = "") -> Iterator[None]:
+    """The guest stands still; if it ran it runs on whatever happens, unless QEMU has ended.
+
+    :param snapshot: that the disks get, whose mark stays: the caller has more to do for it.
+    """
+    mark = stand(machine, Mark.of(machine, snapshot=snapshot))
     try:
         yield
     finally:
-        if ran and machine.process.poll() is None:
+        if machine.process.poll() is None:
             with contextlib.suppress(MachineDied):
-                commands.cont(machine.qmp)
-        mark.unlink(missing_ok=True)
+                leave(machine, mark)
+        if not snapshot:
+            forget(machine.instance)
 
 
-def settle_killed(machine: Machine) -> None:
-    """Bring what a killed command began to its end: the guest runs on if it ran, and is whole.
-
-    Raises :class:`SavedStateError` when it is not: QEMU has ended, its disks are as they were.
-    """
-    migration.settle(machine.qmp)
-    failed = ""
-    for job in (migration.LOAD, migration.SAVE, migration.DELETE):
-        error = jobs.forget_job(machine.qmp, job)
-        failed = error if job == migration.LOAD and error else failed
-    disks = [disk for disk in blocknodes.disks(machine.qmp) if disk.snapshot(SAFETY)]
-    if failed:
-        raise undone(machine, QmpError(f"another command was killed, and {failed}"), disks)
-    if disks:
-        migration.snapshot_delete(machine.qmp, SAFETY, [disk.name for disk in disks])
-    mark = _mark(machine)
-    with contextlib.suppress(FileNotFoundError):
-        if mark.read_text() == _process(machine):
-            commands.cont(machine.qmp)
-        mark.unlink()
+def stand(machine: Machine, mark: Mark) -> Mark:
+    """Stop the guest, when the mark is written. Raises :class:`QmpError`."""
+    with contextlib.suppress(OSError):  # a full disk: a kill would leave it standing
+        text = json.dumps(dataclasses.asdict(mark))
+        replace_file(_file(machine.instance), text.encode())
+    commands.stop(machine.qmp)
+    return mark
 
 
-def _mark(machine: Machine) -> Path:
-    return machine.instance.file(paths.INSTANCE_SAVED) / _MARK
+def leave(machine: Machine, mark: Mark) -> None:
+    """Let the guest run on if it ran before, and else not. Raises :class:`QmpError`."""
+    act = commands.cont if mark.ran else commands.stop
+    act(machine.qmp)
 
 
-def _process(machine: Machine) -> str:
-    """What no other QEMU has in common with a machine's."""
-    return f"{machine.state.pid} {machine.state.pid_start}"
+def read(instance: Instance) -> Mark | None:
+    """The mark, if there is one; it may be an earlier QEMU's. Raises OSError."""
+    try:
+        return Mark(**json.loads(_file(instance).read_bytes()))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None
+
+
+def forget(instance: Instance) -> None:
+    """Remove the mark. Raises OSError."""
+    _file(instance).unlink(missing_ok=True)
+
+
+def _file(instance: Instance) -> Path:
+    return instance.file(paths.INSTANCE_SAVED) / _MARK
+
+
+def _process(state: InstanceState) -> str:
+    return f"{state.pid} {state.pid_start}"

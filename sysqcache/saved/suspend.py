@@ -33,13 +33,13 @@ from sysqcache.base.types import DiskFormat, DiskMode, MachineState
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
-from sysqcache.qmp import commands, migration
-from sysqcache.saved import disks, idle, proof, ramfile, room, slots
+from sysqcache.qmp import migration
+from sysqcache.saved import disks, idle, proof, ramfile, room, slots, standing
+from sysqcache.saved.killed import settle_killed
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.outside import Outside, look, ram_block
 from sysqcache.saved.proof import Trial
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine
-from sysqcache.saved.standing import settle_killed
 from sysqcache.spec.spec import Disk, MachineSpec
 from sysqcache.spec.specjson import read_spec
 
@@ -161,10 +161,11 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         machine.quit()
     if method is Method.INTERNAL:
         sealing = time.monotonic()
-        record = saving.seal(directory, record)
+        record = slots.seal(name)
         suspend_s += time.monotonic() - sealing
     settle(instance)
     instance.update(state=MachineState.SAVED)
+    standing.forget(instance)
     slots.sweep(instance)
     _pin(record, warn)
     return Suspended(record, directory, suspend_s, time.monotonic() - started)
@@ -184,6 +185,8 @@ class _Saving:
 
     _tag = ""
     """The name of the snapshot, if the disks hold one."""
+    mark: standing.Mark | None = None
+    """Since the guest stands still."""
     may_change = False
     """Whether another method may be taken when a resume by the first would fail."""
 
@@ -214,13 +217,19 @@ class _Saving:
                 self._wake_agent()
                 idle.wait_until_idle(self.machine.process.cpu_seconds)
                 self.stopped_at = time.monotonic()
-                commands.stop(self.machine.qmp)
+                if self.method is Method.INTERNAL:
+                    self._tag = slots.tag(one)
+                mark = standing.Mark.of(self.machine, saving=one, snapshot=self._tag)
+                self.mark = standing.stand(self.machine, mark)
                 record = self._proved(self._write(one, slot, stats, block), slot, trial)
             return record, slots.publish(self.instance, slot, record)
         except (SysqcacheError, OSError) as error:
             raise self._go_on(slot, error) from error
         except KeyboardInterrupt as error:
             interrupts.take()
+            if slots.is_current(self.instance, one):
+                # the link was replaced: it is saved, and must not go on besides
+                return slots.current(self.spec.name)
             raise Interrupted(self._go_on(slot, MachineBusy("interrupted")).message) from error
 
     def _wake_agent(self) -> None:
@@ -274,7 +283,7 @@ class _Saving:
         tag = ""
         state, sums, ram = None, None, ("", 0, 0)
         if self.method is Method.INTERNAL:
-            tag = self._tag = f"sysqcache-{one}"
+            tag = self._tag
             migration.snapshot_save(self.machine.qmp, tag, self._nodes)
         else:
             file = slot / slots.STATE
@@ -319,13 +328,16 @@ class _Saving:
             with contextlib.suppress(QmpError, MachineDied):
                 migration.snapshot_delete(self.machine.qmp, self._tag, self._nodes)
         text = getattr(error, "message", "") or str(error)
+        ran = self.mark is None or self.mark.ran
         try:
             migration.settle(self.machine.qmp)
-            commands.cont(self.machine.qmp)
+            if self.mark is not None:
+                standing.leave(self.machine, self.mark)
+            standing.forget(self.instance)
         except (QmpError, MachineDied):
             then = "the machine does not answer any more"
         else:
-            then = "the machine runs on"
+            then = "the machine runs on" if ran else "the machine stands still, as before"
         if self.instance.is_saved():
             then += ", and what was saved before is intact"
         if self.method is Method.INTERNAL and isinstance(error, QmpError):
@@ -335,12 +347,6 @@ class _Saving:
         full = "o space left" in text or getattr(error, "errno", 0) == errno.ENOSPC
         hint = "free some space and try again" if full else ""
         return SavedStateError(f"{self.spec.name} was not saved: {text}; {then}", hint=hint)
-
-    def seal(self, directory: Path, record: SavedMachine) -> SavedMachine:
-        """After QEMU's end, write down what the disks with the snapshot are like now."""
-        record = dataclasses.replace(record, disks=disks.refresh(record.disks, directory))
-        slots.rewrite(directory, record)
-        return record
 
 
 def _pack_names(stats: TbCacheStats | None) -> tuple[str, ...]:

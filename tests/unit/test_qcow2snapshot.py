@@ -11,7 +11,7 @@ import pytest
 from imagescanhelp import qemu_img
 
 from sysqcache.base.errors import SavedStateError
-from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, snapshot_sums
+from sysqcache.saved.qcow2snapshot import DamagedImage, SnapshotSums, is_at_snapshot, snapshot_sums
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -65,6 +65,23 @@ def test_they_hold_whatever_is_written(tmp_path: Path, options: str) -> None:
     write(disk, content(3, of=4))
     qemu_img("snapshot", "-d", "other", disk)
     assert sums(disk) == before
+
+
+@pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+def test_a_disk_of_which_nothing_was_written_since(tmp_path: Path, options: str) -> None:
+    """Whatever happens to the file: a second snapshot, and going back to the first."""
+    disk = with_snapshot(tmp_path, options)
+    assert is_at_snapshot(disk, TAG)
+    qemu_img("snapshot", "-c", "other", disk)
+    assert is_at_snapshot(disk, TAG)
+    write(disk, content(2, of=5))
+    assert not is_at_snapshot(disk, TAG)
+    qemu_img("snapshot", "-a", TAG, disk)
+    assert is_at_snapshot(disk, TAG)
+    write(disk, bytes(512))
+    assert not is_at_snapshot(disk, TAG)
+    with pytest.raises(DamagedImage):
+        is_at_snapshot(disk, "none")
 
 
 def test_what_the_disk_held_is_read_on_request(tmp_path: Path) -> None:
