@@ -47,7 +47,7 @@ images: engine
 
 # machines of other architectures: the Debian one takes some minutes of emulated set-up
 test-images: images test-packages
-	@$(SYSQCACHE) image build tiny-arm64 tiny-riscv64 debian12-arm64 > /dev/null
+	@$(SYSQCACHE) image build tiny-arm64 tiny-riscv64 debian12-arm64 helper-x86_64 > /dev/null
 
 setup: images
 

@@ -113,7 +113,8 @@ def fetched(kernel: Kernel) -> Path:
                 scratch(paths.downloads_dir(), kernel.package) as unpacked,
                 published(target) as output,
             ):
-                tiny.build(image, recipe, apt, unpacked, output)
+                work = Work(paths.logs_dir() / f"{kernel.package}.log", ImageBuildError)
+                tiny.build(image, recipe, apt, unpacked, output, work)
             for deb in apt.root.glob("download/*.deb"):
                 deb.unlink()
     return target

@@ -22,6 +22,7 @@ from sysqcache.qmp import commands
 
 if TYPE_CHECKING:
     from sysqcache.attribution.checkpoint import Files
+    from sysqcache.attribution.imagescan.reader import ImageContents
     from sysqcache.attribution.observation import Observation
     from sysqcache.qmp.client import QmpClient, Watched
     from sysqcache.spec.spec import MachineSpec
@@ -86,6 +87,7 @@ class AttributionSummary:
 class Placer:
     """Looks into one machine, any number of times, then places its blocks once.
 
+    :param scan: tells what the image of a machine holds.
     :param quiet: look without a command that other clients of QEMU hear about.
     :param patience: seconds that places are searched for at most; None for the usual.
     """
@@ -96,11 +98,13 @@ class Placer:
         summary: AttributionSummary,
         warn: Warn,
         *,
+        scan: Callable[[MachineSpec], ImageContents],
         quiet: bool = False,
         patience: float | None = None,
     ) -> None:
         self.files, self.summary = files, summary
         self._warn = warn
+        self._scan = scan
         self._quiet = quiet
         self._patience = patience
         self._looks: list[Observation] = []
@@ -154,12 +158,11 @@ class Placer:
     def _places(self, spec: MachineSpec | None, firmware: Path | None) -> Places:
         from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
-        from sysqcache.attribution.imagescan.scan import scan
 
         journal = self.files.read_journal()
         truths = system = None
         if spec is not None:
-            with scan(spec) as contents:
+            with self._scan(spec) as contents:
                 truths = truths_of(contents, self._looks, firmware, spec.firmware)
                 system = contents.found.system
         found = attribute(journal, self._looks, truths, seconds=self._patience or SECONDS)

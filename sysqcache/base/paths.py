@@ -77,6 +77,7 @@ IMAGES: Final = "images"
 DOWNLOADS: Final = "downloads"
 LOGS: Final = "logs"
 SCANS: Final = "scans"
+HELPER_STATES: Final = "helper"
 BUILD_LOCK: Final = "build.lock"
 
 
@@ -157,6 +158,11 @@ def downloads_dir() -> Path:
 def scans_dir() -> Path:
     """Directory of what was read from guest images: contents, unpacked kernels, symbols."""
     return cache_dir() / SCANS
+
+
+def helper_dir() -> Path:
+    """Directory of the saved state of the machine that reads other machines' disks."""
+    return cache_dir() / HELPER_STATES
 
 
 def logs_dir() -> Path:

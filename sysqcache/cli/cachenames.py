@@ -23,8 +23,8 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
     :param images: ids of the images that have the module; the first that a machine of
         this host still has is read, unless the names were kept from an earlier time.
     """
-    from sysqcache.attribution.imagescan.scan import scan
     from sysqcache.attribution.imagescan.symbols import symbols_of
+    from sysqcache.machine.helper.scan import scan_image
 
     if module is None:
         return None, NO_PLACE
@@ -35,7 +35,7 @@ def symbols(module: Module | None, images: tuple[str, ...]) -> tuple[SymbolTable
         return found, ""
     note = "no machine of this host has the image any more, so functions have no names"
     for spec in _machines(images):
-        with scan(spec) as contents:
+        with scan_image(spec) as contents:
             if module not in contents.found.modules():
                 note = "the image does not hold this module any more, so functions have no names"
                 continue

@@ -28,6 +28,7 @@ from sysqcache.libvirt import waiting
 from sysqcache.libvirt.folder import DomainFolder, DomainState, LastRun
 from sysqcache.libvirt.intake import Intake
 from sysqcache.libvirt.publish import engines_dir
+from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.instances import ForeignProcess
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.qmp import commands
@@ -171,7 +172,14 @@ class Looker:
         self._journal = waiting.being_written(machine.instance)
         self.copied = intake.copy_path(self._journal) if self._journal is not None else None
         self._placer = (
-            Placer(RunFiles(self.copied), summary, warn, quiet=True, patience=_PATIENCE)
+            Placer(
+                RunFiles(self.copied),
+                summary,
+                warn,
+                scan=scan_image,
+                quiet=True,
+                patience=_PATIENCE,
+            )
             if self.copied is not None
             else None
         )

@@ -23,6 +23,7 @@ from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
 from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.report import counters
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.recording import IngestResult
@@ -149,12 +150,10 @@ class Intake:
 
     def _contents(self) -> list[Module] | None:
         """What the domain's image holds, read from its files."""
-        from sysqcache.attribution.imagescan.scan import scan
-
         facts = self.facts()
         if facts is None:
             return None
-        with scan(facts.spec()) as contents:
+        with scan_image(facts.spec()) as contents:
             return sorted(contents.found.modules())
 
 

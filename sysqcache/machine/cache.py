@@ -19,6 +19,7 @@ from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import RunFiles
+from sysqcache.machine.helper.scan import scan_image
 from sysqcache.spec.spec import MachineSpec
 from sysqcache.store.recording import IngestResult
 
@@ -115,10 +116,8 @@ class Keeper:
 
     def _contents(self, spec: MachineSpec) -> list[Module] | None:
         """What an image contains that never ran, read from its files."""
-        from sysqcache.attribution.imagescan.scan import scan
-
         self._progress("looking into the image")
-        with scan(spec) as contents:
+        with scan_image(spec) as contents:
             for note in contents.notes:
                 self._warn(f"the image was not read in full: {note}")
             return sorted(contents.found.modules())

@@ -17,6 +17,7 @@ from sysqcache.base.errors import MachineDied, MachineError, NotReady, QmpError
 from sysqcache.base.types import DiskMode, MachineState
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.guest.ready import ReadyProbe, make_probe
+from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
 from sysqcache.machine.report import BootReport, counters
@@ -236,7 +237,7 @@ def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
         with contextlib.suppress(MachineError):
             if (stats := machine.stats()) is not None:
                 RunFiles(journal).count(counters(stats))
-        placer = Placer(RunFiles(journal), summary, warn)
+        placer = Placer(RunFiles(journal), summary, warn, scan=scan_image)
         placer.look(machine)
         placer.place(_spec_of(machine), None)
     return summary

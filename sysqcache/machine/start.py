@@ -22,6 +22,7 @@ from sysqcache.base.errors import LaunchError, MachineDied, MachineError, Sysqca
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
 from sysqcache.machine import progress
 from sysqcache.machine.cache import Keeper, StartSet
+from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.machine.launch import argv as qemu_argv
 from sysqcache.machine.launch.argv import Incoming, Launch, TbCache
@@ -217,7 +218,7 @@ class _Start:
         """Who finds out whose the recorded blocks are; nobody when nothing is recorded."""
         if start_set.files is None:
             return None
-        return Placer(start_set.files, self.report.attribution, self.warn)
+        return Placer(start_set.files, self.report.attribution, self.warn, scan=scan_image)
 
     def _start_qemu(
         self, spec: MachineSpec, disks: tuple[Disk, ...], start_set: StartSet | None, lock: int

@@ -17,6 +17,7 @@ from typing import Any, Final
 from sysqcache.base.devices import device_size
 from sysqcache.base.errors import DiskError, SavedStateError
 from sysqcache.base.types import DiskFormat, DiskMode
+from sysqcache.formats.ramfile import file_checksum
 from sysqcache.machine.launch.argv import file_options
 from sysqcache.machine.launch.overlay import create_overlay, remove_overlays
 from sysqcache.saved.qcow2snapshot import (
@@ -25,7 +26,6 @@ from sysqcache.saved.qcow2snapshot import (
     is_at_snapshot,
     snapshot_sums,
 )
-from sysqcache.saved.ramfile import file_checksum
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk
 from sysqcache.spec.spec import Disk
 

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Final
 from sysqcache.base import paths
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError
 from sysqcache.base.types import DiskMode
+from sysqcache.formats import ramfile
 from sysqcache.machine.launch import argv
 from sysqcache.machine.launch.argv import Incoming, Launch
 from sysqcache.machine.launch.process import QemuProcess, log_tail
 from sysqcache.qmp import migration
 from sysqcache.qmp.client import QmpClient
-from sysqcache.saved import disks, ramfile
+from sysqcache.saved import disks
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import Method, SavedMachine
 from sysqcache.saved.slots import STATE

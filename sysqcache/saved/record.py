@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SavedStateError
+from sysqcache.formats.ramfile import Checksums
 from sysqcache.saved.qcow2snapshot import SnapshotSums
-from sysqcache.saved.ramfile import Checksums
 from sysqcache.spec import specjson
 from sysqcache.spec.spec import MachineSpec
 

@@ -26,6 +26,7 @@ from sysqcache.base.errors import (
 )
 from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import CacheMode, GuestAccess, MachineState, Probe
+from sysqcache.formats import ramfile
 from sysqcache.machine import progress
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.launch.process import CHANGE_CPU
@@ -34,7 +35,7 @@ from sysqcache.machine.progress import Listener, PhaseBegan
 from sysqcache.machine.report import BootReport
 from sysqcache.machine.running import Machine, end_by_signals, settle
 from sysqcache.machine.start import start_saved
-from sysqcache.saved import disks, killed, ramfile, slots
+from sysqcache.saved import disks, killed, slots
 from sysqcache.saved.copies import Copy, CopyOrigin, copy_spec
 from sysqcache.saved.origin import SavedOrigin
 from sysqcache.saved.record import FileIdentity, Method, SavedMachine

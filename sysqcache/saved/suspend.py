@@ -30,11 +30,12 @@ from sysqcache.base.errors import (
 )
 from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import DiskFormat, DiskMode, MachineState
+from sysqcache.formats import ramfile
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import migration
-from sysqcache.saved import disks, idle, proof, ramfile, room, slots, standing
+from sysqcache.saved import disks, idle, proof, room, slots, standing
 from sysqcache.saved.killed import settle_killed
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.outside import Outside, look, ram_block

@@ -20,6 +20,9 @@ KERNEL: Final = "kernel"
 INITRD: Final = "initrd"
 META: Final = "image.json"
 
+HELPER: Final = "helper-x86_64"
+"""The image of the machine that reads other machines' disks."""
+
 
 @dataclass(frozen=True)
 class ImagePaths:

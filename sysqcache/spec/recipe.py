@@ -21,6 +21,7 @@ HOME: Final = Path(__file__).with_name("images")
 
 _FILES: Final = "files"
 _SETUP: Final = "setup.sh"
+_SOURCES: Final = "src/*.c"
 _HINT: Final = "images/README.md says what each field means"
 
 
@@ -77,10 +78,14 @@ class TinyRecipe(_Installed):
 
     :param modules: in the order in which they are loaded; those that the kernel has built in
         are passed over.
+    :param packages: where ``programs`` come from.
+    :param programs: files of these packages, such as usr/sbin/lvm; their libraries come along.
     """
 
     kind: Literal["tiny"]
     modules: tuple[Word, ...]
+    packages: tuple[Word, ...] = ()
+    programs: tuple[str, ...] = ()
 
 
 class UpgradedRecipe(_Made):
@@ -121,6 +126,11 @@ class Image:
     def files(self) -> list[Path]:
         """Directories that are laid over the system, one after another."""
         return [tree for folder in self.folders if (tree := folder / _FILES).is_dir()]
+
+    @property
+    def sources(self) -> list[Path]:
+        """C files, each of which becomes a program of the same name in /usr/local/bin."""
+        return [file for folder in self.folders for file in sorted(folder.glob(_SOURCES))]
 
     @property
     def scripts(self) -> list[Path]:

@@ -168,3 +168,20 @@ def packed_kernel(
         low = [(TEXT + offset) & 0xFFFFFFFF for offset in part]
         vmlinux += struct.pack(f"<{len(low) + 1}I", 0, *low)
     return bzimage(gzip.compress(vmlinux, 1))
+
+
+def unified_kernel(kernel: bytes) -> bytes:
+    """An EFI program with a kernel in it, as ukify makes them: headers, a stub, the kernel."""
+    sections = [(b".text", b"\x90" * 512), (b".cmdline", b"quiet"), (b".linux", kernel)]
+    head = 0x80
+    place = SECTOR * 2
+    table, content = b"", b""
+    for number, (name, data) in enumerate(sections, 1):
+        padded = data.ljust(-(-len(data) // SECTOR) * SECTOR, b"\0")
+        fields = (name, len(data), number << 24, len(padded), place)
+        table += struct.pack("<8sIIII16x", *fields)
+        place += len(padded)
+        content += padded
+    pe = b"PE\0\0" + struct.pack("<HH12xHH", 0x8664, len(sections), 112, 0x22E) + bytes(112)
+    start = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", head)
+    return (start.ljust(head, b"\0") + pe + table).ljust(SECTOR * 2, b"\0") + content

@@ -14,14 +14,15 @@ from imagescanhelp import qemu_img
 
 from sysqcache.base.errors import SavedStateError
 from sysqcache.base.types import ArchName, DiskFormat, DiskMode
+from sysqcache.formats import ramfile
+from sysqcache.formats.ramfile import Checksums
 from sysqcache.machine.launch.argv import Incoming, Launch, build
 from sysqcache.machine.launch.overlay import prepare_disks
 from sysqcache.qmp.blocknodes import BlockNode
-from sysqcache.saved import disks, ramfile
+from sysqcache.saved import disks
 from sysqcache.saved.copies import Copy, copy_spec, wake_script
 from sysqcache.saved.outside import Outside
 from sysqcache.saved.qcow2snapshot import SnapshotSums
-from sysqcache.saved.ramfile import Checksums
 from sysqcache.saved.record import FileIdentity, Method, SavedDisk, SavedMachine
 from sysqcache.saved.suspend import choose
 from sysqcache.spec import resolve

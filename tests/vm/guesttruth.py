@@ -283,7 +283,7 @@ def _build_trixie(target: Path) -> Path:
         release = kernel.name.removeprefix("vmlinuz-")
         modules = next(unpacked.glob(f"**/lib/modules/{release}"))
         (output / "initrd").write_bytes(
-            tiny._initrd(_IMAGE.files, _TINY.modules, unpacked, modules)
+            tiny._initrd(_IMAGE.files, _TINY.modules, unpacked, modules, {})
         )
         (output / "initrd-debian").write_bytes(_switch_root(unpacked, modules))
     return target

@@ -15,11 +15,12 @@ import pytest
 from machinehelp import TINY, end_all, eventually, qcow2_disk, report, sysqcache
 
 from sysqcache.base import paths
+from sysqcache.formats import ramfile
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.client import QmpClient
-from sysqcache.saved import proof, ramfile
+from sysqcache.saved import proof
 from sysqcache.saved import suspend as suspending
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine

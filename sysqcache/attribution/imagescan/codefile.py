@@ -29,12 +29,6 @@ def may_be_code(name: str, mode: int) -> bool:
     return bool(mode & _EXECUTABLE) or ".so" in name or ".ko" in name
 
 
-def is_kernel(path: str) -> bool:
-    """Whether a file of a disk is a kernel, as distributions name them."""
-    parent, _, name = path.rpartition("/")
-    return parent == "/boot" and name.startswith(("vmlinuz-", "vmlinux-", "bzImage-"))
-
-
 def unpacked_module(file: RandomAccess, path: str) -> RandomAccess:
     """A kernel module's ELF file, unpacked if it has to be. Raises PackedDataError."""
     if not path.endswith(_PACKED):

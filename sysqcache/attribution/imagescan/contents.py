@@ -22,8 +22,10 @@ class CodeFile:
     :param path: its name in the guest, absolute; in the initrd, the one in the archive.
     :param size: bytes of the file as the guest sees it; of a packed kernel module, packed.
     :param origin: ``disk0:1`` for the first partition of the first disk, ``disk0:0`` for
-        a disk without partitions, ``initrd``.
-    :param place: inode number, or where the file begins in the unpacked initrd.
+        a disk without partitions, ``lvm:GROUP-VOLUME``, ``initrd``; a path behind it names a
+        part of a file system that is a root of its own.
+    :param place: inode number, or where the file begins in the unpacked initrd; 0 where the
+        path alone leads to it.
     :param segments: executable parts; none for kernels and kernel modules, whose code
         lies elsewhere in memory than in the file.
     """

@@ -53,5 +53,9 @@ ARCHIVE_ENTRIES: Final = 1_000_000
 KERNEL_BYTES: Final = 256 << 20
 """A kernel, packed or unpacked."""
 
+BOOT_ENTRIES: Final = 64
+BOOT_ENTRY_BYTES: Final = 64 << 10
+"""Entries of boot loaders on a file system, and the largest that is read."""
+
 CACHE_BYTES: Final = 256 << 20
 """The largest file of ours that is believed."""

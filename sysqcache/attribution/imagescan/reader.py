@@ -7,10 +7,11 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
-from sysqcache.attribution.imagescan.codefile import is_kernel, unpacked_module
+from sysqcache.attribution.imagescan.codefile import unpacked_module
 from sysqcache.attribution.imagescan.contents import INITRD, CodeFile, Found
 from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
+from sysqcache.attribution.imagescan.kernelplaces import kernel_bytes
 from sysqcache.attribution.imagescan.sources import Sources
 from sysqcache.attribution.imagescan.unpack import PackedDataError
 from sysqcache.formats.access import MemoryAccess, RandomAccess
@@ -76,7 +77,7 @@ class ImageContents:
         if volume is None:
             return _NOTHING
         try:
-            return volume.files.open(volume.files.inode(file.place))
+            return volume.open(file.path, file.place)
         except DamagedFileSystem:
             return _NOTHING
 
@@ -101,8 +102,8 @@ class ImageContents:
         if module == self.kernel:
             return self._sources.kernel
         for file in self.files:
-            if file.module == module and is_kernel(file.path):
-                return read_kernel(self._whole(file))
+            if file.module == module and module.kind is ModuleKind.KERNEL:
+                return read_kernel(kernel_bytes(self._whole(file)))
         return None
 
     def _whole(self, file: CodeFile) -> bytes:
@@ -111,12 +112,8 @@ class ImageContents:
     def read_file(self, path: str, most: int) -> bytes:
         """A file of any disk by its path, b"" when there is none; links are not followed."""
         for volume in self._sources.volumes.values():
-            try:
-                inode = volume.files.find(path)
-                if inode is not None and inode.is_file and inode.size <= most:
-                    return volume.files.open(inode).read(0, inode.size)
-            except DamagedFileSystem:
-                continue
+            if content := volume.read(path, most):
+                return content
         return b""
 
     def close(self) -> None:

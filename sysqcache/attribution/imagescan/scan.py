@@ -13,34 +13,41 @@ from typing import Final
 import xxhash
 
 from sysqcache.attribution.imagescan import keep, limits
-from sysqcache.attribution.imagescan.codefile import Classifier, is_kernel, may_be_code
+from sysqcache.attribution.imagescan.codefile import Classifier, may_be_code
 from sysqcache.attribution.imagescan.contents import INITRD, CodeFile, Found
-from sysqcache.attribution.imagescan.ext import Inode
 from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
 from sysqcache.attribution.imagescan.initrd import Archive
 from sysqcache.attribution.imagescan.kernelfile import read_kernel
+from sysqcache.attribution.imagescan.kernelplaces import KernelFinder, kernel_bytes
 from sysqcache.attribution.imagescan.reader import ImageContents
-from sysqcache.attribution.imagescan.sources import Identity, Sources, Volume, identity
-from sysqcache.attribution.imagescan.walk import TreeWalk
+from sysqcache.attribution.imagescan.sources import Identity, Sources, identity
+from sysqcache.attribution.imagescan.volume import FoundFile, OtherReader, Volume
 from sysqcache.formats.access import MemoryAccess
 from sysqcache.formats.modules import Module
 from sysqcache.spec.spec import MachineSpec
 
 KEPT: Final = "contents"
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
-def scan(spec: MachineSpec, *, qemu_img: Path | None = None, fresh: bool = False) -> ImageContents:
+def scan(
+    spec: MachineSpec,
+    *,
+    others: OtherReader | None = None,
+    qemu_img: Path | None = None,
+    fresh: bool = False,
+) -> ImageContents:
     """What code a machine's image holds. Never raises for what is in the image.
 
     The answer is kept, and used again as long as size, times and inode numbers of all
     files are the same; one that lacks something for want of time or of a tool is not.
     Close the result when its bytes are not needed any more.
 
+    :param others: reads the file systems that are not read here.
     :param qemu_img: the tool for qcow2 images; by default the one of any built engine.
     :param fresh: do not believe what was kept.
     """
-    sources = Sources(spec, qemu_img)
+    sources = Sources(spec, qemu_img, others)
     name = _name(spec)
     found = None if fresh else _load(name)
     if found is None:
@@ -92,7 +99,10 @@ class _Scan:
         with concurrent.futures.ThreadPoolExecutor(1) as other:
             # unpacking happens outside of Python's lock
             packed = other.submit(self._packed)
-            for volume in self._sources.volumes.values():
+            volumes = self._sources.volumes.values()
+            # whoever opens them has limits of its own
+            self._end = time.monotonic() + limits.SCAN_SECONDS
+            for volume in volumes:
                 self._walk(volume)
             kernel = packed.result()
         self._archive(self._sources.initrd)
@@ -111,6 +121,9 @@ class _Scan:
 
     def _all_notes(self) -> Iterator[str]:
         yield from self._sources.notes
+        if self._sources.fault:
+            self._sources.complete = False
+            yield self._sources.fault
         yield from self._sources.initrd.notes
         yield from self._notes
         if self._unreadable:
@@ -143,34 +156,37 @@ class _Scan:
                 self._add(self._classifier.code_file(file, entry.path, INITRD, entry.offset))
 
     def _walk(self, volume: Volume) -> None:
-        walk = TreeWalk(volume.files)
-        for path, inode in walk:
+        walk = volume.walk()
+        finder = KernelFinder(volume)
+        for file in walk:
             if self._out_of_bounds(volume.origin):
                 break
-            if is_kernel(path) and self._sources.spec.kernel is None:
-                self._kernel(volume, path, inode)
-            elif may_be_code(path.rpartition("/")[2], inode.mode):
-                self._code(volume, path, inode)
+            if self._sources.spec.kernel is None and finder.takes(file):
+                continue
+            if may_be_code(file.path.rpartition("/")[2], file.mode):
+                self._code(volume, file)
+        for file in finder.kernels():
+            self._kernel(volume, file)
         if walk.damaged:
             self._notes.append(f"{volume.origin}: {walk.damaged} damaged places, {walk.note}")
 
-    def _code(self, volume: Volume, path: str, inode: Inode) -> None:
+    def _code(self, volume: Volume, found: FoundFile) -> None:
         try:
-            file = volume.files.open(inode)
+            file = volume.open(found.path, found.place)
         except DamagedFileSystem:
             self._unreadable += 1
             return
-        self._add(self._classifier.code_file(file, path, volume.origin, inode.number))
+        self._add(self._classifier.code_file(file, found.path, volume.origin, found.place))
 
-    def _kernel(self, volume: Volume, path: str, inode: Inode) -> None:
-        """A kernel in /boot, which the disk's boot loader starts."""
+    def _kernel(self, volume: Volume, found: FoundFile) -> None:
+        """A kernel that the disk's boot loader starts."""
         try:
-            file = volume.files.open(inode)
+            file = volume.open(found.path, found.place)
         except DamagedFileSystem:
             return
         if file.size > limits.KERNEL_BYTES:
             return
-        kernel = read_kernel(file.read(0, file.size))
+        kernel = read_kernel(kernel_bytes(file.read(0, file.size)))
         if kernel.note:
-            self._notes.append(f"{volume.origin}: {path}: {kernel.note}")
-        self._add(CodeFile(kernel.module, path, file.size, volume.origin, inode.number))
+            self._notes.append(f"{volume.origin}: {found.path}: {kernel.note}")
+        self._add(CodeFile(kernel.module, found.path, file.size, volume.origin, found.place))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -14,6 +15,7 @@ from sysqcache.attribution.imagescan import limits
 from sysqcache.attribution.imagescan.diskimage import Image, open_image
 from sysqcache.attribution.imagescan.ext import ExtFileSystem
 from sysqcache.attribution.imagescan.extmap import DamagedFileSystem
+from sysqcache.attribution.imagescan.extvolume import ExtVolume
 from sysqcache.attribution.imagescan.initrd import Archive, read_archive
 from sysqcache.attribution.imagescan.kernelfile import KernelFile, read_kernel
 from sysqcache.attribution.imagescan.partitions import (
@@ -23,6 +25,8 @@ from sysqcache.attribution.imagescan.partitions import (
     mark,
     partitions,
 )
+from sysqcache.attribution.imagescan.volume import Opened, OtherReader, Unread, Volume
+from sysqcache.base import paths
 from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SetupError
 from sysqcache.base.types import DiskFormat
@@ -50,20 +54,20 @@ def identity(path: Path) -> Identity:
     return str(path), info.st_size, info.st_mtime_ns, info.st_ino
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Volume:
-    """A file system of a disk; ``origin`` as in :class:`contents.CodeFile`."""
-
-    origin: str
-    files: ExtFileSystem
-
-
 class Sources:
     """Disks, initrd and kernel of a machine. Everything is opened once, when it is used."""
 
-    def __init__(self, spec: MachineSpec, qemu_img: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: MachineSpec,
+        qemu_img: Path | None = None,
+        others: OtherReader | None = None,
+    ) -> None:
         self.spec = spec
         self._qemu_img = qemu_img
+        self._others = others
+        self._opened: Opened | None = None
+        self._unread: list[Unread] = []
         self._images: list[Image] = []
         self.notes: list[str] = []
         self.identities: list[Identity] = []
@@ -79,9 +83,34 @@ class Sources:
     def volumes(self) -> dict[str, Volume]:
         """The file systems that can be read, by origin."""
         found = [v for number in range(len(self.spec.disks)) for v in self._disk(number)]
-        return {volume.origin: volume for volume in found}
+        everything = (*found, *self._read_by_others(found))
+        return {volume.origin: volume for volume in everything}
 
-    def _disk(self, number: int) -> list[Volume]:
+    def _read_by_others(self, found: Sequence[ExtVolume]) -> Sequence[Volume]:
+        """What is not read here: all of it at once, as it may belong together.
+
+        FAT holds nothing but kernels, so it is of no interest where one was found.
+        """
+        known = self.spec.kernel is not None or any(volume.has_kernel() for volume in found)
+        unread = [one for one in self._unread if not known or one.kind not in HOLD_NO_CODE]
+        wanted = [one for one in unread if one.kind not in HOLD_NO_CODE]
+        if not unread:
+            return ()
+        # whether it is there decides what is found
+        self._note_identity(paths.images_dir() / catalog.HELPER / catalog.META)
+        if self._others is None:
+            self.notes += [f"{one.origin}: {one.why}" for one in wanted]
+            return ()
+        self._opened = self._others(self.spec.disks, unread)
+        self.notes += self._opened.notes
+        return self._opened.volumes
+
+    @property
+    def fault(self) -> str:
+        """Why others did not read all that they might another time, "" when all is well."""
+        return "" if self._opened is None else self._opened.fault
+
+    def _disk(self, number: int) -> list[ExtVolume]:
         disk = self.spec.disks[number]
         self._note_identity(disk.file)
         try:
@@ -96,7 +125,7 @@ class Sources:
         if number == 0 and (found := mark(image.blocks)):
             name = disk.file.parent.name if disk.file.name == catalog.DISK else disk.file.name
             self.first_disk = Module(ModuleKind.UNKNOWN, f"disk:{found}", name)
-        return self._volumes(image, f"disk{number}")
+        return self._volumes(image, number)
 
     def _note_identity(self, path: Path | None) -> None:
         """Before the file is read, so that a change meanwhile is seen the next time."""
@@ -112,24 +141,24 @@ class Sources:
             return None
         return self._qemu_img
 
-    def _volumes(self, image: Image, disk: str) -> list[Volume]:
-        found = []
+    def _volumes(self, image: Image, disk: int) -> list[ExtVolume]:
+        found: list[ExtVolume] = []
         for partition in partitions(image.blocks):
-            origin = f"{disk}:{partition.number}"
             kind = identify(image.blocks, partition)
+            one = Unread(disk, partition.number, kind, f"{kind} can't be read")
             if kind == "ext":
                 try:
                     files = ExtFileSystem(image.blocks, partition.start)
                 except DamagedFileSystem as error:
-                    self.notes.append(f"{origin}: {error}")
+                    self._unread.append(dataclasses.replace(one, why=str(error)))
                     continue
                 if files.unclean:
-                    self.notes.append(f"{origin}: was not unmounted, new files may be missing")
-                found.append(Volume(origin, files))
-            elif kind and kind not in HOLD_NO_CODE:
-                self.notes.append(f"{origin}: {kind} can't be read")
+                    self.notes.append(f"{one.origin}: was not unmounted, new files may be missing")
+                found.append(ExtVolume(one.origin, files))
+            elif kind and kind != "swap":
+                self._unread.append(one)
             elif not kind and partition.number == 0 and not is_blank(image.blocks, partition):
-                self.notes.append(f"{origin}: no file system and no partitions that are known")
+                self.notes.append(f"{one.origin}: no file system and no partitions that are known")
         return found
 
     @functools.cached_property
@@ -167,6 +196,8 @@ class Sources:
 
     def close(self) -> None:
         """Close all files. What is asked for afterwards is empty."""
+        if self._opened is not None:
+            self._opened.close()
         for image in self._images:
             image.blocks.close()
         self._images.clear()

@@ -117,7 +117,7 @@ def _tiny(
 ) -> Parts:
     apt = _apt(recipe, archives, directory, work)
     with work.step("make kernel and initial RAM disk"):
-        return tiny.build(image, recipe, apt, directory / "unpacked", output)
+        return tiny.build(image, recipe, apt, directory / "unpacked", output, work)
 
 
 def _apt(recipe: Recipe, archives: list[sources.Source], directory: Path, work: Work) -> PrivateApt:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sysqcache.base.errors import ImageBuildError
 from sysqcache.setup.apt.private import PrivateApt
+from sysqcache.setup.images import programs
 from sysqcache.setup.images.cpio import CpioWriter
+from sysqcache.setup.work import Work
 from sysqcache.spec.catalog import INITRD, KERNEL
 from sysqcache.spec.recipe import Image, TinyRecipe
 
@@ -36,21 +38,25 @@ class TinyParts:
 
 
 def build(
-    image: Image, recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path
+    image: Image, recipe: TinyRecipe, apt: PrivateApt, scratch: Path, target: Path, work: Work
 ) -> TinyParts:
     """Write kernel and initrd of a tiny guest into ``target``.
 
     :param apt: of the recipe's release and architecture.
-    :raises ImageBuildError: a package has not the expected contents.
+    :raises ImageBuildError: a package has not the expected contents, or a program of the
+        image's own can't be compiled.
     """
-    debs = apt.download(*kernel_packages(apt, recipe.kernel), "busybox-static")
+    more = programs.packages(apt, recipe.packages)
+    debs = apt.download(*kernel_packages(apt, recipe.kernel), "busybox-static", *more)
     for deb in debs:
         apt.unpack(deb, scratch)
     kernel = _one(scratch, *_KERNELS)
     release = kernel.name.partition("-")[2] or kernel.parent.name
     (target / KERNEL).write_bytes(kernel.read_bytes())
     modules = _one(scratch, f"**/lib/modules/{release}") if recipe.modules else scratch
-    archive = _initrd(image.files, recipe.modules, scratch, modules)
+    found = programs.installed(recipe.programs, scratch)
+    found |= programs.compiled(image.sources, recipe.arch, scratch, work)
+    archive = _initrd(image.files, recipe.modules, scratch, modules, found)
     # level 1 and no time stamp: quick to unpack, and equal inputs give equal bytes
     (target / INITRD).write_bytes(gzip.compress(archive, 1, mtime=0))
     return TinyParts(release, tuple(deb.stem for deb in debs))
@@ -77,7 +83,13 @@ def _one(root: Path, *patterns: str) -> Path:
     return found[-1]
 
 
-def _initrd(own: Sequence[Path], wanted: tuple[str, ...], root: Path, modules: Path) -> bytes:
+def _initrd(
+    own: Sequence[Path],
+    wanted: tuple[str, ...],
+    root: Path,
+    modules: Path,
+    more: Mapping[str, Path],
+) -> bytes:
     cpio = CpioWriter()
     for name in ("proc", "sys", "dev", "tmp", "root", "sbin", "usr/bin", "usr/sbin"):
         cpio.directory(name)
@@ -90,6 +102,8 @@ def _initrd(own: Sequence[Path], wanted: tuple[str, ...], root: Path, modules: P
     for name in order:
         cpio.file(f"lib/modules/{name}.ko", module_bytes(files[name]))
     cpio.file("lib/modules/order", "".join(f"{name}.ko\n" for name in order).encode())
+    for name, file in more.items():
+        cpio.file(name, file.read_bytes(), 0o755)
     for tree in own:
         cpio.tree(tree)
     return cpio.getvalue()
