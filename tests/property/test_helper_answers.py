@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -99,6 +100,17 @@ def test_an_answer_that_never_ends_is_cut() -> None:
         with pytest.raises(HelperError, match="in time"):
             for part in parts:
                 assert part == b"x"
+    ours.close()
+
+
+def test_what_a_busy_host_takes_is_no_time_of_the_helper() -> None:
+    ours, theirs = socket.socketpair()
+    waited = iter([0.0, 0.0, *[0.2] * 100])
+    with theirs:
+        started = time.monotonic()
+        with pytest.raises(HelperError, match="in time"):
+            Channel(ours, lambda: next(waited)).ask(b"P", seconds=0.02)
+        assert time.monotonic() - started >= 0.2
     ours.close()
 
 

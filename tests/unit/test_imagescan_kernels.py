@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imagescanhelp import machine, make_ext, packed_kernel, unified_kernel, with_gpt
+from imagescanhelp import MIB, machine, make_ext, packed_kernel, unified_kernel, with_gpt
 
 from sysqcache.attribution.imagescan.kernelplaces import is_kernel, kernel_bytes
 from sysqcache.attribution.imagescan.scan import scan
+from sysqcache.attribution.imagescan.volume import Unread, Volume
+from sysqcache.base import paths
 from sysqcache.formats.modules import ModuleKind
+from sysqcache.spec.spec import Disk
+
+pytestmark = pytest.mark.usefixtures("own_scans")
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -61,6 +67,12 @@ def test_no_program_is_damaged_enough_to_fail(tail: bytes, place: int, wrong: by
 
 
 @pytest.fixture
+def own_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of scans lies in a folder of the test's own."""
+    monkeypatch.setenv(paths.ENV_HOME, str(tmp_path / "home"))
+
+
+@pytest.fixture
 def kernel() -> bytes:
     """A small bzImage."""
     return packed_kernel(bytes(8192), [[0x100], [0x200]])
@@ -102,3 +114,51 @@ def test_every_place_of_a_kernel_on_a_disk(tmp_path: Path, kernel: bytes) -> Non
         "/vmlinuz-6.1.0-test",
     }
     assert len({identity for _, identity in kernels}) == 1
+
+
+class Nobody:
+    """Reads nothing of what it is asked for, and says so."""
+
+    def __init__(self, unread: Sequence[Unread]) -> None:
+        self.volumes: Sequence[Volume] = ()
+        self.notes = [f"nobody reads {one.origin}, {one.kind}" for one in unread]
+        self.fault = ""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "asked"), [("boot/vmlinuz-6.1.0-test", False), ("srv/vmlinuz-6.1.0-test", True)]
+)
+def test_fat_is_looked_into_when_no_kernel_lies_elsewhere(
+    place: str, asked: bool, tmp_path: Path, kernel: bytes
+) -> None:
+    file = tmp_path / "root" / place
+    file.parent.mkdir(parents=True)
+    file.write_bytes(kernel)
+    fat = tmp_path / "fat"
+    fat.write_bytes(bytes(54) + b"FAT16   " + bytes(MIB))
+    disk = with_gpt(tmp_path / "disk", [fat, make_ext(tmp_path / "ext", tmp_path / "root")])
+    spec = machine(tmp_path, disks=f"[{{file: {disk}, format: raw}}]")
+    with scan(spec, others=lambda _, unread: Nobody(unread)) as contents:
+        assert contents.notes == (("nobody reads disk0:1, FAT",) if asked else ())
+
+
+def test_what_others_failed_at_is_asked_for_again(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"XFSB" + bytes(MIB))
+    spec = machine(tmp_path, disks=f"[{{file: {disk}, format: raw}}]")
+    calls = []
+
+    def others(_: Sequence[Disk], unread: Sequence[Unread]) -> Nobody:
+        calls.append(unread)
+        found = Nobody(())
+        found.fault = "it failed" if len(calls) == 1 else ""
+        return found
+
+    for notes in (("it failed",), (), ()):
+        with scan(spec, others=others) as contents:
+            assert contents.notes == notes
+    # the second time all was well, and is kept
+    assert [[one.kind for one in unread] for unread in calls] == [["XFS"], ["XFS"]]

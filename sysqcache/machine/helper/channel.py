@@ -7,10 +7,11 @@ number and on the time that they may take, and whoever reads them believes nothi
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -35,22 +36,42 @@ class RefusedError(Exception):
     """The helper could not do what it was asked for, with its reason."""
 
 
+class _Patience:
+    """Seconds for an answer, without those in which the helper waited for a processor."""
+
+    def __init__(self, seconds: float, waited: Callable[[], float]) -> None:
+        self._waited = waited
+        self._end = time.monotonic() + seconds - waited()
+
+    def left(self) -> float:
+        """Seconds that are left; none or fewer: it is over."""
+        return self._end + self._waited() - time.monotonic()
+
+
+def _never() -> float:
+    return 0.0
+
+
 class Channel:
     """A connection to the helper's reader; one request at a time.
+
+    :param waited: seconds for which the helper could not run so far, as the host was busy:
+        they do not count.
 
     All methods raise :class:`HelperError` when no answer of sense comes in time, and then
     nothing more can be asked.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, waited: Callable[[], float] = _never) -> None:
         self._socket = connection
+        self._waited = waited
         self._received = bytearray()
 
     @classmethod
-    def connect(cls, path: Path) -> Self:
+    def connect(cls, path: Path, waited: Callable[[], float]) -> Self:
         """Connect to the port's socket."""
         try:
-            return cls(connect_unix(path, _CONNECT_SECONDS))
+            return cls(connect_unix(path, _CONNECT_SECONDS), waited)
         except OSError as error:
             raise HelperError(f"no connection: {error.strerror}") from None
 
@@ -65,11 +86,11 @@ class Channel:
 
         :param seconds: for all of them together.
         """
-        end = time.monotonic() + seconds
-        self._send(what + b"".join(_text(word) for word in words), end)
+        patience = _Patience(seconds, self._waited)
+        self._send(what + b"".join(_text(word) for word in words), patience)
         more = True
         while more:
-            status, content = self._receive(end)
+            status, content = self._receive(patience)
             more = status == _MORE
             yield content
 
@@ -78,13 +99,13 @@ class Channel:
 
         :param pieces: few enough for a request, each no longer than a frame.
         """
-        end = time.monotonic() + _SECONDS
+        patience = _Patience(_SECONDS, self._waited)
         request = [_PIECE.pack(offset, size) + _text(path) for path, offset, size in pieces]
-        self._send(b"R" + b"".join(request), end)
+        self._send(b"R" + b"".join(request), patience)
         found = []
         for _, _, size in pieces:
             try:
-                _, content = self._receive(end)
+                _, content = self._receive(patience)
             except RefusedError:
                 content = b""
             if len(content) > size:
@@ -92,44 +113,57 @@ class Channel:
             found.append(content)
         return found
 
-    def _send(self, request: bytes, end: float) -> None:
+    def _send(self, request: bytes, patience: _Patience) -> None:
         if len(request) > FRAME_BYTES:
             raise HelperError("the request is too long")
-        try:
-            self._socket.settimeout(max(0.001, end - time.monotonic()))
-            self._socket.sendall(len(request).to_bytes(4, "little") + request)
-        except OSError as error:
-            raise HelperError(f"it does not listen: {error}") from None
+        content = memoryview(len(request).to_bytes(4, "little") + request)
+        while content:
+            self._require(patience)
+            with contextlib.suppress(TimeoutError), _broken("it does not listen"):
+                content = content[self._socket.send(content) :]
 
-    def _receive(self, end: float) -> tuple[int, bytes]:
-        size, status = _HEAD.unpack(self._take(_HEAD.size, end))
+    def _receive(self, patience: _Patience) -> tuple[int, bytes]:
+        size, status = _HEAD.unpack(self._take(_HEAD.size, patience))
         if size > FRAME_BYTES or status not in (_DONE, _MORE, _FAILED):
             raise HelperError("its answer makes no sense")
-        content = self._take(size, end)
+        content = self._take(size, patience)
         if status == _FAILED:
             raise RefusedError(printable(content[:_REASON].decode("ascii", "replace")))
         return status, content
 
-    def _take(self, size: int, end: float) -> bytes:
+    def _take(self, size: int, patience: _Patience) -> bytes:
         while len(self._received) < size:
-            try:
-                self._socket.settimeout(max(0.001, end - time.monotonic()))
-                received = self._socket.recv(_RECEIVED) if time.monotonic() < end else b""
-            except TimeoutError:
-                raise HelperError("it did not answer in time") from None
-            except OSError as error:
-                raise HelperError(f"it does not answer: {error.strerror}") from None
-            if not received:
-                late = time.monotonic() >= end
-                raise HelperError("it did not answer in time" if late else "it ended")
-            self._received += received
+            self._require(patience)
+            with contextlib.suppress(TimeoutError), _broken("it does not answer"):
+                received = self._socket.recv(_RECEIVED)
+                if not received:
+                    raise HelperError("it ended")
+                self._received += received
         content = bytes(self._received[:size])
         del self._received[:size]
         return content
 
+    def _require(self, patience: _Patience) -> None:
+        """Wait no longer than that for what comes next."""
+        left = patience.left()
+        if left <= 0:
+            raise HelperError("it did not answer in time")
+        self._socket.settimeout(left)
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+@contextlib.contextmanager
+def _broken(what: str) -> Iterator[None]:
+    """A connection that broke is a HelperError; that nothing came yet is none."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise HelperError(f"{what}: {error.strerror}") from None
 
 
 def _text(word: str | bytes) -> bytes:

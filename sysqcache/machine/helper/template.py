@@ -117,7 +117,8 @@ class Running:
 
     def channel(self) -> Channel:
         """A connection to its reader. Raises HelperError."""
-        return Channel.connect(self.folder / paths.INSTANCE_AGENT)
+        waited = self.process.identity.waited_seconds
+        return Channel.connect(self.folder / paths.INSTANCE_AGENT, waited)
 
 
 def template(helper: Helper) -> Path:
