@@ -22,12 +22,12 @@ from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.key import identities
 
 
-def kernel32(directory: Path) -> Path:
-    """The 32-bit kernel ``guest/kernel32.c``, which is ready at once and does nothing more."""
-    kernel = directory / "kernel32"
+def kernel32(directory: Path, name: str = "kernel32") -> Path:
+    """A 32-bit kernel of guest/; without a name one that is ready at once and does nothing more."""
+    kernel = directory / name
     command = ["gcc", "-m32", "-O1", "-ffreestanding", "-fno-pie", "-fno-stack-protector"]
     command += ["-nostdlib", "-static", "-Wl,-m,elf_i386,-N,-Ttext=0x100000", "-o", str(kernel)]
-    subprocess.run([*command, str(PROGRAMS / "kernel32.c")], check=True, capture_output=True)
+    subprocess.run([*command, str(PROGRAMS / f"{name}.c")], check=True, capture_output=True)
     return kernel
 
 
