@@ -20,6 +20,7 @@ from sysqcache.base.errors import (
     LaunchError,
     MachineBusy,
     MachineError,
+    QmpError,
     SavedStateError,
     SysqcacheError,
     UsageError,
@@ -196,15 +197,18 @@ def resume_copies(
             )
     gate = _Gate(count)
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        waiting = [
-            pool.submit(_resume_copy, checked, copy, options, gate, listener(copy.name))
-            for copy in copies
-        ]
+        waiting: list[Future[BootReport]] = []
         try:
+            for copy in copies:
+                told = listener(copy.name)
+                waiting.append(pool.submit(_resume_copy, checked, copy, options, gate, told))
             concurrent.futures.wait(waiting)
         except KeyboardInterrupt:
             _give_up(copies, waiting, gate)
-            raise Interrupted(f"interrupted: none of the {count} copies runs") from None
+    if gate.given_up:
+        # one may have been submitted, and not be in the list
+        _end_copies(copies)
+        raise Interrupted(f"interrupted: none of the {count} copies runs")
     failed = [
         (copy, error)
         for copy, one in zip(copies, waiting, strict=True)
@@ -234,6 +238,7 @@ def _require_copies(record: SavedMachine) -> None:
 def _give_up(copies: Sequence[Copy], waiting: Sequence[Future[BootReport]], gate: _Gate) -> None:
     """End all copies, however far they are; what they recorded is kept."""
     interrupts.take()
+    gate.given_up = True
     gate.failed.set()
     while concurrent.futures.wait(waiting, _GIVING_UP).not_done:
         for copy in copies:
@@ -247,8 +252,11 @@ def _end_copies(copies: Sequence[Copy]) -> None:
     for copy in copies:
         instance = Instance(copy.name)
         with contextlib.suppress(MachineError):
-            with Machine.attach(copy.name, quick=True) as machine:
-                machine.quit()
+            try:
+                with Machine.attach(copy.name, quick=True) as machine:
+                    machine.quit()
+            except QmpError:  # it is too busy to answer
+                end_by_signals(copy.name)
             settle(instance)
             instance.update(state=MachineState.STOPPED)
 
@@ -276,6 +284,7 @@ class _Gate:
         self._asleep = copies
         self._all_awake = threading.Event()
         self.failed = threading.Event()
+        self.given_up = False
 
     @contextlib.contextmanager
     def place(self, listener: Listener) -> Iterator[Listener]:
