@@ -40,12 +40,18 @@ class _Patience:
     """Seconds for an answer, without those in which the helper waited for a processor."""
 
     def __init__(self, seconds: float, waited: Callable[[], float]) -> None:
-        self._waited = waited
-        self._end = time.monotonic() + seconds - waited()
+        self._waited, self._before = waited, waited()
+        self._end = time.monotonic() + seconds
 
     def left(self) -> float:
         """Seconds that are left; none or fewer: it is over."""
-        return self._end + self._waited() - time.monotonic()
+        left = self._end - time.monotonic()
+        if left <= 0:
+            # asked for only now, as that takes longer than most answers
+            now = self._waited()
+            self._end += now - self._before
+            left, self._before = left + now - self._before, now
+        return left
 
 
 def _never() -> float:
