@@ -113,6 +113,8 @@ PACKAGES: Final = (
     HostPackage("erofs-utils", "test", _program("mkfs.erofs")),
     HostPackage("dosfstools", "test", _program("mkfs.vfat")),
     HostPackage("mtools", "test", _program("mcopy")),
+    HostPackage("grub-common", "test", _program("grub-mkimage")),
+    HostPackage("grub-pc-bin", "test", _file("/usr/lib/grub/i386-pc/boot.img")),
     HostPackage("chromium", "test", _program("chromium")),
     HostPackage("libvirt-daemon", "test", _program("libvirtd")),
     HostPackage("libvirt-daemon-driver-qemu", "test", _libvirt_driver),
