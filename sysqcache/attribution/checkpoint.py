@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A look into a running machine: its map, and its blocks compared with its memory."""
+"""A look into a running machine: its map, and the pages that its blocks were recorded from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from sysqcache.attribution.observation import Observation, observe
+from sysqcache.attribution.look import Look, take
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
+from sysqcache.formats.journal import recorded_ram
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
@@ -19,7 +20,7 @@ from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
-"""Processor time of mapping and comparing together."""
+"""Processor time of mapping and taking pages together."""
 
 
 class Files(Protocol):
@@ -33,7 +34,7 @@ class Files(Protocol):
 class Checkpoint:
     """``seen`` is None when the machine could not be looked into; ``note`` says why."""
 
-    seen: Observation | None
+    seen: Look | None
     took_s: float
     note: str = ""
 
@@ -56,9 +57,9 @@ def checkpoint(
     try:
         with attach(instance.file(paths.INSTANCE_QMP_INTROSPECT), process) as session:
             found = mapper.map_guest(session, Budget(seconds=seconds))
-            recorded = files.read_journal()
+            recorded = recorded_ram(files.path)
             left = max(0.0, deadline - time.thread_time())
-            seen = observe(session, found, recorded, seconds=left)
+            seen = take(session, found, recorded, seconds=left)
     except SysqcacheError as error:
         return Checkpoint(None, time.perf_counter() - start, error.message)
     return Checkpoint(seen, time.perf_counter() - start, seen.note)
