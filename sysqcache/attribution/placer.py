@@ -9,7 +9,10 @@ else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +91,13 @@ class AttributionSummary:
         }
 
 
+def _load() -> None:
+    with contextlib.suppress(Exception):  # told by the look
+        importlib.import_module("sysqcache.attribution.checkpoint")
+        importlib.import_module("sysqcache.attribution.lookfile")
+        importlib.import_module("sysqcache.guestmap.session").load_drgn()
+
+
 class Placer:
     """Looks into one machine, any number of times, then places its blocks once.
 
@@ -116,6 +126,11 @@ class Placer:
         self._looks: list[Look] = []
         self._observed: list[Observation] = []
         self._unknown = ""
+
+    def get_ready(self) -> None:
+        """Load what a look needs, beside the guest that works meanwhile; never fails."""
+        with contextlib.suppress(RuntimeError):  # no more threads: the look loads it
+            threading.Thread(target=_load, name="get ready to look").start()
 
     def look(self, machine: Visible) -> None:
         """Take in what the guest holds now; a machine that has ended is left alone."""

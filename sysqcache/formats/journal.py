@@ -85,11 +85,11 @@ class Journal:
 
 @dataclass(frozen=True)
 class RecordedRam:
-    """Where a journal's blocks were recorded from, nothing of which has been compared yet.
+    """Where a journal's blocks were recorded from; no checksum has been compared yet.
 
     :param address: shape (k,), uint64: RAM addresses of the blocks' pages, one or two each.
     :param ram_map: as in :class:`Journal`.
-    :param end: bytes of whole records.
+    :param end: bytes of all records.
     """
 
     address: NDArray[np.uint64]
@@ -105,7 +105,8 @@ def recorded_ram(path: Path) -> RecordedRam:
 def parse_ram(buffer: memoryview, *, name: str = "journal") -> RecordedRam:
     """As :func:`recorded_ram`, from memory. Raises FormatError."""
     parse_header(buffer, name=name)
-    offsets, records = _whole_records(buffer)
+    offsets = _records(buffer)
+    records = gather(buffer, offsets, bf.RECORD)
     blocks = records[records["type"] == bf.RECORD_BLOCK]
     second = blocks["ram1"][blocks["ram1"] != bf.NO_RAM]
     return RecordedRam(

@@ -86,6 +86,8 @@ class Life:
             try:
                 with contextlib.closing(self.machine.agent):
                     self._wait_ready()
+                    if self.placer is not None:
+                        self.placer.get_ready()
                     if self.resumed is not None:
                         for problem in self.resumed.awake(self.machine):
                             self._warn(problem)

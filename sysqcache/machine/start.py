@@ -356,6 +356,8 @@ class _Start:
             return
         if recorded and placer is not None:
             placer.place(spec, self.engine.firmware_dir)
+        with contextlib.suppress(StoreError):
+            keeping.settle()  # who has the store's lock may hardly get a processor
         self.report.ingest = self.store.keep(start_set, counters=found, damaged=broken)
 
 
