@@ -18,7 +18,9 @@ def sweep(*, wait: bool) -> None:
 
     tidy_dead()
     if not wait:
-        keeping.catch_up()
+        if runs := keeping.catch_up():
+            words = "an ended run" if runs == 1 else f"{runs} ended runs"
+            note(f"keeping the blocks of {words} goes on behind (sysqcache cache wait)")
         return
     try:
         keeping.settle()

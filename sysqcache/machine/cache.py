@@ -90,17 +90,25 @@ class StoreUse:
     """The store as a start uses it; every problem is a line for ``warn``."""
 
     def __init__(
-        self, warn: Warn, root: Path | None = None, *, progress: Warn = lambda _: None
+        self,
+        warn: Warn,
+        root: Path | None = None,
+        *,
+        progress: Warn = lambda _: None,
+        patience: float | None = None,
     ) -> None:
+        """:param patience: seconds to wait for the store's lock; None: as always."""
         self._warn, self._progress = warn, progress
+        self._patience = patience
         self._root = root or paths.store_dir()
 
     def _try(self, problem: str, action: Callable[[Store], None]) -> bool:
         """Do ``action`` with the store; False, with a warning, when that failed."""
         try:
             from sysqcache.store.facade import Store
+            from sysqcache.store.layout import LOCK_TIMEOUT
 
-            with Store.open(self._root) as store:
+            with Store.open(self._root, timeout=self._patience or LOCK_TIMEOUT) as store:
                 try:
                     action(store)
                 finally:

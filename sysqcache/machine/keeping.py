@@ -41,6 +41,9 @@ _REMEMBERED: Final = 16
 _PATIENCE: Final = 0.5
 """Seconds in which one who only looked at a lock has let go of it."""
 
+_LOCK_PATIENCE: Final = 600.0
+"""Seconds to wait for the store's lock: nobody waits for a keeper as long as that."""
+
 _STEP: Final = 0.05
 _KEPT_MAX_BYTES: Final = 1 << 24
 _NICEST: Final = 19
@@ -138,12 +141,13 @@ def settle(root: Path | None = None, tell: Callable[[str], None] = lambda _: Non
             time.sleep(_STEP)
 
 
-def catch_up(root: Path | None = None) -> None:
-    """Let a keeper take what earlier runs left, if there is anything; never fails."""
+def catch_up(root: Path | None = None) -> int:
+    """Let a keeper take what earlier runs left; how many there are that it takes. Never fails."""
     root = root or paths.store_dir()
     with contextlib.suppress(StoreError):
-        if not all(_waiting(root).values()):
-            start(root)
+        free = list(_waiting(root).values()).count(False)
+        return free if free and start(root) else 0
+    return 0
 
 
 @contextlib.contextmanager
@@ -214,7 +218,7 @@ def _keep(root: Path) -> set[str]:
         _write_kept(root, (run.to_json() if run else {}) | told | {"warnings": list(warnings)})
         warnings.clear()
 
-    StoreUse(warnings.append, root).sweep(note)
+    StoreUse(warnings.append, root, patience=_LOCK_PATIENCE).sweep(note)
     if warnings:
         note(None)
     return set(_waiting(root))

@@ -85,7 +85,10 @@ def test_waiting_starts_a_keeper_if_there_is_none(store: Store) -> None:
     assert keeping.wait(store.layout.root, 0) == []
     leave_run(store, "run", 0)
     assert keeping.wait(store.layout.root, 60) == []
-    assert blocks(store) == 20
+    leave_run(store, "again", 20)
+    assert keeping.catch_up(store.layout.root) == 1
+    assert keeping.wait(store.layout.root, 60) == []
+    assert blocks(store) == 40
 
 
 def test_a_keeper_that_does_not_end_is_not_waited_for_longer_than_asked(store: Store) -> None:
@@ -149,7 +152,7 @@ def test_a_run_that_somebody_has_claimed_is_left_to_him(store: Store) -> None:
     assert claimed is not None
     assert store.waiting() == {run.path.name: True}
     assert store.recover() == []
-    keeping.catch_up(store.layout.root)
+    assert keeping.catch_up(store.layout.root) == 0
     assert keepers(store) == []
     with pytest.raises(StoreBusy):
         keeping.wait(store.layout.root, 0.2)
