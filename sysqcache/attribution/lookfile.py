@@ -47,7 +47,7 @@ def write_looks(path: Path, found: Looks) -> None:
     about = {
         "version": _VERSION,
         "spec": None if found.spec is None else specjson.to_json(found.spec),
-        "firmware": None if found.firmware is None else str(found.firmware),
+        "firmware": None if found.firmware is None else str(found.firmware.absolute()),
         "looks": [_about(look) for look in found.looks],
     }
     arrays: dict[str, Any] = {

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sysqcache.base import files, paths
-from sysqcache.base.errors import StoreBusy, StoreError
+from sysqcache.base.errors import StoreBusy, StoreError, brief
 from sysqcache.base.mapfile import read_small
 from sysqcache.base.system import allow_open_files
 from sysqcache.machine.cache import Kept, StoreUse
+from sysqcache.spec.engines import ENV_ENGINE
 from sysqcache.store.layout import LOCK_TIMEOUT
 
 _SCRIPT: Final = (
@@ -90,7 +91,8 @@ def _started(root: Path) -> subprocess.Popen[bytes] | None:
 
 def _environment() -> dict[str, str]:
     """Ours, without what depends on the working directory."""
-    names = [name for name in (paths.ENV_HOME, paths.ENV_STORE) if os.environ.get(name)]
+    folders = (paths.ENV_HOME, paths.ENV_STORE, ENV_ENGINE)
+    names = [name for name in folders if os.environ.get(name)]
     return {**os.environ, **{name: str(Path(os.environ[name]).absolute()) for name in names}}
 
 
@@ -218,7 +220,10 @@ def _keep(root: Path) -> set[str]:
         _write_kept(root, (run.to_json() if run else {}) | told | {"warnings": list(warnings)})
         warnings.clear()
 
-    StoreUse(warnings.append, root, patience=_LOCK_PATIENCE).sweep(note)
+    try:
+        StoreUse(warnings.append, root, patience=_LOCK_PATIENCE).sweep(note)
+    except Exception as error:  # nobody sees a traceback
+        warnings.append(brief(error))
     if warnings:
         note(None)
     return set(_waiting(root))
