@@ -11,6 +11,7 @@ import pytest
 from attributionhelp import LIBC, PAGE, SHELL, World, as_places, code
 
 from sysqcache.attribution import look as looking
+from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.lookfile import Looks, read_looks, write_looks
 from sysqcache.attribution.observation import Seen
 from sysqcache.attribution.placer import AttributionSummary, Placer
@@ -19,9 +20,15 @@ from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap.memory import UnreadableError
 from sysqcache.guestmap.result import Mapping, Process
 from sysqcache.spec import resolve
+from sysqcache.spec.spec import MachineSpec
 
 P, Q, R = 0x5000, 0x6000, 0x9000
 MAPPED = 0x7F00_0000_0000
+
+
+def unasked(spec: MachineSpec) -> ImageContents:
+    """Nothing here has an image."""
+    raise AssertionError(spec)
 
 
 def world() -> World:
@@ -104,7 +111,7 @@ def test_who_places_later_finds_the_same(tmp_path: Path) -> None:
     files = run_files(tmp_path, made)
     first = AttributionSummary()
     write_looks(files.looks, Looks((made.taken(),)))
-    Placer(files, first, pytest.fail).place_handed_on()
+    Placer(files, first, pytest.fail, scan=unasked).place_handed_on()
     assert as_places(files.read_places()) == made.places()
     assert (first.blocks, first.attributed) == (3, 2)
     files.remove()
@@ -120,7 +127,7 @@ def test_looks_that_are_damaged_cost_the_modules_alone(tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         read_looks(files.looks)
     said: list[str] = []
-    Placer(files, AttributionSummary(), said.append).place_handed_on()
+    Placer(files, AttributionSummary(), said.append, scan=unasked).place_handed_on()
     assert len(said) == 1
     assert not files.places.exists()
 
