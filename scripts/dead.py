@@ -23,6 +23,7 @@ NAMES: Final = (
     "seekable", "readinto", "trace", "frame", "formatter", "__cause__",
     "mtime", "uname", "gname", "linkname",  # attributes of tarfile's
     "atexit",  # of weakref.finalize
+    "__class__",  # of a module
 )  # fmt: skip
 DECORATORS: Final = ("@*.command", "@*.callback", "@pytest.fixture", "@model_validator")
 

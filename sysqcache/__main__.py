@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sysqcache.cli.app import main
+from sysqcache.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -28,12 +28,15 @@ from sysqcache.cli.options import reflow
 
 COMMANDS: Final[dict[str, str]] = {
     "boot": "Start a machine from its vm.yaml.",
+    "run": "Run a command in a fresh machine, in the time of a container.",
     "list": "List running and ended machines.",
     "status": "Show one machine: state, ports, cache counters.",
     "stop": "Power a machine off and keep its blocks.",
     "logs": "Show a machine's serial output or QEMU's messages.",
     "console": "Attach to a machine's serial console.",
     "exec": "Run a command in the guest.",
+    "ssh": "Log into a running machine with ssh.",
+    "cp": "Copy files into a running machine, or out of it.",
     "map": "Show what the guest runs, seen from outside.",
     "suspend": "Save a whole running machine and end its QEMU.",
     "resume": "Let a saved machine go on, or many copies of it.",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +14,19 @@ app = typer.Typer()
 
 
 @app.command()
-def status(name: MachineName, as_json: Json = False) -> None:
+def status(
+    name: MachineName,
+    ssh_config: Annotated[
+        bool, typer.Option("--ssh-config", help="Print what ssh needs to log in; lets it in.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show one machine: its state, forwarded ports and cache counters."""
+    if ssh_config:
+        from sysqcache.run.ssh import way_into
+
+        sys.stdout.write(way_into(name).config())
+        return
     from sysqcache.cli.list import row
     from sysqcache.machine.instances import Instance
 

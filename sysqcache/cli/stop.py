@@ -30,6 +30,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Ask the guest to power off, end QEMU if it does not, and keep its blocks."""
+    from sysqcache.base.errors import NoSuchMachine
     from sysqcache.base.types import MachineState
     from sysqcache.cli.sweeping import sweep
     from sysqcache.machine.instances import Instance
@@ -49,7 +50,8 @@ def stop(
     if not running and not instance.is_held():
         settle(instance)  # one that was killed left what only a running machine has
     if state.state is not MachineState.BROKEN and not instance.is_held():
-        instance.update(state=instance.ended)
+        with contextlib.suppress(NoSuchMachine):  # a run's machine goes with its run
+            instance.update(state=instance.ended)
     if as_json:
         print_json(answer)
     elif running:

@@ -88,6 +88,7 @@ class MachineSpec:
 
     ``image_id`` names what the machine boots; machines that boot the same image share
     what they translated. ``serial_log`` None means the file in the instance directory.
+    ``channels`` names ports of the virtio-serial bus besides the guest agent's.
     """
 
     name: str
@@ -113,6 +114,7 @@ class MachineSpec:
     poweroff_timeout: float = 60.0
     reboot: bool = True
     qemu_args: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def with_cache(self, mode: CacheMode) -> MachineSpec:
         """The same machine with another cache mode."""

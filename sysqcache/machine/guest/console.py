@@ -35,7 +35,7 @@ def attach(serial_socket: Path, log: Path | None = None) -> bool:
     problem = "no connection to the serial port"
     with refused_as(MachineBusy, problem, "another console may be attached"):
         connection = connect_unix(serial_socket, 1.0)
-    with connection, _raw_terminal(sys.stdin.fileno()):
+    with connection, raw_terminal(sys.stdin.fileno()):
         connection.setblocking(True)
         _replay(log)
         return _copy(connection.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
@@ -76,7 +76,8 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _raw_terminal(fd: int) -> Iterator[None]:
+def raw_terminal(fd: int) -> Iterator[None]:
+    """A terminal that passes every key on, until the end of the scope."""
     before = termios.tcgetattr(fd)
     tty.setraw(fd)
     try:

@@ -212,14 +212,29 @@ _PORTS: Final = 4
 
 
 def channel_args(launch: Launch) -> list[str]:
-    """The guest agent's channel."""
-    path = paths.INSTANCE_AGENT
-    port = "virtserialport,bus=vser0.0,chardev=agent0,name=org.qemu.guest_agent.0"
+    """The guest agent's channel, and the machine's own ones."""
+    names = launch.spec.channels
     return [
-        *("-chardev", f"socket,id=agent0,path={path},server=on,wait=off"),
-        *("-device", f"virtio-serial-pci,id=vser0,max_ports={_PORTS}"),
-        *("-device", port),
+        *("-device", f"virtio-serial-pci,id=vser0,max_ports={_PORTS + len(names)}"),
+        *_port("agent0", paths.INSTANCE_AGENT, "org.qemu.guest_agent.0"),
+        *(
+            word
+            for one in names
+            for word in _port(one, channel_socket(one), f"org.sysqcache.{one}")
+        ),
     ]
+
+
+def _port(chardev: str, path: str, name: str) -> list[str]:
+    return [
+        *("-chardev", f"socket,id={chardev},path={path},server=on,wait=off"),
+        *("-device", f"virtserialport,bus=vser0.0,chardev={chardev},name={name}"),
+    ]
+
+
+def channel_socket(name: str) -> str:
+    """File name of the socket of one of a machine's own channels."""
+    return f"{name}.sock"
 
 
 def helper_device_args(launch: Launch) -> list[str]:
