@@ -114,14 +114,12 @@ def _made(
             stack.enter_context(locked(lock, None))
         if waited and (known := _known(asked, spec, key, say)) is not None:
             return known
-        before = plan.read(asked)
         with view() as listener:
             template.make(spec, key, say, listener)
         found = template.planned(spec, key, say)
         found = _tried(found, spec, key, say)
         plan.write(asked, found)
-        if before is not None and before.template != found.template:
-            template.remove(before.template)
+        template.sweep()
     return found
 
 

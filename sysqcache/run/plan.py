@@ -13,6 +13,7 @@ plan, and a new template if what changed is a part of the machine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -131,6 +132,15 @@ def read(asked: Asked) -> Plan | None:
         return Plan.decode((runs_dir() / f"{name_of(asked)}.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def templates() -> set[str]:
+    """Names of the templates that plans go on from."""
+    found = set()
+    for file in runs_dir().glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found.add(Plan.decode(file.read_bytes()).template)
+    return found
 
 
 def write(asked: Asked, plan: Plan) -> None:

@@ -50,12 +50,15 @@ def go_on(asked: Asked, plan: Plan, say: Callable[[str], None]) -> int:
 
 
 def _attached(asked: Asked, plan: Plan, *, hostname: str) -> int:
+    """In the foreground; ``hostname``: the name that was asked for, "" for any."""
     tty = asked.tty or not asked.command
     size = _terminal_size() if tty else None
     if size is not None:
         asked = dataclasses.replace(asked, env=("TERM", *asked.env))
     sinks = (writer(1), writer(2))
-    with throwaway.started(plan, asked.name) as machine:
+    # nobody who was not told a name will ask the agent
+    more = (throwaway.AGENT,) if plan.token and not hostname else ()
+    with throwaway.started(plan, asked.name, more=more) as machine:
         talk = command.begun(machine, plan, asked, sinks, hostname=hostname, size=size)
         stdin = _stdin() if plan.token else None
         terminal = _raw(talk) if size is not None else contextlib.nullcontext()

@@ -16,6 +16,7 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import GuestCommandError, NotReady, SysqcacheError
+from sysqcache.base.files import locked
 from sysqcache.base.sockets import connect_unix
 from sysqcache.base.types import CacheMode, DiskFormat, DiskMode, GuestAccess
 from sysqcache.machine import progress
@@ -42,6 +43,8 @@ from sysqcache.spec.specjson import to_json
 Warn = Callable[[str], None]
 
 _END_MARK: Final = "run-end"
+"""A file of each template: what ends the streams, or nothing for one without."""
+
 _REST_S: Final = 10.0
 _WAITS_S: Final = 20.0
 _AGENT_S: Final = 30.0
@@ -102,9 +105,8 @@ def make(spec: MachineSpec, key: str, warn: Warn, listener: Listener = progress.
 
 def _save(name: str, spec: MachineSpec, warn: Warn, listener: Listener) -> None:
     with contextlib.ExitStack() as stack:
-        if spec.channels:
-            token = stack.enter_context(_waiting(Instance(name), listener))
-            Instance(name).file(_END_MARK).write_text(token)
+        token = stack.enter_context(_waiting(Instance(name), listener)) if spec.channels else ""
+        Instance(name).file(_END_MARK).write_text(token)
         listener(PhaseBegan("coming to rest"))
         _rest(name)
         suspend(name, str(Method.TEMPLATE), warn, lambda phase: listener(PhaseBegan(phase)))
@@ -195,6 +197,16 @@ def remove(name: str) -> bool:
     return False
 
 
+def sweep() -> None:
+    """Remove templates that no plan names any more and nobody runs from; never fails."""
+    for file in paths.instances_dir().glob(f"*/{_END_MARK}"):
+        name = file.parent.name
+        # held: it is being made, and its plan is still to come
+        with contextlib.suppress(OSError), locked(plan.lock_of(name)) as lock:
+            if lock is not None and name not in plan.templates():
+                remove(name)
+
+
 def is_usable(name: str) -> bool:
     """Whether a template is there and can be resumed."""
     try:
@@ -217,7 +229,7 @@ def planned(spec: MachineSpec, key: str, warn: Warn) -> Plan:
     packs = Keeper(warn).prepare(spec.with_cache(CacheMode.READ_ONLY))
     packs.close()
     launch = _launch(spec.with_cache(mode), record, directory, engine)
-    token = Instance(name).file(_END_MARK).read_text() if spec.channels else ""
+    token = Instance(name).file(_END_MARK).read_text()
     return Plan(
         key=key,
         template=name,

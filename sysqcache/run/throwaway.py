@@ -70,7 +70,8 @@ def started(
     """A machine that goes on from a plan's template, until the end of the scope.
 
     :param any_port: take free host ports, also where vm.yaml names one.
-    :param more: character devices whose host's ends are wanted too, and not for other commands.
+    :param more: character devices whose host's ends are kept from other commands. A guest's agent
+        that was connected when it was saved has work to do when it no longer is.
     Raises :class:`MachineBusy` when one of this name runs, :class:`LaunchError`, OSError.
     """
     instance = Instance(name)

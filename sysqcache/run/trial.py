@@ -22,7 +22,9 @@ def note_touched(found: Plan) -> bool:
     Raises :class:`MachineError` when the template can't run a command.
     """
     asked = Asked("", ("true",), timeout=_SECONDS)
-    with throwaway.started(found, throwaway.new_name("trial"), any_port=True) as machine:
+    more = (throwaway.AGENT,) if found.token else ()
+    name = throwaway.new_name("trial")
+    with throwaway.started(found, name, any_port=True, more=more) as machine:
         talk = command.begun(machine, found, asked, (_nothing, _nothing))
         status = command.finished(machine, talk, None, asked)
         if status != 0:
