@@ -92,7 +92,7 @@ def started(
         argv = command_line(plan, fds, ports)
         process = QemuProcess(argv, instance.directory, keep_fds=keep)
         process.start()
-        stack.callback(_end, plan, instance, process)
+        stack.callback(_end, plan, instance, process, pairs[wake.CHANNEL][0])
         for _, theirs in pairs.values():
             theirs.close()
         wake.let_go_on(pairs[wake.CHANNEL][0], process)
@@ -115,14 +115,15 @@ def _require_no_other(instance: Instance) -> None:
         raise MachineBusy(f"there is a machine {instance.name} already", hint="choose another name")
 
 
-def _end(plan: Plan, instance: Instance, process: QemuProcess) -> None:
-    """Nothing of it stays but what it recorded, if it did."""
-    if plan.records:
+def _end(plan: Plan, instance: Instance, process: QemuProcess, qmp: socket.socket) -> None:
+    """Nothing of it stays but what it recorded, if that is much."""
+    worth = plan.records and process.poll() is None and wake.recorded(qmp) >= keep.WORTH
+    if worth:
         process.signal(signal.SIGTERM)
         process.wait(_FLUSH_S)
     process.kill()
     process.wait(_KILL_S)
-    if plan.records:
+    if worth:
         with contextlib.suppress(OSError):
             keep.keep(plan, instance.name, instance.directory)
 

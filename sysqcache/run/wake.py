@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lets a machine go on that QEMU is loading: the few words of QMP that this takes.
+"""The few words of QMP that a run needs: let a machine go on that was loaded, count its blocks.
 
 The client for all else speaks with asyncio, whose import takes as long as the load.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ CHANNEL: Final = "qmp0"
 _TIMEOUT: Final = 60.0
 _HELLO: Final = b'{"execute": "qmp_capabilities"}'
 _GO_ON: Final = b'{"execute": "cont"}'
+_COUNTED: Final = "counted"
+_COUNTERS: Final = b'{"execute": "query-tb-cache", "id": "counted"}'
+_SHORT: Final = 2.0
 _FAILED: Final = ("failed", "cancelled")
 
 
@@ -44,6 +48,17 @@ def let_go_on(qmp: socket.socket, process: QemuProcess) -> None:
     if process.wait(1.0) is None:
         raise SavedStateError("the template can't be resumed: QEMU does not load it")
     raise process.launch_error()
+
+
+def recorded(qmp: socket.socket) -> int:
+    """How many blocks a machine has recorded; 0 when nobody can tell."""
+    qmp.settimeout(_SHORT)
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        qmp.sendall(_COUNTERS)
+        for message in _messages(qmp):
+            if message.get("id") == _COUNTED:
+                return int(message.get("return", {}).get("recorded", 0))
+    return 0
 
 
 def _messages(qmp: socket.socket) -> Iterator[dict[str, Any]]:
