@@ -8,15 +8,13 @@ before where that may serve.
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.base.errors import SavedStateError
 from sysqcache.base.files import locked
-from sysqcache.run import plan
+from sysqcache.run import behind, plan
 from sysqcache.run.plan import Plan
 from sysqcache.run.words import Asked
 
@@ -132,12 +130,6 @@ def _tried(found: Plan, spec: MachineSpec, key: str, say: Callable[[str], None])
 
 def _make_in_background(asked: Asked) -> None:
     """Let another process make the template; a second one finds the lock held, and ends."""
-    words = [sys.executable, "-m", "sysqcache", "run", "--template", ALWAYS, asked.source]
+    words = ["-m", "sysqcache", "run", "--template", ALWAYS, asked.source]
     words += [part for one in asked.overrides for part in ("--set", one)]
-    subprocess.Popen(
-        [*words, "--", "true"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    behind.begin([*words, "--", "true"])

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -21,6 +19,7 @@ from sysqcache.base.files import is_locked, locked
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.runfiles import Note, RunFiles
 from sysqcache.machine.cache import Keeper, new_run_id
+from sysqcache.run import behind
 from sysqcache.run.plan import Plan, runs_dir
 
 JOURNAL: Final = f"run{paths.JOURNAL_SUFFIX}"
@@ -49,14 +48,7 @@ def keep(plan: Plan, name: str, directory: Path) -> None:
     # before the journal: one without a note is nobody's
     kept.write_note(Note(state["image_id"], run))
     shutil.move(journal, kept.path)
-    subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
-    )
+    behind.begin(["-m", __name__])
 
 
 def _lock() -> Path:

@@ -16,7 +16,7 @@ from typing import Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import GuestCommandError, NotReady, SysqcacheError
-from sysqcache.base.files import locked
+from sysqcache.base.files import locked, make_directory
 from sysqcache.base.sockets import connect_unix
 from sysqcache.base.types import CacheMode, DiskFormat, DiskMode, GuestAccess
 from sysqcache.machine import progress
@@ -92,7 +92,10 @@ def make(spec: MachineSpec, key: str, warn: Warn, listener: Listener = progress.
     forwards = tuple(dataclasses.replace(one, host=0) for one in spec.network.forwards)
     network = dataclasses.replace(spec.network, forwards=forwards)
     booted = dataclasses.replace(spec, name=name, network=network)
+    _end(name)  # of a run that was killed while it made this template
     remove(name)
+    make_directory(Instance(name).directory)
+    Instance(name).file(_END_MARK).write_text("")
     try:
         boot(booted, BootOptions(detach=True), listener)
         _save(name, spec, warn, listener)
@@ -174,7 +177,9 @@ def _rest(name: str) -> None:
 
 
 def _end(name: str) -> None:
-    """End a machine that is of no use any more."""
+    """End a machine that is of no use any more, if it runs."""
+    if not Instance(name).is_held():
+        return
     with contextlib.suppress(SysqcacheError, OSError):
         try:
             with Machine.attach(name, quick=True) as machine:
@@ -204,6 +209,7 @@ def sweep() -> None:
         # held: it is being made, and its plan is still to come
         with contextlib.suppress(OSError), locked(plan.lock_of(name)) as lock:
             if lock is not None and name not in plan.templates():
+                _end(name)
                 remove(name)
 
 
