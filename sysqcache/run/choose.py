@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sysqcache.base.errors import SavedStateError
-from sysqcache.base.files import locked
+from sysqcache.base.files import is_locked, locked
 from sysqcache.run import behind, plan
 from sysqcache.run.plan import Plan
 from sysqcache.run.words import Asked
@@ -60,7 +60,8 @@ def find(asked: Asked, view: ViewOf, say: Callable[[str], None]) -> Plan:
             hint="--template auto makes one",
         )
     if asked.template != ALWAYS and before is not None and _serves(spec, before):
-        _make_in_background(asked)
+        if not is_locked(plan.lock_of(template.template_name(spec, key))):
+            _make_in_background(asked)
         say("the engine is another one: a new template is being made, this run has the one before")
         return before
     return _made(asked, spec, key, view, say)
@@ -129,7 +130,7 @@ def _tried(found: Plan, spec: MachineSpec, key: str, say: Callable[[str], None])
 
 
 def _make_in_background(asked: Asked) -> None:
-    """Let another process make the template; a second one finds the lock held, and ends."""
+    """Let another process make the template."""
     words = ["-m", "sysqcache", "run", "--template", ALWAYS, asked.source]
     words += [part for one in asked.overrides for part in ("--set", one)]
     behind.begin([*words, "--", "true"])
