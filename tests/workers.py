@@ -19,11 +19,13 @@ TESTS = Path(__file__).parent
 
 LONGEST = (
     "vm/test_suspend.py",
+    "vm/test_roots.py",
     "vm/test_jit.py",
     "vm/test_architectures.py",
     "vm/test_attribution_arches.py",
     "vm/test_guestmap.py",
     "domains/test_lives.py",
+    "vm/test_helper.py",
     "vm/test_attribution.py",
     "domains/test_compare_domain.py",
     "vm/test_cache_debian.py",
