@@ -14,7 +14,6 @@ import json
 import random
 import struct
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +32,6 @@ from bench.reference.journalwriter import (
     record_header,
 )
 from bench.reference.lookup import Query
-from sysqcache.attribution.look import Look
-from sysqcache.attribution.lookfile import Looks, read_looks, write_looks
 from sysqcache.base import statefile
 from sysqcache.base.counters import REJECTS
 from sysqcache.base.errors import FormatError
@@ -45,8 +42,6 @@ from sysqcache.formats.journal import outdated_blocks, parse_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import Places
 from sysqcache.formats.runfiles import RunFiles
-from sysqcache.guestmap.result import KernelInfo, KernelModule
-from sysqcache.guestmap.table import PAGE, UNKNOWN, Owner, OwnerKind, OwnerTable
 from sysqcache.store import dedupe, key, records
 from sysqcache.store.bundle import form as bundle
 from sysqcache.store.bundle.read import read_bundle
@@ -532,38 +527,6 @@ def check_places(content: bytes, scratch: Path) -> bool:
     return True
 
 
-def _looks() -> list[bytes]:
-    owners = (UNKNOWN, Owner(OwnerKind.FILE, "/bin/x", "aa" * 20, file=1))
-    pages = np.array([5, 6], np.uint64)
-    look = Look(
-        end=4240,
-        table=OwnerTable.from_pages(owners, pages, np.array([1, 1]), pages << np.uint64(12)),
-        kernel=KernelInfo("6.1", "bb" * 20),
-        modules=(KernelModule("m", 1, 2, "cc" * 20, memory=((1, 2),), sections=((".text", 1),)),),
-        generated=np.array([[4096, 8192]], np.uint64),
-        page=pages,
-        content=np.zeros((2, PAGE), np.uint8),
-    )
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "looks"
-        write_looks(path, Looks((look, look)))
-        return [path.read_bytes()]
-
-
-def check_looks(content: bytes, scratch: Path) -> bool:
-    """Pages can be read or not, owners be asked for, and nothing raises."""
-    _write(scratch / "looks", content)
-    try:
-        found = read_looks(scratch / "looks")
-    except FormatError as error:
-        return refused(error)
-    for look in found.looks:
-        assert len(look.table.lookup(look.page << np.uint64(12)).owner) == len(look.page)
-        for page in look.page.tolist()[:8]:
-            assert len(look.read_physical(page << 12, PAGE)) == PAGE
-    return True
-
-
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
@@ -578,7 +541,6 @@ TARGETS: Final = (
     Target("note", _notes, mutations.json_text, check_note),
     Target("pins", lambda: [json.dumps(["ab" * 32]).encode()], mutations.json_text, check_pins),
     Target("places", _places, mutations.arrays, check_places),
-    Target("looks", _looks, mutations.arrays, check_looks),
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A look into a running machine: its map, and the pages that its blocks were recorded from."""
+"""A look into a running machine: its map, and its blocks compared with its memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from sysqcache.attribution.look import Look, take
+from sysqcache.attribution.observation import Observation, observe
 from sysqcache.base import paths
 from sysqcache.base.errors import SysqcacheError
-from sysqcache.formats.journal import recorded_ram
 from sysqcache.formats.runfiles import RunFiles
 from sysqcache.guestmap import mapper
 from sysqcache.guestmap.memory import Budget
@@ -20,7 +19,7 @@ from sysqcache.guestmap.session import GuestSession
 from sysqcache.qmp.client import Watched
 
 SECONDS = 10.0
-"""Processor time of mapping and taking pages together."""
+"""Processor time of mapping and comparing together."""
 
 
 class Files(Protocol):
@@ -34,7 +33,7 @@ class Files(Protocol):
 class Checkpoint:
     """``seen`` is None when the machine could not be looked into; ``note`` says why."""
 
-    seen: Look | None
+    seen: Observation | None
     took_s: float
     note: str = ""
 
@@ -57,9 +56,9 @@ def checkpoint(
     try:
         with attach(instance.file(paths.INSTANCE_QMP_INTROSPECT), process) as session:
             found = mapper.map_guest(session, Budget(seconds=seconds))
-            recorded = recorded_ram(files.path)
+            recorded = files.read_journal()
             left = max(0.0, deadline - time.thread_time())
-            seen = take(session, found, recorded, seconds=left)
+            seen = observe(session, found, recorded, seconds=left)
     except SysqcacheError as error:
         return Checkpoint(None, time.perf_counter() - start, error.message)
     return Checkpoint(seen, time.perf_counter() - start, seen.note)

@@ -9,15 +9,15 @@ import enum
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
 from sysqcache.attribution.blocks import I32, I64, U8, U64, Mask, Pieces, RecordedBlocks, same_bytes
 from sysqcache.formats.journal import Journal
 from sysqcache.guestmap.memory import PhysicalMemory, UnreadableError
-from sysqcache.guestmap.result import KernelInfo, KernelModule
-from sysqcache.guestmap.table import NOWHERE, PAGE, PAGE_BITS, Owned, Owner, OwnerTable, RamMap
+from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule
+from sysqcache.guestmap.table import NOWHERE, PAGE, PAGE_BITS, Owned, Owner, RamMap
 
 SECONDS: Final = 5.0
 """Processor time in which a guest's memory is compared; blocks beyond are not confirmed."""
@@ -35,34 +35,6 @@ class Seen(enum.IntEnum):
     UNREAD = 0
     OTHER = 1
     SAME = 2
-
-
-class Mapped(Protocol):
-    """What a map of a guest tells of its code."""
-
-    @property
-    def table(self) -> OwnerTable:
-        """Which page belongs to whom."""
-
-    @property
-    def kernel(self) -> KernelInfo:
-        """The guest's kernel."""
-
-    @property
-    def modules(self) -> tuple[KernelModule, ...]:
-        """Its loaded modules."""
-
-    @property
-    def generated(self) -> U64:
-        """Executable mappings of processes that have no file: shape (g, 2), start and end."""
-
-    @property
-    def note(self) -> str:
-        """What could not be found out."""
-
-    @property
-    def unknown(self) -> str:
-        """A kernel whose structures are not known, and what that costs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +72,7 @@ class Observation:
 
 
 def observe(
-    memory: PhysicalMemory, found: Mapped, journal: Journal, *, seconds: float = SECONDS
+    memory: PhysicalMemory, found: GuestMap, journal: Journal, *, seconds: float = SECONDS
 ) -> Observation:
     """Compare the blocks of a journal with what a guest has at their places now.
 
@@ -129,7 +101,7 @@ def observe(
         dead_ram=dead_ram,
         dead_owner=dead.owner.astype(np.int32),
         dead_offset=dead.offset,
-        generated=found.generated,
+        generated=_generated(found),
         note=found.note,
         unknown=found.unknown,
     )
@@ -201,3 +173,14 @@ def _runs(page: U64) -> Iterator[tuple[int, int]]:
     for start, end in itertools.pairwise(edges):
         for first in range(start, end, _RUN):
             yield first, min(end, first + _RUN)
+
+
+def _generated(found: GuestMap) -> U64:
+    """Executable mappings without a file: where processes put code that they made."""
+    pairs = {
+        (one.start, one.end)
+        for process in found.processes
+        for one in process.maps
+        if "x" in one.perms and not one.file and not one.path.startswith("[v")
+    }
+    return np.array(sorted(pairs), np.uint64).reshape(-1, 2)

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Finds out, at a machine's checkpoints, to which modules its recorded blocks belong.
 
-Looking needs the living guest and is quick; placing can wait until QEMU has ended, and what
-was looked at can be handed on in a file. The answer is written beside the journal, so that
-whoever keeps the journal has it. A fault in here costs the blocks their modules, and nothing
-else.
+Looking needs the living guest and is quick; placing can wait until QEMU has ended. The
+answer is written beside the journal, so that whoever keeps the journal has it. A fault in
+here costs the blocks their modules, and nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sysqcache.base.errors import FormatError, MachineError
+from sysqcache.base.errors import MachineError
 from sysqcache.formats.modules import ModuleKind
 from sysqcache.formats.places import Places
 from sysqcache.formats.runfiles import RunFiles
@@ -27,10 +23,7 @@ from sysqcache.qmp import commands
 if TYPE_CHECKING:
     from sysqcache.attribution.checkpoint import Files
     from sysqcache.attribution.imagescan.reader import ImageContents
-    from sysqcache.attribution.look import Look
-    from sysqcache.attribution.lookfile import Looks
     from sysqcache.attribution.observation import Observation
-    from sysqcache.formats.journal import Journal
     from sysqcache.qmp.client import QmpClient, Watched
     from sysqcache.spec.spec import MachineSpec
 
@@ -91,20 +84,12 @@ class AttributionSummary:
         }
 
 
-def _load() -> None:
-    with contextlib.suppress(Exception):  # told by the look
-        importlib.import_module("sysqcache.attribution.checkpoint")
-        importlib.import_module("sysqcache.attribution.lookfile")
-        importlib.import_module("sysqcache.guestmap.session").load_drgn()
-
-
 class Placer:
     """Looks into one machine, any number of times, then places its blocks once.
 
     :param scan: tells what the image of a machine holds.
     :param quiet: look without a command that other clients of QEMU hear about.
     :param patience: seconds that places are searched for at most; None for the usual.
-    :param eager: compare at each look, as many looks would take too much memory.
     """
 
     def __init__(
@@ -116,21 +101,13 @@ class Placer:
         scan: Callable[[MachineSpec], ImageContents],
         quiet: bool = False,
         patience: float | None = None,
-        eager: bool = False,
     ) -> None:
         self.files, self.summary = files, summary
         self._warn = warn
         self._scan = scan
-        self._quiet, self._eager = quiet, eager
+        self._quiet = quiet
         self._patience = patience
-        self._looks: list[Look] = []
-        self._observed: list[Observation] = []
-        self._unknown = ""
-
-    def get_ready(self) -> None:
-        """Load what a look needs, beside the guest that works meanwhile; never fails."""
-        with contextlib.suppress(RuntimeError):  # no more threads: the look loads it
-            threading.Thread(target=_load, name="get ready to look").start()
+        self._looks: list[Observation] = []
 
     def look(self, machine: Visible) -> None:
         """Take in what the guest holds now; a machine that has ended is left alone."""
@@ -145,59 +122,15 @@ class Placer:
         try:
             attach = QuietSession.open if self._quiet else GuestSession.open
             found = checkpoint(machine.instance, machine.process, self.files, attach=attach)
-            self.summary.look_s += found.took_s
-            self.summary.note = found.note
-            if found.seen is not None:
-                self._take_in(found.seen)
         except Exception as error:
             self._warn(f"the guest was not looked into: {error!r}")
-
-    def _take_in(self, seen: Look) -> None:
-        if seen.unknown and not self._unknown:
-            self._warn(f"{seen.unknown}. Code is kept, but may not be found by others")
-        self._unknown = self._unknown or seen.unknown
-        if self._eager:
-            self._observed.append(seen.observe(self.files.read_journal()))
-        else:
-            self._looks.append(seen)
-
-    def hand_on(self, spec: MachineSpec | None, firmware: Path | None) -> None:
-        """Write the looks into a file, for who places the blocks later; none are left here.
-
-        The parameters are those of :meth:`place`.
-        """
-        from sysqcache.attribution.lookfile import Looks, write_looks
-
-        if not self._looks:
             return
-        try:
-            before = self._handed_on()
-            looks = (*(before.looks if before is not None else ()), *self._looks)
-            write_looks(self.files.looks, Looks(looks, spec, firmware))
-        except Exception as error:
-            self._warn(f"blocks will be kept without their modules: {error!r}")
-        self._looks.clear()
-
-    def _handed_on(self) -> Looks | None:
-        """What was written before. Raises OSError; None when there is none, or it is damaged."""
-        from sysqcache.attribution.lookfile import read_looks
-
-        try:
-            return read_looks(self.files.looks) if self.files.looks.exists() else None
-        except FormatError as error:
-            self._warn(error.message)
-            return None
-
-    def place_handed_on(self) -> None:
-        """Write down whose the blocks are, by the looks that were handed on, if there are any."""
-        try:
-            found = self._handed_on()
-        except OSError as error:
-            self._warn(f"blocks are kept without their modules: {error!r}")
-            return
-        if found is not None:
-            self._looks = list(found.looks)
-            self.place(found.spec, found.firmware)
+        self.summary.look_s += found.took_s
+        self.summary.note = found.note
+        if found.seen is not None:
+            if found.seen.unknown and not any(one.unknown for one in self._looks):
+                self._warn(f"{found.seen.unknown}. Code is kept, but may not be found by others")
+            self._looks.append(found.seen)
 
     def place(self, spec: MachineSpec | None, firmware: Path | None) -> None:
         """Write down whose the blocks are, as far as the looks and the image's files tell.
@@ -205,13 +138,11 @@ class Placer:
         :param spec: whose image may be read for code that has left memory.
         :param firmware: the engine's directory of firmware files.
         """
-        if not self._looks and not self._observed:
+        if not self._looks:
             return
         started = time.monotonic()
         try:
-            journal = self.files.read_journal()
-            looks = [*self._observed, *(look.observe(journal) for look in self._looks)]
-            found = self._places(journal, looks, spec, firmware)
+            found = self._places(spec, firmware)
             self.files.write_places(found)
         except Exception as error:
             self._warn(f"blocks are kept without their modules: {error!r}")
@@ -220,25 +151,20 @@ class Placer:
         self.summary.blocks = len(found.record)
         self.summary.attributed = found.attributed
         self.summary.kinds = dict(found.counts())
-        if not any(seen.kernel.end for seen in looks):
-            self.summary.unseen = looks[-1].note
+        if not any(seen.kernel.end for seen in self._looks):
+            self.summary.unseen = self._looks[-1].note
             self.summary.kept_under = found.kernel.name if found.kernel else ""
 
-    def _places(
-        self,
-        journal: Journal,
-        looks: list[Observation],
-        spec: MachineSpec | None,
-        firmware: Path | None,
-    ) -> Places:
+    def _places(self, spec: MachineSpec | None, firmware: Path | None) -> Places:
         from sysqcache.attribution.attribute import SECONDS, attribute
         from sysqcache.attribution.images import truths_of
 
+        journal = self.files.read_journal()
         truths = system = None
         if spec is not None:
             with self._scan(spec) as contents:
-                truths = truths_of(contents, looks, firmware, spec.firmware)
+                truths = truths_of(contents, self._looks, firmware, spec.firmware)
                 system = contents.found.system
-        found = attribute(journal, looks, truths, seconds=self._patience or SECONDS)
+        found = attribute(journal, self._looks, truths, seconds=self._patience or SECONDS)
         places = self.files.read_places().merged(found)
         return dataclasses.replace(places, kernel=places.kernel or system)

@@ -20,7 +20,6 @@ STALE_S: Final = 86400.0
 """After so many seconds nobody writes any more what was begun then."""
 
 _POLL: Final = 0.02
-_NO_FILE: Final = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -122,45 +121,15 @@ def share(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file alone; shares it for a moment when none does.
+    """Whether a process holds a lock file; holds it for a moment when none does.
 
-    So any number may ask at once, and none takes another for the holder. Raises OSError: nobody
-    knows then.
+    Raises OSError: nobody knows then.
     """
     try:
         with held(os.open(path, os.O_RDWR | os.O_CLOEXEC)) as fd:
-            _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not _acquire(fd, 0.0)
     except (FileNotFoundError, NotADirectoryError):
-        pass
-    return False
-
-
-def claim(path: Path, patience: float = 0.1) -> int | None:
-    """A descriptor that holds an existing file alone, None when it is gone or somebody holds it.
-
-    None too for a symbolic link.
-
-    As long as one has it, the file is nobody else's to work on; one that replaces the file gives
-    it up. Raises OSError.
-
-    :param patience: seconds, as somebody may just ask whether it is held.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return None
-        raise
-    ours = False
-    try:
-        with contextlib.suppress(FileNotFoundError):  # done with meanwhile
-            ours = _acquire(fd, patience) and os.path.samestat(os.fstat(fd), path.lstat())
-    finally:
-        if not ours:
-            os.close(fd)
-    return fd if ours else None
+        return False
 
 
 def _open_lock(path: Path) -> int:

@@ -13,15 +13,7 @@ from sysqcache.base import interrupts
 from sysqcache.base.errors import UsageError
 from sysqcache.cli.errors import debug_enabled
 from sysqcache.cli.loglines import note
-from sysqcache.cli.options import (
-    CacheOption,
-    Json,
-    Sets,
-    TaskTimeout,
-    Wait,
-    print_json,
-    print_output,
-)
+from sysqcache.cli.options import CacheOption, Json, Sets, TaskTimeout, print_json, print_output
 
 if TYPE_CHECKING:
     from sysqcache.cli.bootview import BootView
@@ -51,14 +43,13 @@ def boot(
     ] = False,
     sets: Sets = None,
     timeout: TaskTimeout = 3600.0,
-    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Start a machine, run the tasks in it, report times and cache counters.
 
     Without --until and --detach it ends when the machine is ready and the tasks are done;
     on a terminal it stays on the serial console first (Ctrl-] leaves it). Ctrl-C asks the
-    guest to power off, a second one kills it. Its blocks are kept behind it, see `cache wait`.
+    guest to power off, a second one kills it.
     """
     from sysqcache.cli.bootview import BootView, print_report
     from sysqcache.machine.life import BootOptions
@@ -74,7 +65,6 @@ def boot(
         detach=detach,
         task_timeout=timeout,
         console=lambda serial, log: _console(view, serial, log),
-        wait=as_json if wait is None else wait,
     )
     interrupts.handle_signals()
     with view:

@@ -93,15 +93,8 @@ def print_report(report: BootReport) -> None:
             f"kept {report.ingest.blocks_new:,} new blocks, {report.ingest.blocks_known:,} were "
             f"known, in {report.ingest.seconds:.2f} s"
         )
-    if report.keeping:
-        note(keeping_line(report))
     if report.attribution.unseen:
         note(unseen_line(report.attribution))
-
-
-def keeping_line(report: BootReport) -> str:
-    """That a keeper has the blocks of a run."""
-    return f"keeping {report.stats.recorded:,} blocks goes on behind (sysqcache cache wait)"
 
 
 def unseen_line(found: AttributionSummary) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sysqcache.cli import cachebundle, cachelist, cacheshow, cachewait, cachewhy
+from sysqcache.cli import cachebundle, cachelist, cacheshow, cachewhy
 from sysqcache.cli import cacheview as view
 from sysqcache.cli.options import Json, print_json, reflow
 
@@ -30,7 +30,6 @@ _register("show", cacheshow.show)
 _register("why", cachewhy.why)
 _register("export", cachebundle.export)
 _register("import", cachebundle.import_)
-_register("wait", cachewait.wait)
 
 
 @app.command()

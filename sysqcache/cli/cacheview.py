@@ -24,12 +24,10 @@ BAR_AFTER: Final = 2.0
 
 
 def open_store() -> Store:
-    """The user's store, when a keeper that works on it has finished. Raises StoreError."""
+    """The user's store. Raises StoreError."""
     from sysqcache.base.paths import store_dir
-    from sysqcache.machine.keeping import settle
     from sysqcache.store.facade import Store
 
-    settle(tell=note)
     return Store.open(store_dir())
 
 

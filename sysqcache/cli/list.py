@@ -22,7 +22,7 @@ def list_machines(as_json: Json = False) -> None:
     from sysqcache.cli.sweeping import sweep
     from sysqcache.machine.instances import list_instances
 
-    sweep(wait=as_json)
+    sweep()
     states = list_instances()
     if as_json:
         print_json({"machines": [row(state) for state in states]})

@@ -20,14 +20,6 @@ MachineName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the ma
 TaskTimeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", help="Give up on a command after this.")
 ]
-Wait = Annotated[
-    bool | None,
-    typer.Option(
-        "--wait/--no-wait",
-        help="Return when the blocks are kept, or leave that to a keeper. [default: with --json]",
-        show_default=False,
-    ),
-]
 CacheOption = Annotated[
     CacheMode | None, typer.Option("--cache", help="What to do with the cache.")
 ]

@@ -13,7 +13,6 @@ from sysqcache.cli.options import (
     Json,
     MachineName,
     TaskTimeout,
-    Wait,
     print_json,
     print_output,
 )
@@ -39,7 +38,6 @@ def resume(
         bool, typer.Option("--detach", help="Leave it running even after tasks.")
     ] = False,
     timeout: TaskTimeout = 3600.0,
-    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Let a saved machine go on where it was; it stays saved and can be resumed again.
@@ -53,8 +51,7 @@ def resume(
     from sysqcache.saved import resume as resuming
 
     tasks = tuple(task or ())
-    waits = as_json if wait is None else wait
-    options = resuming.ResumeOptions(tasks, detach or not tasks, cache, timeout, waits)
+    options = resuming.ResumeOptions(tasks, detach or not tasks, cache, timeout)
     handle_signals()
     if copies:
         reports = resuming.resume_copies(name, copies, options)
@@ -72,13 +69,9 @@ def resume(
 
 
 def _show(report: BootReport) -> None:
-    from sysqcache.cli.bootview import keeping_line
-
     for result in report.times.tasks:
         print_output(result)
     ready = report.times.ready_s or 0.0
     note(f"{report.machine} went on after {ready:.3f} s ({report.start})")
-    if report.keeping:
-        note(keeping_line(report))
     if report.detached:
         note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sysqcache.cli.loglines import note
-from sysqcache.cli.options import Json, MachineName, Wait, print_json, say
+from sysqcache.cli.options import Json, MachineName, print_json, say
 
 if TYPE_CHECKING:
     from sysqcache.machine.running import Machine
@@ -27,7 +27,6 @@ def stop(
         float | None,
         typer.Option("--timeout", metavar="SECONDS", help="Give the guest this long."),
     ] = None,
-    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Ask the guest to power off, end QEMU if it does not, and keep its blocks."""
@@ -36,18 +35,17 @@ def stop(
     from sysqcache.machine.instances import Instance
     from sysqcache.machine.running import settle
 
-    waits = as_json if wait is None else wait
     instance = Instance(name)
     state = instance.current()
     running = state.live and state.process.alive()
     if not running:
-        sweep(wait=waits)
+        sweep()
         note(f"{name} is not running")
         answer: dict[str, Any] = {"machine": name, "ended_by": None}
     else:
         answer = _stop(name, 0.0 if force else timeout)
         settle(instance)
-        sweep(wait=waits)
+        sweep()
     if not running and not instance.is_held():
         settle(instance)  # one that was killed left what only a running machine has
     if state.state is not MachineState.BROKEN and not instance.is_held():
@@ -82,14 +80,14 @@ def _stop(name: str, timeout: float | None) -> dict[str, Any]:
 
 def _end(machine: Machine, timeout: float | None) -> dict[str, Any]:
     from sysqcache.base.errors import MachineError
-    from sysqcache.machine.life import look_before_end
+    from sysqcache.machine.life import place_before_end
     from sysqcache.machine.report import blocks_json
 
     blocks = None
     with contextlib.suppress(MachineError):
         stats = machine.stats()
         blocks = None if stats is None else blocks_json(stats)
-    look_before_end(machine, lambda text: note(f"warning: {text}"))
+    place_before_end(machine, lambda text: note(f"warning: {text}"))
     limit = machine.state.poweroff_timeout if timeout is None else timeout
     ended_by = machine.power_off(limit) if limit and _runs(machine) else machine.quit()
     return {"machine": machine.state.name, "ended_by": ended_by, "blocks": blocks}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sysqcache.cli.loglines import note
-from sysqcache.cli.options import Json, MachineName, Wait, print_json, say
+from sysqcache.cli.options import Json, MachineName, print_json, say
 
 app = typer.Typer()
 
@@ -22,7 +22,6 @@ def suspend(
         str,
         typer.Option("--method", metavar="|".join(_METHODS), help="How to save it."),
     ] = "auto",
-    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Save a running machine, memory, devices and disks, and end its QEMU.
@@ -43,7 +42,7 @@ def suspend(
     handle_signals()
     with Phases() as phases:
         done = suspending.suspend(name, method, lambda text: note(f"warning: {text}"), phases)
-    sweep(wait=as_json if wait is None else wait)
+    sweep()
     if as_json:
         print_json(done.to_json())
         return

@@ -8,20 +8,19 @@ one record header, so that no input makes it loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import xxhash
 
 from sysqcache.base.errors import FormatError
 from sysqcache.base.mapfile import map_private
 from sysqcache.formats import block as bf
 from sysqcache.formats.blocktable import BlockTable, Mask, Offsets, gather, whole_units
-from sysqcache.formats.checksums import checksums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -51,7 +50,6 @@ class Journal:
     :param adopted: first use of each block of a pack in the run, in the order of each
         vCPU thread, of ``block.ADOPTED.dtype``; only uses whose pack is in
         ``packs``. Positions are as the engine read them: look them up before use.
-    :param dead_record: shape (d,), where the record of each dead area begins, bytes.
     :param damaged: blocks that were skipped for a bad checksum or bad sizes.
     :param skipped: records of unknown type.
     :param tail_bytes: bytes behind the last whole record.
@@ -67,58 +65,6 @@ class Journal:
     damaged: int
     skipped: int
     tail_bytes: int
-    dead_record: Offsets
-
-    def before(self, end: int) -> Journal:
-        """The blocks and dead areas whose records begin in the first ``end`` bytes."""
-        early = self.blocks.offsets < end
-        if early.all() and (self.dead_record < end).all():
-            return self
-        return replace(
-            self,
-            blocks=self.blocks.select(early),
-            records=self.records[early],
-            dead=self.dead[self.dead_record < end],
-            dead_record=self.dead_record[self.dead_record < end],
-        )
-
-
-@dataclass(frozen=True)
-class RecordedRam:
-    """Where a journal's blocks were recorded from; no checksum has been compared yet.
-
-    :param address: shape (k,), uint64: RAM addresses of the blocks' pages, one or two each.
-    :param ram_map: as in :class:`Journal`.
-    :param end: bytes of all records.
-    """
-
-    address: NDArray[np.uint64]
-    ram_map: bf.Records
-    end: int
-
-
-def recorded_ram(path: Path) -> RecordedRam:
-    """What the record headers of a journal say of RAM. Raises as :func:`read_journal`."""
-    return parse_ram(map_private(path), name=str(path))
-
-
-def parse_ram(buffer: memoryview, *, name: str = "journal") -> RecordedRam:
-    """As :func:`recorded_ram`, from memory. Raises FormatError."""
-    parse_header(buffer, name=name)
-    offsets = _records(buffer)
-    records = gather(buffer, offsets, bf.RECORD)
-    blocks = records[records["type"] == bf.RECORD_BLOCK]
-    second = blocks["ram1"][blocks["ram1"] != bf.NO_RAM]
-    return RecordedRam(
-        address=np.concatenate([blocks["ram0"], second]).astype(np.uint64),
-        ram_map=_payloads(buffer, offsets, records, bf.RECORD_RAM_MAP, bf.RAM_RANGE),
-        end=_end(offsets, records),
-    )
-
-
-def _end(offsets: Offsets, records: bf.Records) -> int:
-    """Where the last whole record ends."""
-    return int(offsets[-1] + records["total_size"][-1]) if len(offsets) else bf.HEADER_SIZE
 
 
 def read_journal(path: Path) -> Journal:
@@ -134,6 +80,7 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
     """Read a journal from memory; ``name`` is for messages. Raises FormatError."""
     header = parse_header(buffer, name=name)
     offsets, records = _whole_records(buffer)
+    end = int(offsets[-1] + records["total_size"][-1]) if len(offsets) else bf.HEADER_SIZE
     kinds = records["type"]
     blocks, kept, damaged = _blocks(buffer, offsets, records, kinds == bf.RECORD_BLOCK)
     dead = _payloads(buffer, offsets, records, bf.RECORD_DEAD, bf.DEAD_AREA)
@@ -150,8 +97,7 @@ def parse_journal(buffer: memoryview, *, name: str = "journal") -> Journal:
         adopted=adopted[np.isin(adopted["pack"], list(packs))],
         damaged=damaged,
         skipped=int(len(offsets) - np.count_nonzero(np.isin(kinds, bf.RECORDS_KNOWN))),
-        tail_bytes=len(buffer) - _end(offsets, records),
-        dead_record=_dead_records(offsets, records),
+        tail_bytes=len(buffer) - end,
     )
 
 
@@ -191,41 +137,31 @@ def parse_header(
     )
 
 
-def _records(buffer: memoryview) -> Offsets:
-    """Where records begin, by magic and size alone, in bytes."""
-    units = np.frombuffer(buffer, np.uint32, whole_units(buffer) // 4).reshape(-1, 4)
-    units = units[bf.HEADER_SIZE // bf.ALIGN :]
-    # whatever looks like a record; what a block holds may look like one as well
-    at = np.flatnonzero(units[:, 0] == bf.RECORD_MAGIC)
-    sizes = units[at, 1].astype(np.int64)
-    sane = (sizes >= bf.RECORD.size) & (sizes % bf.ALIGN == 0)
-    ends = at + sizes // bf.ALIGN
-    sane &= (ends <= len(units)) & (at + bf.RECORD.size // bf.ALIGN <= len(units))
-    chain = _chain(at[sane], ends[sane])
-    return chain * bf.ALIGN + bf.HEADER_SIZE
-
-
-def _chain(starts: Offsets, ends: Offsets) -> Offsets:
-    """Those of ascending stretches that follow each other from 0 on without a gap."""
-    if not len(starts) or starts[0]:
-        return starts[:0]
-    apart = np.flatnonzero(starts[1:] != ends[:-1])
-    if not len(apart):
-        return starts
-    known = int(apart[0]) + 1
-    place = {start: row for row, start in enumerate(starts[known:].tolist(), known)}
-    rows = list(range(known))
-    while (row := place.get(int(ends[rows[-1]]))) is not None:
-        rows.append(row)
-    return starts[rows]
+def _hop(buffer: memoryview) -> list[int]:
+    """Positions of records by magic and size alone, in units of 4 bytes."""
+    words = buffer[: whole_units(buffer)].cast("I")
+    position, end, header = bf.HEADER_SIZE // 4, len(words), bf.RECORD.size // 4
+    found = []
+    while position + header <= end:
+        size = words[position + 1]
+        # magic is compared here, and not later for all, to stop at the tail at once
+        if words[position] != bf.RECORD_MAGIC or size < bf.RECORD.size or size & 15:
+            break
+        following = position + (size >> 2)
+        if following > end:
+            break
+        found.append(position)
+        position = following
+    return found
 
 
 def _whole_records(buffer: memoryview) -> tuple[Offsets, bf.Records]:
     """Offsets and headers of the records up to the first damaged header."""
-    offsets = _records(buffer)
+    offsets = np.array(_hop(buffer), np.int64) * 4
     records = gather(buffer, offsets, bf.RECORD)
-    words = records.view(np.uint64).reshape(len(records), bf.RECORD.size // 8)
-    bad = np.flatnonzero(checksums(words[:, :-1]) != records["checksum"])
+    digest, covered = xxhash.xxh3_64_intdigest, bf.RECORD.size - 8
+    sums = [digest(buffer[start : start + covered]) for start in offsets.tolist()]
+    bad = np.flatnonzero(np.array(sums, np.uint64) != records["checksum"])
     whole = int(bad[0]) if len(bad) else len(offsets)
     return offsets[:whole], records[:whole]
 
@@ -258,25 +194,10 @@ def _payloads(
 ) -> bf.Records:
     """All structures in records of a kind that holds a list of them, in order."""
     parts = [np.zeros(0, layout.dtype)]
-    for start, count in _lists(offsets, records, kind, layout):
-        parts.append(np.frombuffer(buffer, layout.dtype, count, start + bf.RECORD.size))
-    return np.concatenate(parts)
-
-
-def _dead_records(offsets: Offsets, records: bf.Records) -> Offsets:
-    """The record of each dead area."""
-    parts = [np.zeros(0, np.int64)]
-    for start, count in _lists(offsets, records, bf.RECORD_DEAD, bf.DEAD_AREA):
-        parts.append(np.full(count, start, np.int64))
-    return np.concatenate(parts)
-
-
-def _lists(
-    offsets: Offsets, records: bf.Records, kind: int, layout: bf.Layout
-) -> Iterator[tuple[int, int]]:
-    """Where each record of a kind begins, and how many structures it holds, 1 or more."""
     for row in np.flatnonzero(records["type"] == kind).tolist():
         room = int(records["total_size"][row]) - bf.RECORD.size
         count = min(int(records["payload_size"][row]), room) // layout.size
+        start = int(offsets[row]) + bf.RECORD.size
         if count:
-            yield int(offsets[row]), count
+            parts.append(np.frombuffer(buffer, layout.dtype, count, start))
+    return np.concatenate(parts)

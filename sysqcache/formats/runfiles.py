@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The files of one run: its journal, and beside it a note, looks into its guest, places."""
+"""The files of one run: its journal, and beside it a note and the places of its blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
-from sysqcache.base.files import claim, replace_file
+from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
 from sysqcache.base.statefile import DAMAGE
 from sysqcache.base.types import RunInfo
@@ -26,15 +26,11 @@ _NOTE_MAX_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Note:
-    """What a journal does not say itself: its image, its run, what the engine counted so far.
-
-    ``damaged``: the engine, or who named packs to it, found damage in them.
-    """
+    """What a journal does not say itself: its image, its run, what the engine counted so far."""
 
     image_id: str
     run: RunInfo
     counters: Mapping[str, int] = field(default_factory=dict)
-    damaged: bool = False
 
 
 class RunFiles:
@@ -50,16 +46,7 @@ class RunFiles:
         """The note's file."""
         self.places = journal.with_name(journal.name + paths.JOURNAL_PLACES_SUFFIX)
         """The file that says to which modules the blocks belong."""
-        self.looks = journal.with_name(journal.name + paths.JOURNAL_LOOKS_SUFFIX)
-        """The file of looks into the guest, of whose blocks no places are known yet."""
         self._kept: tuple[tuple[int, int, int], Journal] | None = None
-
-    def claim(self) -> int | None:
-        """A descriptor with which the run is its holder's to keep; None when it is another's.
-
-        None too when there is no note. A note that is replaced ends it. Raises OSError.
-        """
-        return claim(self.note)
 
     def read_journal(self) -> Journal:
         """The journal as it is now. Raises FormatError, OSError."""
@@ -99,10 +86,7 @@ class RunFiles:
         try:
             values = json.loads(content)
             counters = {str(n): int(c) for n, c in dict(values.get("counters", {})).items()}
-            damaged = values.get("damaged") is True
-            return Note(
-                str(values["image_id"]), RunInfo.from_json(values["run"]), counters, damaged
-            )
+            return Note(str(values["image_id"]), RunInfo.from_json(values["run"]), counters)
         except DAMAGE as error:
             raise FormatError(f"{self.note} can't be read: {error}") from error
 
@@ -111,17 +95,12 @@ class RunFiles:
         content: dict[str, Any] = {"image_id": note.image_id, "run": note.run.to_json()}
         if note.counters:
             content["counters"] = dict(note.counters)
-        if note.damaged:
-            content["damaged"] = True
         replace_file(self.note, json.dumps(content).encode(), synced=True)
 
-    def count(self, counters: Mapping[str, int], *, damaged: bool = False) -> None:
-        """Write down what the engine has counted, for whoever keeps the journal; never fails.
-
-        Who had claimed the run has not any more.
-        """
+    def count(self, counters: Mapping[str, int]) -> None:
+        """Write down what the engine has counted, for whoever keeps the journal; never fails."""
         with contextlib.suppress(FormatError, OSError):
-            self.write_note(replace(self.read_note(), counters=counters, damaged=damaged))
+            self.write_note(replace(self.read_note(), counters=counters))
 
     def remove(self) -> None:
         """Remove the journal, then what lies beside it. Raises OSError."""
@@ -130,6 +109,5 @@ class RunFiles:
 
     def remove_beside(self) -> None:
         """Remove what lies beside the journal. Raises OSError."""
-        self.looks.unlink(missing_ok=True)
         self.places.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)

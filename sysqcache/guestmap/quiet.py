@@ -21,7 +21,7 @@ from typing import Final
 from sysqcache.base.errors import MachineError
 from sysqcache.guestmap.flatview import MemoryRange, QmpDialog
 from sysqcache.guestmap.memory import UnreadableError
-from sysqcache.guestmap.session import GuestSession, SessionState, connect, load_drgn
+from sysqcache.guestmap.session import GuestSession, SessionState, connect
 from sysqcache.qmp.client import Watched, require_alive
 
 _ADDRESS: Final = re.compile(r"is 0x([0-9a-fA-F]{1,16})\s*$")
@@ -41,7 +41,7 @@ class QuietSession(GuestSession):
         self._hosts: list[int] = []
 
     def _attach(self) -> None:
-        load_drgn()
+        os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
         import drgn
 
         with self._explained(), connect(self._path) as connection:

@@ -6,9 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
-from sysqcache.guestmap.table import U64, OwnerKind, OwnerTable
+from sysqcache.guestmap.table import OwnerKind, OwnerTable
 
 
 def _named(one: object, *names: str) -> dict[str, Any]:
@@ -109,17 +107,6 @@ class GuestMap:
     paused_ms: float
     note: str = ""
     unknown: str = ""
-
-    @property
-    def generated(self) -> U64:
-        """Where processes put code that they made: shape (g, 2), start and end, ascending."""
-        pairs = {
-            (one.start, one.end)
-            for process in self.processes
-            for one in process.maps
-            if "x" in one.perms and not one.file and not one.path.startswith("[v")
-        }
-        return np.array(sorted(pairs), np.uint64).reshape(-1, 2)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `map`."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import enum
-import importlib
 import os
 import socket
 import struct
@@ -64,13 +63,6 @@ class Attached(PhysicalMemory, Protocol):
         """How long the guest stood still at most."""
 
 
-def load_drgn() -> None:
-    """Import drgn, without other packages' plugins."""
-    # they have no business here, and looking for them takes 150 ms
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
-    importlib.import_module("drgn")
-
-
 class GuestSession:
     """Guest memory of one QEMU through drgn; a context manager.
 
@@ -121,7 +113,8 @@ class GuestSession:
                 "this QEMU is libvirt's, which would not survive the dump of it",
                 hint="sysqcache map --libvirt DOMAIN",
             )
-        load_drgn()
+        # other packages' plugins have no business here, and looking for them takes 150 ms
+        os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
         import drgn
 
         with self._explained(), connect(self._path) as connection:

@@ -179,7 +179,6 @@ class Looker:
                 scan=scan_image,
                 quiet=True,
                 patience=_PATIENCE,
-                eager=True,
             )
             if self.copied is not None
             else None

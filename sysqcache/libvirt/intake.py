@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sysqcache.base import paths
+from sysqcache.base.counters import DAMAGE
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.formats.block import left_out_words
@@ -21,9 +22,9 @@ from sysqcache.libvirt import waiting
 from sysqcache.libvirt.facts import DomainFacts
 from sysqcache.libvirt.folder import DomainFolder, DomainState, store_root
 from sysqcache.libvirt.publish import publish_packs
-from sysqcache.machine.cache import StartSet, StoreUse
+from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.machine.helper.scan import scan_image
-from sysqcache.machine.report import counters, damaged
+from sysqcache.machine.report import counters
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.recording import IngestResult
 
@@ -104,15 +105,15 @@ class Intake:
         if copied is None:
             return None
         found: list[str] = []
-        store = StoreUse(found.append, self._root)
+        keeper = Keeper(found.append, self._root)
         run = RunInfo(
             journal.stem, self.state.name, self.state.arch, str(CacheMode.ON), _started(journal)
         )
-
-        summary = store.keep(
+        damaged = stats is not None and any(stats.rejected[reason] for reason in DAMAGE)
+        summary = keeper.keep(
             StartSet(run, self.folder.image_id, files=RunFiles(copied)),
             counters=counters(stats) if stats is not None else None,
-            damaged=stats is not None and damaged(stats),
+            damaged=damaged,
         )
         for text in found:
             self._warn(f"{self.state.name}: {text}")

@@ -10,16 +10,15 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sysqcache.attribution.placer import AttributionSummary, Placer
 from sysqcache.base import paths
 from sysqcache.base.errors import StoreError
 from sysqcache.base.system import few_files, shortage
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.block import left_out_words
 from sysqcache.formats.modules import Module
-from sysqcache.formats.runfiles import Note, RunFiles
+from sysqcache.formats.runfiles import RunFiles
 from sysqcache.machine.helper.scan import scan_image
 from sysqcache.spec.spec import MachineSpec
 from sysqcache.store.recording import IngestResult
@@ -37,7 +36,6 @@ class StartSet:
     ``packs`` to map, ``files`` to write (None: nothing is recorded), ``fds`` that QEMU
     inherits: they keep the packs from being removed while it runs. ``left_out``: a pack
     was too damaged to be mapped; ``packs_left_out``: so many more than an engine maps.
-    ``claims``: what makes the run ours to keep.
     """
 
     run: RunInfo
@@ -45,7 +43,6 @@ class StartSet:
     packs: list[Path] = dataclasses.field(default_factory=list)
     files: RunFiles | None = None
     fds: list[int] = dataclasses.field(default_factory=list)
-    claims: list[int] = dataclasses.field(default_factory=list)
     left_out: bool = False
     packs_left_out: int = 0
 
@@ -59,56 +56,22 @@ class StartSet:
         while self.fds:
             os.close(self.fds.pop())
 
-    def give_up(self) -> None:
-        """Close everything: from now on whoever wants may keep the run. May be called twice."""
-        self.close()
-        while self.claims:
-            os.close(self.claims.pop())
 
-
-@dataclasses.dataclass(slots=True)
-class Kept:
-    """A run that was kept when its machine and its command had gone."""
-
-    run: RunInfo
-    attribution: AttributionSummary
-    ingest: IngestResult
-
-    def to_json(self) -> dict[str, Any]:
-        """The run's name and machine, and what became of its blocks."""
-        return {
-            "run": self.run.run_id,
-            "machine": self.run.machine,
-            "ingest_s": round(self.ingest.seconds, 4),
-            "blocks_new": self.ingest.blocks_new,
-            "blocks_known": self.ingest.blocks_known,
-            "attribution": self.attribution.to_json(),
-        }
-
-
-class StoreUse:
+class Keeper:
     """The store as a start uses it; every problem is a line for ``warn``."""
 
     def __init__(
-        self,
-        warn: Warn,
-        root: Path | None = None,
-        *,
-        progress: Warn = lambda _: None,
-        patience: float | None = None,
+        self, warn: Warn, root: Path | None = None, *, progress: Warn = lambda _: None
     ) -> None:
-        """:param patience: seconds to wait for the store's lock; None: as always."""
         self._warn, self._progress = warn, progress
-        self._patience = patience
         self._root = root or paths.store_dir()
 
     def _try(self, problem: str, action: Callable[[Store], None]) -> bool:
         """Do ``action`` with the store; False, with a warning, when that failed."""
         try:
             from sysqcache.store.facade import Store
-            from sysqcache.store.layout import LOCK_TIMEOUT
 
-            with Store.open(self._root, timeout=self._patience or LOCK_TIMEOUT) as store:
+            with Store.open(self._root) as store:
                 try:
                     action(store)
                 finally:
@@ -145,8 +108,6 @@ class StoreUse:
             if mode.records:
                 journal = store.new_journal(image_id=spec.image_id, run=run)
                 found.files = RunFiles(journal)
-                claimed = found.files.claim()
-                found.claims += [claimed] if claimed is not None else []
 
         if words := few_files():
             self._warn(words)
@@ -177,14 +138,6 @@ class StoreUse:
             known, and stay lost, so damaged packs are set aside first.
         """
         start.close()
-        try:
-            return self._keep(start, counters, damaged)
-        finally:
-            start.give_up()
-
-    def _keep(
-        self, start: StartSet, counters: Mapping[str, int] | None, damaged: bool
-    ) -> IngestResult:
         kept: list[IngestResult] = []
         files = start.files
         if files is None:
@@ -205,39 +158,17 @@ class StoreUse:
         self._try("this run's blocks are not kept yet", ingest)
         return kept[0] if kept else IngestResult()
 
-    def hand_on(
-        self, start: StartSet, *, counters: Mapping[str, int], damaged: bool = False
-    ) -> None:
-        """Leave an ended run to whoever comes first; the parameters are those of :meth:`keep`."""
-        if start.files is not None:
-            start.files.count(counters, damaged=damaged or start.left_out)
-        start.give_up()
-
-    def sweep(self, listener: Callable[[Kept], None] = lambda _: None) -> int:
-        """Keep the journals of runs that ended without their controller; their number.
-
-        :param listener: told of each.
-        """
+    def sweep(self) -> int:
+        """Keep the journals of runs that ended without their controller; their number."""
         if not any((self._root / paths.STORE_JOURNALS).glob(f"*{paths.JOURNAL_SUFFIX}")):
             return 0
-        kept: list[Kept] = []
+        kept: list[int] = []
 
         def recover(store: Store) -> None:
-            found = AttributionSummary()
-
-            def place(files: RunFiles, note: Note) -> None:
-                nonlocal found
-                if note.damaged:
-                    _set_aside_damaged(store, self._warn)
-                found = AttributionSummary()
-                Placer(files, found, self._warn, scan=scan_image).place_handed_on()
-
-            for note, result in store.recovering(place):
-                kept.append(Kept(note.run, found, result))
-                listener(kept[-1])
+            kept.append(len(store.recover()))
 
         self._try("blocks of an earlier run are not kept yet", recover)
-        return len(kept)
+        return sum(kept)
 
 
 def _set_aside_damaged(store: Store, warn: Warn) -> None:

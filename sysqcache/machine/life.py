@@ -20,7 +20,7 @@ from sysqcache.machine.guest.ready import ReadyProbe, make_probe
 from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.launch.process import QemuProcess, describe_exit, log_tail
 from sysqcache.machine.progress import Listener, PhaseBegan, TaskFinished, Warned
-from sysqcache.machine.report import BootReport, counters, damaged
+from sysqcache.machine.report import BootReport, counters
 from sysqcache.machine.running import Machine, StatsMonitor, serial_log
 from sysqcache.spec.spec import MachineSpec
 from sysqcache.spec.specjson import read_spec
@@ -42,7 +42,6 @@ class Until(enum.StrEnum):
 class BootOptions:
     """How to boot. ``console`` is called for ``Until.CONSOLE``, with the serial socket and
     its log, and returns when the user leaves or the machine ends. ``task_timeout`` in seconds.
-    ``wait``: until the blocks are kept; else a keeper does that behind the caller.
     """
 
     tasks: tuple[str, ...] = ()
@@ -50,7 +49,6 @@ class BootOptions:
     detach: bool = False
     task_timeout: float = 3600.0
     console: Callable[[Path, Path], object] | None = None
-    wait: bool = True
 
 
 class Resumed(Protocol):
@@ -86,8 +84,6 @@ class Life:
             try:
                 with contextlib.closing(self.machine.agent):
                     self._wait_ready()
-                    if self.placer is not None:
-                        self.placer.get_ready()
                     if self.resumed is not None:
                         for problem in self.resumed.awake(self.machine):
                             self._warn(problem)
@@ -233,16 +229,18 @@ class Life:
             self.machine.quit()
 
 
-def look_before_end(machine: Machine, warn: Warn) -> None:
+def place_before_end(machine: Machine, warn: Warn) -> AttributionSummary:
     """Look into a machine that another command started, right before it is ended."""
+    summary = AttributionSummary()
     journal = Path(machine.state.journal) if machine.state.journal else None
     if journal is not None and journal.exists():
         with contextlib.suppress(MachineError):
             if (stats := machine.stats()) is not None:
-                RunFiles(journal).count(counters(stats), damaged=damaged(stats))
-        placer = Placer(RunFiles(journal), AttributionSummary(), warn, scan=scan_image)
+                RunFiles(journal).count(counters(stats))
+        placer = Placer(RunFiles(journal), summary, warn, scan=scan_image)
         placer.look(machine)
-        placer.hand_on(_spec_of(machine), None)
+        placer.place(_spec_of(machine), None)
+    return summary
 
 
 def _spec_of(machine: Machine) -> MachineSpec | None:

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 from sysqcache.attribution.placer import AttributionSummary
-from sysqcache.base.counters import DAMAGE
 from sysqcache.machine.guest.result import TaskResult
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.recording import IngestResult
@@ -55,8 +54,6 @@ class BootReport:
     """Host memory that QEMU had written to, bytes, after the tasks; no pages of mapped files."""
     interrupted: bool = False
     detached: bool = False
-    keeping: bool = False
-    """A keeper still has the blocks: nothing is known yet of places and of what is kept."""
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -70,8 +67,7 @@ class BootReport:
             "own_memory_bytes": self.own_memory,
             "blocks": blocks_json(self.stats),
             "blocks_at_ready": blocks_json(self.stats_at_ready),
-            "cache": cache_json(self.stats, self.ingest)
-            | {"packs_left_out": self.packs_left_out, "keeping": self.keeping},
+            "cache": cache_json(self.stats, self.ingest) | {"packs_left_out": self.packs_left_out},
             "attribution": self.attribution.to_json(),
             "warnings": list(self.warnings),
             "interrupted": self.interrupted,
@@ -102,11 +98,6 @@ def translate_share(stats: TbCacheStats) -> float:
     """Share of all vCPU cycles that went into translating, adopting and looking up, 0..1."""
     cycles = stats.adopt_cycles + stats.miss_cycles + stats.translate_cycles
     return _ratio(cycles, stats.vcpu_ns * 1e-9 * stats.tsc_hz)
-
-
-def damaged(stats: TbCacheStats) -> bool:
-    """Whether the engine found damage in packs."""
-    return any(stats.rejected[reason] for reason in DAMAGE)
 
 
 def counters(stats: TbCacheStats) -> dict[str, int]:

@@ -17,17 +17,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache.attribution.placer import Placer
 from sysqcache.base import paths
-from sysqcache.base.errors import (
-    LaunchError,
-    MachineDied,
-    MachineError,
-    StoreError,
-    SysqcacheError,
-    brief,
-)
+from sysqcache.base.counters import DAMAGE
+from sysqcache.base.errors import LaunchError, MachineDied, MachineError, SysqcacheError, brief
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
-from sysqcache.machine import keeping, progress
-from sysqcache.machine.cache import StartSet, StoreUse
+from sysqcache.machine import progress
+from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.machine.helper.scan import scan_image
 from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.machine.launch import argv as qemu_argv
@@ -38,7 +32,7 @@ from sysqcache.machine.launch.ports import free_port
 from sysqcache.machine.launch.process import QemuProcess
 from sysqcache.machine.life import BootOptions, Life, Resumed, Until
 from sysqcache.machine.progress import Launched, Listener, PhaseBegan, Warned
-from sysqcache.machine.report import BootReport, counters, damaged
+from sysqcache.machine.report import BootReport, counters
 from sysqcache.machine.running import Machine
 from sysqcache.qmp.client import QmpClient
 from sysqcache.spec.spec import Disk, MachineSpec
@@ -127,7 +121,7 @@ class _Start:
         self.instance = Instance(spec.name)
         start = origin.start if origin is not None else "boot"
         self.report = BootReport(spec.name, str(spec.arch), str(spec.cache.mode), start)
-        self.store = StoreUse(self.warn, progress=lambda phase: self.listener(PhaseBegan(phase)))
+        self.keeper = Keeper(self.warn, progress=lambda phase: self.listener(PhaseBegan(phase)))
 
     def warn(self, text: str) -> None:
         """Note a problem that does not stop the machine."""
@@ -173,22 +167,13 @@ class _Start:
         self.instance.write(state)
         write_spec(self.instance.file(paths.INSTANCE_SPEC), self.original)
         if spec.cache.mode is not CacheMode.OFF:
-            self._take_earlier_runs()
+            self.keeper.sweep()
         self.listener(PhaseBegan("preparing"))
         require_firmware(spec, self.engine.firmware_dir)
         overlays = self.instance.file(paths.INSTANCE_OVERLAYS)
         if self.origin is not None:
             return self.origin.prepare_disks(overlays, self.engine.qemu_img)
         return prepare_disks(spec.disks, overlays, self.engine.qemu_img)
-
-    def _take_earlier_runs(self) -> None:
-        """Who waits has them in what it maps; else a keeper takes them meanwhile."""
-        if not self.options.wait:
-            keeping.catch_up()
-            return
-        with contextlib.suppress(StoreError):
-            keeping.settle()
-        self.store.sweep()
 
     def _cache_off(self, spec: MachineSpec, why: str) -> MachineSpec:
         self.warn(f"running with the cache off: {why}")
@@ -222,7 +207,7 @@ class _Start:
         if spec.cache.mode is CacheMode.OFF:
             start_set, placer = None, None
         else:
-            start_set = self.store.prepare(spec, self.report.start)
+            start_set = self.keeper.prepare(spec, self.report.start)
             self.report.packs_left_out = start_set.packs_left_out
             placer = self._placer(start_set)
             afterwards.callback(self._keep, spec, start_set, placer)
@@ -306,8 +291,7 @@ class _Start:
                 self.origin,
             ).live()
             if placer is not None and self.report.detached:
-                place = placer.place if self.options.wait else placer.hand_on
-                place(spec, self.engine.firmware_dir)
+                placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
             self.instance.update(state=self.instance.ended)
 
@@ -336,29 +320,22 @@ class _Start:
             self.instance.update(state=self.instance.ended, error=text)
 
     def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
-        """Give the journal to the store or to a keeper, unless QEMU goes on."""
-        found = counters(self.report.stats)
-        broken = damaged(self.report.stats)
+        """Give the journal to the store, unless QEMU goes on."""
         if self.report.detached:
-            # who keeps the journal may not be able to ask the engine any more
-            self.store.hand_on(start_set, counters=found)
+            if start_set.files is not None:
+                # who keeps the journal may not be able to ask the engine any more
+                start_set.files.count(counters(self.report.stats))
+            start_set.close()
             return
-        recorded = start_set.journal is not None and start_set.journal.exists()
-        if recorded:
+        if start_set.journal is not None and start_set.journal.exists():
             self.listener(PhaseBegan("keeping blocks"))
-        if recorded and not self.options.wait:
             if placer is not None:
-                placer.hand_on(spec, self.engine.firmware_dir)
-            self.store.hand_on(start_set, counters=found, damaged=broken)
-            self.report.keeping = keeping.start()
-            if not self.report.keeping:
-                self.warn("no keeper can be started: a later command keeps the blocks")
-            return
-        if recorded and placer is not None:
-            placer.place(spec, self.engine.firmware_dir)
-        with contextlib.suppress(StoreError):
-            keeping.settle()  # who has the store's lock may hardly get a processor
-        self.report.ingest = self.store.keep(start_set, counters=found, damaged=broken)
+                placer.place(spec, self.engine.firmware_dir)
+        rejected = self.report.stats.rejected
+        damaged = any(rejected[reason] for reason in DAMAGE)
+        self.report.ingest = self.keeper.keep(
+            start_set, counters=counters(self.report.stats), damaged=damaged
+        )
 
 
 def _concrete_ports(spec: MachineSpec) -> MachineSpec:

@@ -135,13 +135,12 @@ def _check_state(record: SavedMachine, file: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResumeOptions:
-    """How to resume. ``cache`` None: as the machine was saved with; ``wait`` as for a boot."""
+    """How to resume. ``cache`` None: as the machine was saved with."""
 
     tasks: tuple[str, ...] = ()
     detach: bool = False
     cache: CacheMode | None = None
     task_timeout: float = 3600.0
-    wait: bool = True
 
 
 def resume(
@@ -337,10 +336,7 @@ def _checked_idle(name: str) -> Resumable:
 
 def _boot_options(options: ResumeOptions) -> BootOptions:
     return BootOptions(
-        tasks=options.tasks,
-        detach=options.detach,
-        task_timeout=options.task_timeout,
-        wait=options.wait,
+        tasks=options.tasks, detach=options.detach, task_timeout=options.task_timeout
     )
 
 

@@ -32,7 +32,7 @@ from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import DiskFormat, DiskMode, MachineState
 from sysqcache.formats import ramfile
 from sysqcache.machine.instances import Instance
-from sysqcache.machine.life import look_before_end
+from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import migration
 from sysqcache.saved import disks, idle, proof, room, slots, standing
@@ -154,7 +154,7 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         suspend_s = time.monotonic() - saving.stopped_at
         try:
             phase(LOOKING)
-            look_before_end(machine, warn)
+            place_before_end(machine, warn)
         except KeyboardInterrupt:
             # what is saved must not go on
             interrupts.take()

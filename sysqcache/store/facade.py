@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from sysqcache.base import system
 from sysqcache.base.errors import FormatError, StoreError
-from sysqcache.base.files import held, is_locked, share
+from sysqcache.base.files import held, share
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.modules import Module
 from sysqcache.formats.runfiles import Note, RunFiles
@@ -50,10 +50,6 @@ _T = TypeVar("_T")
 
 def _nobody_looked() -> None:
     """What an image contains that nobody looked into."""
-
-
-def _as_it_is(_files: RunFiles, _note: Note) -> None:
-    """Nothing is added to what lies beside a journal."""
 
 
 class Store:
@@ -207,73 +203,31 @@ class Store:
     def recover(self) -> list[IngestResult]:
         """Ingest journals of runs whose controller was killed and whose QEMU has ended.
 
-        As :meth:`recovering`, whose results it gives.
-        """
-        return [result for _, result in self.recovering()]
-
-    def recovering(
-        self, before: Callable[[RunFiles, Note], None] = _as_it_is
-    ) -> Iterator[tuple[Note, IngestResult]]:
-        """Ingest journals that nobody writes and nobody has claimed, the oldest first.
-
         A journal that can't be used is moved to ``damaged/`` or ``outdated/`` with a warning,
         and has no result. Raises StoreBusy, StoreError.
-
-        :param before: told of each before it is ingested; may add to what lies beside it.
         """
+        results = []
         with _as_store_errors(self.layout):
             waiting = journals.leftovers(self.layout)
         for path in waiting:
-            files = RunFiles(path)
-            with _as_store_errors(self.layout):
-                claimed = self._claim(files)
-            if claimed is None:
-                continue  # not started by us, the note is still to come, or others are at it
             try:
-                found = self._recovered(files, before)
-            finally:
-                os.close(claimed)
-            if found is not None:
-                yield found
-
-    def _claim(self, files: RunFiles) -> int | None:
-        try:
-            return files.claim()
-        except OSError as error:
-            if error.errno == errno.ENOLCK:
-                raise  # of the file system, not of this file
-            self.warnings.append(f"{files.path.name} waits, its note can't be read: {error}")
-            return None
-
-    def _recovered(
-        self, files: RunFiles, before: Callable[[RunFiles, Note], None]
-    ) -> tuple[Note, IngestResult] | None:
-        try:
-            note = files.read_note()
-        except FormatError:
-            return None  # no note of ours
-        except OSError as error:
-            self.warnings.append(f"{files.path.name} waits, its note can't be read: {error}")
-            return None
-        before(files, note)
-        try:
-            result = self.ingest(
-                files, image_id=note.image_id, run=note.run, counters=note.counters
-            )
-        except FormatError as error:
-            self.warnings.append(f"{error.message} ({error.hint})")
-            return None
-        self.warnings += result.warnings
-        return None if result.outdated is not None else (note, result)
-
-    def waiting(self) -> dict[str, bool]:
-        """Names of journals that nobody writes any more and that are not kept yet.
-
-        Each with whether somebody has claimed it. Raises StoreError.
-        """
-        with _as_store_errors(self.layout):
-            found = [RunFiles(path) for path in journals.leftovers(self.layout)]
-            return {one.path.name: is_locked(one.note) for one in found if one.note.exists()}
+                note = RunFiles(path).read_note()
+            except (FormatError, FileNotFoundError):
+                continue  # not started by us, or the note is still to come
+            except OSError as error:
+                self.warnings.append(f"{path.name} waits, its note can't be read: {error}")
+                continue
+            try:
+                result = self.ingest(
+                    path, image_id=note.image_id, run=note.run, counters=note.counters
+                )
+            except FormatError as error:
+                self.warnings.append(f"{error.message} ({error.hint})")
+                continue
+            self.warnings += result.warnings
+            if result.outdated is None:
+                results.append(result)
+        return results
 
     def list_modules(self) -> list[ModuleLine]:
         """What the live packs hold, by module and fingerprint. Raises StoreError."""

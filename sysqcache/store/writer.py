@@ -14,7 +14,6 @@ from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import TEMPORARY, sync_directory
 from sysqcache.formats import block as bf
-from sysqcache.formats.blocktable import whole_units
 from sysqcache.store import key
 from sysqcache.store.pack import slots_for
 
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 
     from sysqcache.formats.blocktable import BlockTable, Offsets
 
-_UNIT: Final = np.dtype("V16")
-_UNITS: Final = 1 << 16
-"""Units of 16 bytes that are copied at once, 1 MiB: few enough for a processor's cache."""
+_CHUNK: Final = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class PackPieces:
         return cls(bf.seal_header(header), tables, offsets, gap, index.tobytes(), file_size)
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes, about a MiB at a time."""
+        """The file's bytes, a few MiB at a time."""
         yield self.header
         for table in self.tables:
             yield from _copied_blocks(table)
@@ -175,20 +172,24 @@ def _reduce(operation: np.ufunc, tables: Sequence[BlockTable]) -> int:
 
 
 def _copied_blocks(table: BlockTable) -> Iterator[bytes]:
-    """The bytes of a table's blocks."""
-    units = np.frombuffer(table.buffer, _UNIT, whole_units(table.buffer) // bf.ALIGN)
-    sizes = table.padded_sizes() // bf.ALIGN
-    ends = np.cumsum(sizes)
-    # the n-th unit of all is the n-th of its block when the block's place is taken off
-    shift = table.offsets // bf.ALIGN - (ends - sizes)
-    first = 0
-    while first < len(table):
-        base = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, base + _UNITS, "right")))
-        source = np.repeat(shift[first:last], sizes[first:last])
-        source += np.arange(base, int(ends[last - 1]))
-        yield units[source].tobytes()
-        first = last
+    """The bytes of a table's blocks; neighbours in the source are copied together."""
+    if not len(table):
+        return
+    starts = table.offsets
+    ends = starts + table.padded_sizes()
+    apart = np.flatnonzero(starts[1:] != ends[:-1])
+    first = starts[np.concatenate([[0], apart + 1])]
+    last = ends[np.concatenate([apart, [len(ends) - 1]])]
+    batch, held = [], 0
+    for start, end in zip(first.tolist(), last.tolist(), strict=True):
+        for position in range(start, end, _CHUNK):
+            stop = min(position + _CHUNK, end)
+            batch.append(table.buffer[position:stop])
+            held += stop - position
+            if held >= _CHUNK:
+                yield b"".join(batch)
+                batch, held = [], 0
+    yield b"".join(batch)
 
 
 def build_index(tables: Sequence[BlockTable], offsets: Offsets, seed: int) -> bf.Records:

@@ -12,11 +12,10 @@ from guestmaphelp import FakeMemory
 
 from bench.reference.journalwriter import BlockData, journal_header, ram_map_record, record_header
 from sysqcache.attribution.attribute import attribute
-from sysqcache.attribution.look import Look, take
 from sysqcache.attribution.observation import Observation, observe
 from sysqcache.attribution.truths import Truths
 from sysqcache.formats import block as bf
-from sysqcache.formats.journal import Journal, parse_journal, parse_ram
+from sysqcache.formats.journal import Journal, parse_journal
 from sysqcache.formats.modules import KINDS, Module, ModuleKind
 from sysqcache.formats.places import NO_MODULE, Places
 from sysqcache.guestmap.result import GuestMap, KernelInfo, KernelModule, Process
@@ -94,14 +93,12 @@ class World:
         header = record_header(bf.RECORD_DEAD, len(area))
         self._records.append(header + bytes(area))
 
-    def written(self) -> bytes:
+    def journal(self) -> Journal:
         """What the engine has written so far."""
         head = journal_header(b"\x11" * 32, "test")
-        return head + ram_map_record(self.ranges) + b"".join(self._records)
-
-    def journal(self) -> Journal:
-        """The same, read."""
-        return parse_journal(memoryview(self.written()))
+        return parse_journal(
+            memoryview(head + ram_map_record(self.ranges) + b"".join(self._records))
+        )
 
     def table(self) -> OwnerTable:
         """The owners of all pages now."""
@@ -114,25 +111,16 @@ class World:
         columns = np.array(rows, np.uint64).reshape(-1, 3).T
         return OwnerTable.from_pages(owners, columns[0], columns[1].astype(np.int64), columns[2])
 
-    def map(self) -> GuestMap:
-        """What a map of the guest tells now."""
-        return GuestMap(
-            self.kernel, self.modules, tuple(self.processes), self.table(), 0.0, 0.0, ""
-        )
-
     def look(self, seconds: float = 5.0) -> Observation:
         """Observe the guest now."""
-        return observe(self.memory, self.map(), self.journal(), seconds=seconds)
-
-    def taken(self, seconds: float = 5.0) -> Look:
-        """What is taken from the guest now, to be observed without it."""
-        recorded = parse_ram(memoryview(self.written()))
-        return take(self.memory, self.map(), recorded, seconds=seconds)
+        found = GuestMap(
+            self.kernel, self.modules, tuple(self.processes), self.table(), 0.0, 0.0, ""
+        )
+        return observe(self.memory, found, self.journal(), seconds=seconds)
 
     def places(self, *looks: Observation, truths: Truths | None = None) -> list[Place]:
         """What attribution says of each block; by one look, now, if none is given."""
-        looks = looks or (self.taken().observe(self.journal()),)
-        return as_places(attribute(self.journal(), looks, truths))
+        return as_places(attribute(self.journal(), looks or (self.look(),), truths))
 
 
 def as_places(found: Places) -> list[Place]:

@@ -101,32 +101,6 @@ def test_shared_locks_keep_out_who_wants_it_alone(tmp_path: Path) -> None:
         assert alone is not None
 
 
-def test_who_asks_for_a_lock_is_not_taken_for_its_holder(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    asking = files.share(lock)
-    assert not files.is_locked(lock)
-    os.close(asking)
-
-
-def test_a_file_is_claimed_by_one(tmp_path: Path) -> None:
-    path = tmp_path / "note"
-    assert files.claim(path) is None
-    path.write_text("a note")
-    first = files.claim(path)
-    assert first is not None
-    assert files.claim(path, 0.0) is None
-    assert files.is_locked(path)
-    files.replace_file(path, b"another")
-    second = files.claim(path)
-    assert second is not None  # who replaced it gave it up
-    path.unlink()
-    os.close(second)
-    os.close(first)
-    (tmp_path / "link").symlink_to(path)
-    path.write_text("a note")
-    assert files.claim(tmp_path / "link") is None
-
-
 def test_the_end_of_a_process_frees_its_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()

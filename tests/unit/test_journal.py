@@ -7,11 +7,7 @@ import dataclasses
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
-import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
 from storehelp import FINGERPRINT, TEXT, make_block, make_blocks, write_journal
 
 from bench.reference.journalwriter import (
@@ -23,8 +19,7 @@ from bench.reference.journalwriter import (
 )
 from sysqcache.base.errors import FormatError
 from sysqcache.formats import block as bf
-from sysqcache.formats.checksums import checksums
-from sysqcache.formats.journal import Journal, parse_journal, parse_ram, read_journal
+from sysqcache.formats.journal import Journal, parse_journal, read_journal
 
 SIZES = (("<H", 26), ("<H", 30), ("<I", 32))
 HEADER = journal_header(FINGERPRINT, TEXT, start_time=1, pid=7)
@@ -223,58 +218,3 @@ def test_a_block_for_any_context_has_no_context() -> None:
     )
     journal = parse(good.record(), bad.record())
     assert (len(journal.blocks), journal.damaged) == (1, 1)
-
-
-def test_what_looks_like_a_record_inside_of_a_block() -> None:
-    """A block holds a whole record, at a place where one could be; the record after it counts."""
-    inner = make_block(1).record()
-    pad = bytes(-bf.BLOCK.size % 16 + (16 - len(make_block(0).guest) % 16) % 16)
-    outer = dataclasses.replace(make_block(0), code=pad + inner * 3)
-    after = make_block(2)
-    raw = HEADER + outer.record() + after.record()
-    assert any(raw.find(inner[:8], at) % 16 == 0 for at in range(4096 + 48, len(raw)))
-    found = parse(outer.record(), after.record())
-    assert [bytes(found.blocks.guest_bytes(row)) for row in (0, 1)] == [outer.guest, after.guest]
-    assert (len(found.blocks), found.tail_bytes) == (2, 0)
-    # a torn record before it: nothing behind a gap is believed
-    torn = parse(after.record(), b"torn" * 4, inner)
-    assert (len(torn.blocks), torn.tail_bytes) == (1, 16 + len(inner))
-
-
-def test_what_was_recorded_before_a_moment() -> None:
-    area = bytes(bf.DEAD_AREA.pack(ram_addr=1, size=4, changes=16))
-    later = bytes(bf.DEAD_AREA.pack(ram_addr=2, size=4, changes=16)) * 2
-    parts = [
-        make_block(0).record(),
-        record_header(bf.RECORD_DEAD, len(area)) + area,
-        make_block(1).record(),
-        record_header(bf.RECORD_DEAD, len(later)) + later,
-    ]
-    journal = parse(*parts)
-    end = len(HEADER + b"".join(parts[:2]))
-    early = journal.before(end)
-    assert (len(early.blocks), len(early.records), early.dead["ram_addr"].tolist()) == (1, 1, [1])
-    assert journal.before(end + 48 + 16).dead["ram_addr"].tolist() == [1]
-    assert journal.before(len(HEADER) + sum(map(len, parts))) is journal
-
-
-def test_the_ram_that_blocks_were_recorded_from() -> None:
-    two = dataclasses.replace(make_block(1), ram0=0x5000, ram1=0x9000)
-    one = dataclasses.replace(make_block(2), ram0=0x6010)
-    raw = HEADER + ram_map_record([(0, 4096, 1 << 20)]) + two.record() + one.record()
-    found = parse_ram(memoryview(raw + b"torn"))
-    assert sorted(found.address.tolist()) == [0x5000, 0x6010, 0x9000]
-    assert found.ram_map["guest_physical"].tolist() == [4096]
-    assert found.end == len(raw)
-
-
-@given(st.integers(5, 8).flatmap(lambda n: st.lists(st.binary(min_size=8 * n, max_size=8 * n))))
-def test_checksums_of_many_rows(rows: list[bytes]) -> None:
-    words = np.frombuffer(b"".join(rows), np.uint64).reshape(len(rows), -1 if rows else 5)
-    assert checksums(words).tolist() == [xxhash.xxh3_64_intdigest(row) for row in rows]
-
-
-def test_checksums_are_for_rows_of_a_few_words() -> None:
-    for size in (4, 9):
-        with pytest.raises(ValueError, match="bytes"):
-            checksums(np.zeros((1, size), np.uint64))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sysqcache.formats.runfiles import RunFiles
-from sysqcache.machine.cache import StartSet, StoreUse
+from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.spec import resolve
 
 
@@ -18,7 +18,7 @@ def prepared(tmp_path: Path, *start: str) -> StartSet:
     file = tmp_path / "vm.yaml"
     file.write_text("name: vm")
     warnings: list[str] = []
-    found = StoreUse(warnings.append, tmp_path / "store").prepare(resolve.load(file), *start)
+    found = Keeper(warnings.append, tmp_path / "store").prepare(resolve.load(file), *start)
     assert warnings == []
     return found
 

@@ -37,16 +37,16 @@ import seccomphelp
 from sysqcache.base.errors import StoreError
 from sysqcache.base.types import RunInfo
 from sysqcache.formats.runfiles import RunFiles
-from sysqcache.machine.cache import StartSet, StoreUse
+from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.store.facade import Store
 
 root, run = Path(sys.argv[1]), RunInfo("a-run", "m", "x86_64", "on", 1.0)
 files = RunFiles(root / "journals" / "a-run.journal")
 """
 KEEPS = """
-store = StoreUse(print, root)
-store.sweep()
-store.keep(StartSet(run, "image", files=files))
+keeper = Keeper(print, root)
+keeper.sweep()
+keeper.keep(StartSet(run, "image", files=files))
 """
 STORE = """
 with Store.open(root) as store:

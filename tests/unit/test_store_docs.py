@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sysqcache.attribution import lookfile
 from sysqcache.formats import places
 from sysqcache.store import batch, meta
 from sysqcache.store.bundle import form
@@ -54,17 +53,6 @@ def test_arrays_of_places() -> None:
     short = {"i64": np.int64, "i32": np.int32, "u32": np.uint32, "u8": np.uint8, "u64": np.uint64}
     for name, kind in places._TYPES.items():
         assert short[rows[name].partition(",")[0]] is kind
-
-
-def test_arrays_of_looks() -> None:
-    rows = {row[0].strip("`"): row[1].partition(",")[0] for row in table("look")}
-    short: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "i64": (np.int64, ()),
-        "u64": (np.uint64, ()),
-        "u64[2]": (np.uint64, (2,)),
-        "u8[4096]": (np.uint8, (4096,)),
-    }
-    assert {name: short[kind] for name, kind in rows.items()} == lookfile._TYPES
 
 
 def test_columns_of_bundles() -> None:

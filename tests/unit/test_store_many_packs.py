@@ -10,7 +10,7 @@ import pytest
 from storehelp import OTHER_FINGERPRINT, ingest, make_blocks
 
 from sysqcache.formats import block as bf
-from sysqcache.machine.cache import StoreUse
+from sysqcache.machine.cache import Keeper
 from sysqcache.spec import resolve
 from sysqcache.store import groups, manifest
 from sysqcache.store.facade import Store
@@ -80,7 +80,7 @@ def test_a_start_says_how_many_packs_it_leaves_out(
     warnings: list[str] = []
     spec = resolve.load(TINY, ["cache.mode=read-only"])
     spec = dataclasses.replace(spec, image_id="image 4")
-    start = StoreUse(warnings.append, tmp_path / "store").prepare(spec)
+    start = Keeper(warnings.append, tmp_path / "store").prepare(spec)
     start.close()
     assert (len(start.packs), start.packs_left_out, start.left_out) == (3, 3, False)
     assert [w for w in warnings if "3 packs are left out" in w and f"{bf.MAX_PACKS:,}" in w]

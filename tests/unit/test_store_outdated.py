@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sysqcache.base.errors import FormatError, StoreError
 from sysqcache.cli.cache import app
 from sysqcache.formats.runfiles import RunFiles
-from sysqcache.machine.cache import StartSet, StoreUse
+from sysqcache.machine.cache import Keeper, StartSet
 from sysqcache.machine.report import cache_json
 from sysqcache.qmp.commands import TbCacheStats
 from sysqcache.store.facade import Store
@@ -198,7 +198,7 @@ def test_what_an_engine_of_before_records(old: Store, tmp_path: Path) -> None:
         shutil.copyfile(tmp_path / "places", journal.with_name(f"{journal.name}.places"))
         said: list[str] = []
         start = StartSet(make_run(journal.stem), "one", files=RunFiles(journal))
-        summary = StoreUse(said.append, old.layout.root).keep(start)
+        summary = Keeper(said.append, old.layout.root).keep(start)
         assert (summary.blocks_new, summary.outdated) == (0, 12)
         assert len(said) == 1
         assert "the engine that wrote them is of before format version 2" in said[0]

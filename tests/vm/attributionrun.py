@@ -118,19 +118,20 @@ def recorded(config: Path, engine: Engine, home: Path) -> Iterator[Run]:
         look = settled_look(instance, process, Path(state.journal), home / "run.journal")
         assert look.seen is not None, look.note
         journal = read_journal(home / "run.journal")
-        seen = look.seen.observe(journal)
         spec = resolve.load(config)
         contents = stack.enter_context(scan(spec))
         started = time.perf_counter()
         firmware = engine.dir / "share" / "qemu"
-        truths = truths_of(contents, [seen], firmware, spec.firmware)
-        places = attribute(journal, [seen], truths)
+        truths = truths_of(contents, [look.seen], firmware, spec.firmware)
+        places = attribute(journal, [look.seen], truths)
         took = time.perf_counter() - started
         say(f"look {look.took_s:.2f} s, attribute {took:.2f} s, {len(places.record)} blocks")
         counts = {str(kind): count for kind, count in places.counts().items()}
         say(f"{places.attributed / len(places.record):.4f} placed, kinds {counts}")
         found = mapper.map_machine(instance.file(paths.INSTANCE_QMP_INTROSPECT), process)
-        yield Run(spec, instance, process, journal, seen, found, contents, firmware, places, took)
+        yield Run(
+            spec, instance, process, journal, look.seen, found, contents, firmware, places, took
+        )
     shutil.rmtree(home / "state")
 
 
