@@ -107,6 +107,8 @@ def _runs(machine: Machine) -> bool:
     if still is not None and still.state == "paused":
         commands.cont(machine.qmp)  # whoever stopped it, it can't power off so
         still = machine.standstill()
+    if still is not None and still.state == "shutdown":
+        return True  # it has powered off by itself, and only its QEMU is left
     if still is not None:
         note(f"warning: {still.text}: it can't be asked to power off")
     return still is None
