@@ -63,9 +63,6 @@ def killed_at(point: str, *arguments: str) -> None:
     assert done.returncode == KILLED, done.stdout + done.stderr
 
 
-UNPROVED = "failed once beside other guests; why is not known yet"
-
-
 @pytest.fixture
 def disk(own_state: Path, tiny_image: ImagePaths, x86_engine: Engine, tmp_path: Path) -> Path:
     """A disk of the machine's own; what runs ends with the test."""
@@ -191,14 +188,7 @@ def qemus() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("--task", "sleep 1000"),
-        pytest.param(("--copies", "2"), marks=pytest.mark.skip(UNPROVED)),
-    ],
-)
+@pytest.mark.parametrize("arguments", [(), ("--task", "sleep 1000"), ("--copies", "2")])
 def test_a_terminal_that_is_closed_while_a_machine_is_resumed(
     disk: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -226,7 +216,6 @@ def test_a_terminal_that_is_closed_while_ways_are_compared(disk: Path, tmp_path:
     assert not list(paths.state_dir().glob("compare-*"))
 
 
-@pytest.mark.skip(UNPROVED)
 def test_a_guest_that_stands_still_is_told_of(guest: Path) -> None:
     with Machine.attach(NAME) as machine:
         commands.stop(machine.qmp)
