@@ -430,7 +430,7 @@ def check_row(content: bytes, scratch: Path) -> bool:
         text, decode = content, records.PackRow.decode
     try:
         row = decode(text)
-    except statefile.DAMAGE:
+    except statefile.DAMAGED_JSON:
         return False
     assert decode(row.encode()) == row
     for name in ("created", "last_used", "first_seen", "started", "ingested"):

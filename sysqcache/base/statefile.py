@@ -8,8 +8,8 @@ import json
 from typing import Any, Final
 
 _FORMAT: Final = 1
-DAMAGE: Final = (
-    ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+DAMAGED_JSON: Final = (
+    ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
 """What may be raised where values are made of the JSON of a damaged file."""
 

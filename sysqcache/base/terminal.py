@@ -13,10 +13,10 @@ import select
 import sys
 from typing import TYPE_CHECKING, ClassVar, Final, TextIO
 
+from sysqcache.base.files import held
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-from sysqcache.base.files import held
 
 _OUTPUTS: Final = (1, 2)
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL

@@ -118,7 +118,7 @@ def _blocks(stream: Any, position: int) -> dict[str, RamBlock]:
 
 def checksums(path: Path) -> Checksums:
     """Read a state file's data once. Raises :class:`SavedStateError`, OSError."""
-    ram = _memory(path)
+    ram = largest_block(path)
     whole, state = xxhash.xxh3_128(), xxhash.xxh3_128()
     with path.open("rb", buffering=0) as stream:
         for start, end in _chunks(stream.fileno(), ram):
@@ -129,7 +129,7 @@ def checksums(path: Path) -> Checksums:
 
 def state_checksum(path: Path) -> str:
     """:attr:`Checksums.state` alone, without reading guest memory."""
-    ram = _memory(path)
+    ram = largest_block(path)
     state = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as stream:
         for start, end in _chunks(stream.fileno(), ram):
@@ -147,8 +147,8 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _memory(path: Path) -> RamBlock:
-    """The largest block: what a machine's memory is called in vm.yaml."""
+def largest_block(path: Path) -> RamBlock:
+    """What a machine's memory is called in vm.yaml. Raises as :func:`read_blocks`."""
     blocks = read_blocks(path).values()
     return max(blocks, key=lambda block: block.size, default=RamBlock("", 0, 0))
 

@@ -14,7 +14,7 @@ from sysqcache.base import paths
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
-from sysqcache.base.statefile import DAMAGE
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.base.types import RunInfo
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunFiles:
             values = json.loads(content)
             counters = {str(n): int(c) for n, c in dict(values.get("counters", {})).items()}
             return Note(str(values["image_id"]), RunInfo.from_json(values["run"]), counters)
-        except DAMAGE as error:
+        except DAMAGED_JSON as error:
             raise FormatError(f"{self.note} can't be read: {error}") from error
 
     def write_note(self, note: Note) -> None:

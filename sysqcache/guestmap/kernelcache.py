@@ -20,7 +20,7 @@ import xxhash
 
 from sysqcache.base import paths
 from sysqcache.base.files import make_directory, replace_file
-from sysqcache.base.statefile import DAMAGE
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.guestmap.kallsyms import NoSymbolTable, SymbolTable
 from sysqcache.guestmap.layout import ENUMS, STRUCTS, KernelLayout
 from sysqcache.guestmap.symbols import WANTED
@@ -83,7 +83,7 @@ def load(build_id: str) -> KnownKernel | None:
         symbols, roots = _numbers(value["symbols"]), _numbers(value["roots"])
         searched = value["searched"] is True
         return KnownKernel(symbols, layout, str(value["hash"]), roots, searched)
-    except (OSError, *DAMAGE):
+    except (OSError, *DAMAGED_JSON):
         return None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from sysqcache.base.devices import device_size, device_state
 from sysqcache.base.errors import SavedStateError
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.formats.ramfile import Checksums
 from sysqcache.saved.qcow2snapshot import SnapshotSums
 from sysqcache.spec import specjson
@@ -137,7 +138,7 @@ class SavedMachine:
                     hint="resume it with that version, or boot the machine afresh",
                 )
             return cls(**{name: _typed(name, one) for name, one in value.items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGED_JSON as error:
             raise SavedStateError(
                 f"what is known of the saved machine can't be read: {error}"
             ) from error

@@ -17,6 +17,7 @@ from typing import Final, Self
 from sysqcache.base import paths
 from sysqcache.base.errors import MachineDied
 from sysqcache.base.files import replace_file
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.machine.instances import Instance, InstanceState
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import commands
@@ -86,7 +87,7 @@ def read(instance: Instance) -> Mark | None:
     """The mark, if there is one; it may be an earlier QEMU's. Raises OSError."""
     try:
         return Mark(**json.loads(_file(instance).read_bytes()))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, *DAMAGED_JSON):
         return None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
-from sysqcache.base.statefile import DAMAGE
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.formats.block import MAX_PACKS
 from sysqcache.formats.modules import UNPLACED, Module, ModuleKind
 from sysqcache.store.layout import StoreLayout
@@ -89,7 +89,7 @@ class Manifest:
                 tuple(ImageRow.from_values(v) for v in values["images"]),
                 {Module.from_json(v): int(v["number"]) for v in values.get("modules", ())},
             )
-        except DAMAGE as error:
+        except DAMAGED_JSON as error:
             raise FormatError(f"the list of boot sets can't be read: {error}") from error
 
     def image(self, image_id: str) -> ImageRow | None:

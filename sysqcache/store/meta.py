@@ -32,7 +32,7 @@ import rocksdict
 from sysqcache.base import system
 from sysqcache.base.errors import StoreBusy, StoreError
 from sysqcache.base.files import make_directory
-from sysqcache.base.statefile import DAMAGE
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.store.batch import Batch, run_key, why_key
 from sysqcache.store.columns import COLUMNS, LATER, Columns, join_chunks
 from sysqcache.store.records import (
@@ -209,7 +209,7 @@ class Meta:
         try:
             rows = json.loads(value) if value is not None else {}
             return {int(number): dict(reasons) for number, reasons in rows.items()}
-        except DAMAGE as error:
+        except DAMAGED_JSON as error:
             raise MetaDamaged(f"the misses of run {run} can't be read: {error}") from error
 
     def runs(self) -> list[RunRow]:
@@ -264,7 +264,7 @@ class Meta:
 def _decode(kind: type[_R], value: bytes) -> _R:
     try:
         return kind.decode(value)
-    except DAMAGE as error:
+    except DAMAGED_JSON as error:
         raise MetaDamaged(f"a {kind.__name__} can't be read: {error}") from error
 
 

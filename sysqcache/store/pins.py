@@ -12,7 +12,7 @@ from typing import Final
 from sysqcache.base.errors import FormatError
 from sysqcache.base.files import replace_file
 from sysqcache.base.mapfile import read_small
-from sysqcache.base.statefile import DAMAGE
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.store.layout import StoreLayout
 
 _MAX_BYTES: Final = 1 << 20
@@ -37,7 +37,7 @@ def pinned(layout: StoreLayout) -> set[str]:
     """
     found: set[str] = set()
     for path in layout.pins.glob("*.json"):
-        with contextlib.suppress(FileNotFoundError, FormatError, *DAMAGE):
+        with contextlib.suppress(FileNotFoundError, FormatError, *DAMAGED_JSON):
             names = json.loads(read_small(path, _MAX_BYTES))
             found |= {name for name in names if _PACK.fullmatch(name)}
     return found

@@ -45,7 +45,7 @@ class Row:
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """The inverse; raises one of ``DAMAGE`` for damage."""
+        """The inverse; raises one of ``DAMAGED_JSON`` for damage."""
         return cls.from_values(json.loads(value))
 
     @classmethod

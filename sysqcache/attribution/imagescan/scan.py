@@ -22,6 +22,7 @@ from sysqcache.attribution.imagescan.kernelplaces import KernelFinder, kernel_by
 from sysqcache.attribution.imagescan.reader import ImageContents
 from sysqcache.attribution.imagescan.sources import Identity, Sources, identity
 from sysqcache.attribution.imagescan.volume import FoundFile, OtherReader, Volume
+from sysqcache.base.statefile import DAMAGED_JSON
 from sysqcache.formats.access import MemoryAccess
 from sysqcache.formats.modules import Module
 from sysqcache.spec.spec import MachineSpec
@@ -73,7 +74,7 @@ def _load(name: str) -> Found | None:
         if any(identity(Path(entry[0])) != tuple(entry) for entry in value["identity"]):
             return None
         return Found.from_json(value["found"])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except DAMAGED_JSON:
         return None
 
 

@@ -168,7 +168,7 @@ def incoming(state: Path, *, mapped: bool) -> Incoming:
         raise SavedStateError(f"{state} could have been written by others")
     if not mapped:
         return Incoming(True)
-    block = max(ramfile.read_blocks(state).values(), key=lambda block: block.size)
+    block = ramfile.largest_block(state)
     return Incoming(True, state, block.offset, block.name)
 
 

@@ -93,17 +93,17 @@ class Visit:
             self._mount_groups(channel)
 
     def _mount_groups(self, channel: Channel) -> None:
-        line = Line(channel)
+        assert self._line is not None
         volumes = _devices(channel.ask(b"V", seconds=_GROUP_SECONDS))
         for device, size, label in volumes:
             if not device.startswith("dm-"):
                 continue
             origin = f"lvm:{label}"
-            content = RemoteFile(line, f"/dev/{device}", size)
+            content = RemoteFile(self._line, f"/dev/{device}", size)
             kind = identify(content, Partition(0, 0, size))
             if kind in KINDS:
                 self._mount(channel, origin, kind, device)
-            elif kind != "swap":
+            else:
                 self._left_out(origin, kind, f"{kind or 'what it holds'} can't be read")
         if not any(device.startswith("dm-") for device, _, _ in volumes):
             self.notes.append("LVM: no volume group is complete")
