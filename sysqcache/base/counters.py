@@ -7,6 +7,7 @@ The order is part of the contract: a name is never renumbered and never reused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 MISSES: Final[tuple[str, ...]] = (
@@ -51,6 +52,12 @@ DAMAGE: Final[frozenset[str]] = frozenset(
     {"checksum", "bounds", "magic", "truncated", "header-checksum"}
 )
 """The rejects that only a damaged file explains."""
+
+
+def saw_damage(rejected: Mapping[str, int]) -> bool:
+    """Whether a run's rejects, counted by reason, tell of a damaged file."""
+    return any(rejected.get(reason) for reason in DAMAGE)
+
 
 UNRECORDED: Final[tuple[str, ...]] = (
     "uncacheable",  # refused before translation, see MISSES

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sysqcache.base import paths
-from sysqcache.base.counters import DAMAGE
+from sysqcache.base.counters import saw_damage
 from sysqcache.base.errors import FormatError, StoreError, SysqcacheError
 from sysqcache.base.types import CacheMode, RunInfo
 from sysqcache.formats.block import left_out_words
@@ -109,11 +109,10 @@ class Intake:
         run = RunInfo(
             journal.stem, self.state.name, self.state.arch, str(CacheMode.ON), _started(journal)
         )
-        damaged = stats is not None and any(stats.rejected[reason] for reason in DAMAGE)
         summary = keeper.keep(
             StartSet(run, self.folder.image_id, files=RunFiles(copied)),
             counters=counters(stats) if stats is not None else None,
-            damaged=damaged,
+            damaged=stats is not None and saw_damage(stats.rejected),
         )
         for text in found:
             self._warn(f"{self.state.name}: {text}")

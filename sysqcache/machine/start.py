@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache.attribution.placer import Placer
 from sysqcache.base import paths
-from sysqcache.base.counters import DAMAGE
+from sysqcache.base.counters import saw_damage
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError, SysqcacheError, brief
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
 from sysqcache.machine import progress
@@ -331,10 +331,9 @@ class _Start:
             self.listener(PhaseBegan("keeping blocks"))
             if placer is not None:
                 placer.place(spec, self.engine.firmware_dir)
-        rejected = self.report.stats.rejected
-        damaged = any(rejected[reason] for reason in DAMAGE)
+        stats = self.report.stats
         self.report.ingest = self.keeper.keep(
-            start_set, counters=counters(self.report.stats), damaged=damaged
+            start_set, counters=counters(stats), damaged=saw_damage(stats.rejected)
         )
 
 

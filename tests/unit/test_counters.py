@@ -45,3 +45,9 @@ def test_names_and_order_are_those_of_the_schema(struct: str, names: tuple[str, 
 def test_every_member_is_documented_in_order(struct: str) -> None:
     comment = SCHEMA.read_text().partition(f"# @{struct}:\n")[2].partition("##\n")[0]
     assert re.findall(r"^# @([\w-]+):", comment, re.MULTILINE) == members(struct)
+
+
+@pytest.mark.parametrize("reason", counters.REJECTS)
+def test_a_run_tells_of_damage_by_some_of_its_rejects(reason: str) -> None:
+    assert counters.saw_damage({reason: 1}) == (reason in counters.DAMAGE)
+    assert not counters.saw_damage(dict.fromkeys(counters.REJECTS, 0) | {"owner": 3})
