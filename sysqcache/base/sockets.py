@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Connecting to Unix sockets in directories with long names."""
+"""Connecting to Unix sockets in directories with long names, and ending a wait at them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -26,3 +27,9 @@ def connect_unix(path: Path, timeout: float | None = None) -> socket.socket:
     finally:
         os.close(directory)
     return connection
+
+
+def hang_up(connection: socket.socket) -> None:
+    """End a connection that another thread may wait at: what has come can still be read there."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

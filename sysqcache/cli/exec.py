@@ -25,12 +25,14 @@ def exec_(
     """Run a command in the guest; ends with the command's own exit status."""
     from sysqcache.machine.instances import Instance
     from sysqcache.machine.shell import run_in_guest
+    from sysqcache.machine.watch import Watch
 
     instance = Instance(name)
     _let_run(name)
     state = instance.require_running()
     line = command[0] if len(command) == 1 else shlex.join(command)
-    result = run_in_guest(instance, state, instance.watched(state), line, timeout)
+    with Watch.over(instance, state) as watch:
+        result = run_in_guest(instance, state, watch, line, timeout)
     if as_json:
         print_json(result.to_json())
     else:

@@ -66,6 +66,11 @@ class InstanceState:
         return ProcessId(self.pid, self.pid_start)
 
     @property
+    def holds(self) -> bool:
+        """Whether QEMU stays after the guest's power-off."""
+        return "-no-shutdown" in self.argv
+
+    @property
     def live(self) -> bool:
         """Whether there should be a QEMU process."""
         live = (MachineState.STARTING, MachineState.RUNNING, MachineState.STOPPING)

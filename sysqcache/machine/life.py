@@ -122,8 +122,9 @@ class Life:
             interrupts.check()
             if (code := self.process.poll()) is not None:
                 raise self._died_early(code)
-            if time.monotonic() > deadline:
+            if self.machine.watch.stopped or time.monotonic() > deadline:
                 raise self._not_ready()
+        self.machine.watch = self.machine.watch.from_now()
         self.report.times.ready_s = time.monotonic() - self.process.started_at
         self.report.stats_at_ready = self.machine.stats() or self.report.stats_at_ready
         if reason := self.report.stats_at_ready.reason:
@@ -181,8 +182,9 @@ class Life:
             f"{qemu.identity.waited_seconds():.1f} s for one"
         )
         still = self.machine.standstill()
+        waited = "" if self.machine.watch.stopped else f" within {ready.timeout:g} s"
         return NotReady(
-            f"{self.spec.name} was not ready within {ready.timeout:g} s ({ready.probe} probe)"
+            f"{self.spec.name} was not ready{waited} ({ready.probe} probe)"
             + (f": {still.text}" if still else ""),
             hint=(still.hint if still else ready.hint) or "see ready: in vm.yaml",
             detail=f"{had}\n{self._serial_tail()}",

@@ -20,8 +20,9 @@ from sysqcache.machine.guest.result import TaskResult
 from sysqcache.machine.instances import ForeignProcess, Instance, InstanceState
 from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.progress import Listener, StatsUpdated
-from sysqcache.machine.shell import Ending, open_shell, run_by, run_in_guest
+from sysqcache.machine.shell import open_shell, run_by, run_in_guest
 from sysqcache.machine.standstill import Standstill
+from sysqcache.machine.watch import Ending, Watch
 from sysqcache.qmp import commands
 from sysqcache.qmp.client import DEFAULT_TIMEOUT, QmpClient, Watched
 from sysqcache.qmp.commands import TbCacheStats
@@ -51,8 +52,8 @@ class Process(Watched, Ending, Protocol):
 class Machine:
     """QMP and the guest of one running machine.
 
-    ``holds``: QEMU stays after the guest's power-off until :meth:`quit`. ``agent``: commands
-    go over this connection while it is kept, else each over one of its own.
+    ``agent``: commands go over this connection while it is kept, else each over one of its own.
+    ``watch``: a reset that it tells of is the end of all that the guest was asked.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Machine:
         self.state = state
         self.process = process
         self.qmp = qmp
-        self.holds = "-no-shutdown" in state.argv
+        self.watch = Watch(state, process, qmp.events)
         channel = state.agent == GuestAccess.GUEST_AGENT
         self.agent = KeptAgent(instance.file(paths.INSTANCE_AGENT) if channel else None)
 
@@ -94,23 +95,24 @@ class Machine:
     def run(self, command: str, timeout: float = TASK_TIMEOUT) -> TaskResult:
         """Run a shell command in the guest.
 
-        Raises :class:`GuestCommandError`, or :class:`MachineDied` when QEMU ended.
+        Raises :class:`GuestCommandError`, at once when the guest that ran it is no more, or
+        :class:`MachineDied` when QEMU ended.
         """
         if (still := self.standstill()) is not None and still.for_good:
             raise still.error()
         try:
             return self._run(command, timeout)
         except GuestCommandError as error:
-            if (still := self.standstill()) is None:
+            if self.watch.news is not None or (still := self.standstill()) is None:
                 raise
             raise GuestCommandError(f"{error.message}: {still.text}", hint=still.hint) from error
 
     def _run(self, command: str, timeout: float) -> TaskResult:
         kept = self.agent.kept
         if kept is None:
-            return run_in_guest(self.instance, self.state, self.process, command, timeout)
+            return run_in_guest(self.instance, self.state, self.watch, command, timeout)
         try:
-            return run_by(kept, self.process, command, timeout)
+            return run_by(kept, self.watch, command, timeout)
         except MachineError:
             # what is left of an answer would be taken for the next one's
             self.agent.close()

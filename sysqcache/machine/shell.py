@@ -4,28 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from sysqcache.base import paths
-from sysqcache.base.errors import GuestCommandError, MachineDied
+from sysqcache.base.errors import GuestCommandError
 from sysqcache.base.types import GuestAccess
 from sysqcache.machine.guest.agent import GuestAgent
 from sysqcache.machine.guest.result import GuestShell, TaskResult
 from sysqcache.machine.guest.serialshell import SerialShell
 from sysqcache.machine.instances import Instance, InstanceState
+from sysqcache.machine.watch import Watch
 
 _AGENT_SYNC: Final = 10.0
-
-
-class Ending(Protocol):
-    """A process that may end while the guest is asked."""
-
-    def wait(self, timeout: float) -> int | None:
-        """Wait for its end."""
-
-    def died(self) -> MachineDied:
-        """The error that explains its end."""
 
 
 def open_shell(instance: Instance, state: InstanceState) -> GuestShell:
@@ -43,39 +33,35 @@ def open_shell(instance: Instance, state: InstanceState) -> GuestShell:
 
 
 def run_in_guest(
-    instance: Instance, state: InstanceState, process: Ending, command: str, timeout: float
+    instance: Instance, state: InstanceState, watch: Watch, command: str, timeout: float
 ) -> TaskResult:
     """One command over its own connection, so that others can use the channel after it.
 
     Raises as :func:`run_by`.
     """
-    with _explained(process):
+    with watch.explaining(command):
         shell = open_shell(instance, state)
     with contextlib.closing(shell):
-        return run_by(shell, process, command, timeout)
+        return run_by(shell, watch, command, timeout)
 
 
-def run_by(shell: GuestShell, process: Ending, command: str, timeout: float) -> TaskResult:
+def run_by(shell: GuestShell, watch: Watch, command: str, timeout: float) -> TaskResult:
     """One command over an open connection.
 
-    Raises :class:`GuestCommandError`, or :class:`MachineDied` when QEMU ended.
+    Raises :class:`GuestCommandError`, at once when the guest that ran it is no more, or
+    :class:`MachineDied` when QEMU ended.
     """
-    with _explained(process):
-        if isinstance(shell, GuestAgent) and not shell.synced and not shell.sync(_AGENT_SYNC):
-            raise GuestCommandError(
-                "the guest agent does not answer",
-                hint="is qemu-guest-agent running in the guest, and no other client attached?",
-            )
+    if isinstance(shell, GuestAgent) and not shell.synced:
+        with watch.explaining(command):
+            _sync(shell)
+        watch = watch.from_now()
+    with watch.explaining(command, shell.hang_up):
         return shell.run(command, timeout)
 
 
-@contextlib.contextmanager
-def _explained(process: Ending) -> Iterator[None]:
-    """A channel that breaks because QEMU ended is QEMU's end."""
-    try:
-        yield
-    except GuestCommandError:
-        # the channel breaks a moment before the end of the process can be seen
-        if process.wait(0.2) is not None:
-            raise process.died() from None
-        raise
+def _sync(agent: GuestAgent) -> None:
+    if not agent.sync(_AGENT_SYNC):
+        raise GuestCommandError(
+            "the guest agent does not answer",
+            hint="is qemu-guest-agent running in the guest, and no other client attached?",
+        )

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 _KEPT: Final = 1000
@@ -40,6 +41,7 @@ class EventLog:
     def __init__(self) -> None:
         self._events: collections.deque[Event] = collections.deque(maxlen=_KEPT)
         self._changed = threading.Condition()
+        self._told: dict[Callable[[], None], Collection[str]] = {}
         self.position = 0
         """Number of the newest event, 0 before the first."""
         self.closed = False
@@ -49,7 +51,11 @@ class EventLog:
         """Keep one event and wake the waiters."""
         with self._changed:
             self.position += 1
-            self._events.append(Event.from_message(self.position, message))
+            event = Event.from_message(self.position, message)
+            self._events.append(event)
+            for call, names in self._told.items():
+                if event.name in names:
+                    call()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -57,6 +63,25 @@ class EventLog:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def telling(
+        self, names: Collection[str], call: Callable[[], None], after: int = 0
+    ) -> Iterator[None]:
+        """While it lasts, events of these names after the position call ``call``, not after it.
+
+        It is called by the thread that adds them, or by this one if there are some already; it
+        must neither raise nor wait.
+        """
+        with self._changed:
+            self._told[call] = names
+            if self.find(names, after) is not None:
+                call()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._told[call]
 
     def find(
         self,

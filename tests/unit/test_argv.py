@@ -177,13 +177,13 @@ def test_network() -> None:
 def test_sockets_have_short_names_and_logs_are_complete() -> None:
     args = argv.build(launch())
     sockets = [value for value in values(args, "-chardev") if value.startswith("socket")]
-    assert len(sockets) == 4
+    assert len(sockets) == 5
     for value in sockets:
         path = next(v for v in value.split(",") if v.startswith("path=")).removeprefix("path=")
         assert "/" not in path
         assert "server=on,wait=off" in value
     assert any("logfile=/run/vm/serial.log" in value for value in sockets)
-    assert len(values(args, "-mon")) == 2
+    assert len(values(args, "-mon")) == 3
 
 
 def test_serial_log_of_the_user() -> None:

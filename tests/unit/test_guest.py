@@ -8,16 +8,20 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sysqcache.base.errors import GuestCommandError
+from sysqcache.base.errors import GuestCommandError, MachineDied, MachineError
 from sysqcache.machine.guest.agent import GuestAgent
 from sysqcache.machine.guest.ready import SerialProbe, TcpProbe
 from sysqcache.machine.guest.serialshell import SerialShell
+from sysqcache.machine.instances import InstanceState
+from sysqcache.machine.shell import run_by
+from sysqcache.machine.watch import Watch
+from sysqcache.qmp.events import EventLog
 
 Script = Callable[[socket.socket], None]
 
@@ -203,3 +207,116 @@ def test_tcp_probe_wants_an_answer() -> None:
         assert TcpProbe("127.0.0.1", port, "hello").wait(5.0)
         thread.join(5)
     assert not TcpProbe("127.0.0.1", port, "").wait(0.05)
+
+
+class Lives:
+    """A process that goes on."""
+
+    def wait(self, timeout: float) -> int | None:
+        return None
+
+    def died(self) -> MachineDied:
+        raise AssertionError
+
+
+NEVER = {"return": {"pid": 7, "exited": False}}
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["before", "under"])
+def test_an_agent_whose_guest_is_reset_is_waited_for_no_longer(asked: bool) -> None:
+    """The channel stays, and who asks anew would be told of a command that nobody knows."""
+    events = EventLog()
+    watch = Watch(InstanceState("tiny"), Lives(), events)
+
+    def reply(request: dict[str, Any]) -> dict[str, Any]:
+        if asked and request["execute"] == "guest-exec-status":
+            events.add({"event": "RESET", "data": {"guest": True}})
+        return NEVER
+
+    if not asked:
+        events.add({"event": "RESET", "data": {"guest": True}})
+
+    def script(theirs: socket.socket) -> None:
+        with suppress(BrokenPipeError):
+            answers(theirs, reply)
+
+    with other_end(script) as ours:
+        agent = GuestAgent(ours)
+        agent.synced = True
+        with pytest.raises(GuestCommandError, match="tiny was reset while a command ran in it: w"):
+            run_by(agent, watch, "work", 60.0)
+
+
+def test_a_reset_before_the_guest_was_ready_is_no_end() -> None:
+    events = EventLog()
+    events.add({"event": "RESET", "data": {"guest": True}})
+    watch = Watch(InstanceState("tiny"), Lives(), events).from_now()
+    done = {"return": {"pid": 7, "exited": True}}
+    with other_end(lambda theirs: answers(theirs, lambda request: done)) as ours:
+        agent = GuestAgent(ours)
+        agent.synced = True
+        assert run_by(agent, watch, "work", 60.0).exit == 0
+
+
+def test_what_a_guest_said_before_its_end_is_its_answer() -> None:
+    """A command that has ended has, though the guest is reset before that is read."""
+    events = EventLog()
+    watch = Watch(InstanceState("tiny"), Lives(), events)
+
+    def script(theirs: socket.socket) -> None:
+        token = theirs.recv(65536).split(b'"')[3]
+        theirs.sendall(b"<<" + token + b"\nall\n" + token + b":0>>\n")
+        events.add({"event": "RESET", "data": {"guest": True}})
+
+    with other_end(script) as ours:
+        assert run_by(SerialShell(ours), watch, "work", 60.0).stdout == "all\n"
+
+
+class Ends(Lives):
+    """A process that ends."""
+
+    def wait(self, timeout: float) -> int | None:
+        return 0
+
+    def died(self) -> MachineDied:
+        return MachineDied("QEMU ended")
+
+
+@pytest.mark.parametrize(
+    ("argv", "data", "process", "error"),
+    [
+        ((), {"action": "poweroff"}, Ends(), MachineDied),
+        (("-no-shutdown",), {"action": "poweroff"}, Lives(), GuestCommandError),
+        ((), {"action": "pause"}, Lives(), GuestCommandError),
+        ((), {"action": "run"}, Lives(), GuestCommandError),
+    ],
+)
+def test_a_kernel_that_gives_up(
+    argv: tuple[str, ...], data: dict[str, str], process: Lives, error: type[MachineError]
+) -> None:
+    """QEMU hears of it by a device, and ends, stops the guest, or lets it go on."""
+    events = EventLog()
+    watch = Watch(InstanceState("tiny", argv=argv), process, events)
+
+    def script(theirs: socket.socket) -> None:
+        theirs.recv(65536)
+        theirs.sendall(b"Kernel panic - not syncing")
+        events.add({"event": "GUEST_PANICKED", "data": data})
+
+    with other_end(script) as ours, pytest.raises(error) as caught:
+        run_by(SerialShell(ours), watch, "work", 60.0)
+    assert caught.value.message == "tiny gave up (kernel panic) while a command ran in it: work"
+    assert watch.stopped == (error is GuestCommandError and data["action"] != "run")
+
+
+def test_a_machine_that_somebody_ends() -> None:
+    """What QEMU's own end says is all there is to say."""
+    events = EventLog()
+    watch = Watch(InstanceState("tiny"), Ends(), events)
+
+    def script(theirs: socket.socket) -> None:
+        theirs.recv(65536)
+        events.add({"event": "SHUTDOWN", "data": {"guest": False, "reason": "host-qmp-quit"}})
+
+    with other_end(script) as ours, pytest.raises(MachineDied, match="QEMU ended"):
+        run_by(SerialShell(ours), watch, "work", 60.0)

@@ -14,10 +14,20 @@ import time
 from pathlib import Path
 
 import pytest
-from machinehelp import TINY, Background, boot, eventually, report, stored_blocks, sysqcache
+from machinehelp import (
+    TINY,
+    Background,
+    boot,
+    end_all,
+    eventually,
+    report,
+    stored_blocks,
+    sysqcache,
+)
 from required import require_memory_group
 
 from sysqcache.base import paths, system
+from sysqcache.machine.instances import Instance
 from sysqcache.machine.launch.process import wait_pid
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
@@ -181,6 +191,74 @@ def test_the_guest_dies_before_it_is_ready() -> None:
     assert "ended before it was ready (exit code 0)" in done.stderr
     assert "Kernel panic" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_guest_that_powers_off_before_it_is_ready_while_qemu_stays() -> None:
+    """Nobody waits for the time-out then."""
+    done = sysqcache(
+        *("boot", TINY, "--cache", "off", "--set", "reboot=false", "--set", "on_poweroff=hold"),
+        *("--set", "cmdline=console=ttyS0 quiet panic=-1 rdinit=/nothing init=/nothing"),
+        code=15,
+    )
+    assert "tiny was not ready (serial probe): tiny stands still: it has powered" in done.stderr
+
+
+RESET = "echo b > /proc/sysrq-trigger; sleep 600"
+OFF = "poweroff -f; sleep 600"
+
+
+def test_a_guest_that_resets_under_a_task() -> None:
+    """Nobody waits for an answer of one that knows nothing of the task any more."""
+    done = sysqcache("boot", TINY, "--cache", "off", "--task", RESET, "--timeout", 100, code=17)
+    assert f"error: tiny was reset while a command ran in it: {RESET}" in done.stderr
+    assert "sysqcache logs tiny" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report("list")["machines"][0]["state"] == "stopped"
+
+
+def test_a_guest_that_resets_before_a_task() -> None:
+    """What was ready is not ready any more."""
+    slowly = "(sleep 1; echo b > /proc/sysrq-trigger) > /dev/null 2>&1 &"
+    arguments = ("--cache", "off", "--task", slowly, "--task", "sleep 600", "--timeout", 100)
+    done = sysqcache("boot", TINY, *arguments, code=17)
+    assert "tiny was reset while a command ran in it: sleep 600" in done.stderr
+
+
+def test_a_guest_that_resets_under_exec() -> None:
+    boot("--cache", "off", "--detach")
+    try:
+        done = sysqcache("exec", "tiny", "--timeout", 100, "--", RESET, code=17)
+        assert "tiny was reset while a command ran in it" in done.stderr
+        log = Instance("tiny").file(paths.INSTANCE_SERIAL_LOG)
+        eventually(lambda: log.read_bytes().count(b"sysqcache: ready") == 2)
+        assert sysqcache("exec", "tiny", "--", "echo again").stdout == "again\n"
+    finally:
+        sysqcache("stop", "tiny", "--force")
+
+
+def test_a_guest_is_stopped_under_exec() -> None:
+    """Who waits for an answer leaves QEMU's other sockets to other commands."""
+    boot("--cache", "off", "--detach")
+    command = [sys.executable, "-m", "sysqcache", "exec", "tiny", "--", "echo be''gun; sleep 600"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+        try:
+            log = Instance("tiny").file(paths.INSTANCE_SERIAL_LOG)
+            eventually(lambda: b"begun" in log.read_bytes())
+            assert report("status", "tiny")["qemu_state"] == "running"
+        finally:
+            end_all()
+        _, error = waiting.communicate(timeout=60)
+    assert waiting.returncode == 14, error
+    assert "QEMU ended" in error
+
+
+@pytest.mark.parametrize("until", ["ready", "exit"])
+def test_a_guest_that_powers_off_under_a_task(until: str) -> None:
+    """QEMU ends with it, or stays: with ``--until exit``."""
+    arguments = ("--cache", "off", "--until", until, "--task", OFF, "--timeout", 100)
+    code = {"ready": 14, "exit": 17}[until]
+    done = sysqcache("boot", TINY, *arguments, code=code)
+    assert f"error: tiny powered off while a command ran in it: {OFF}" in done.stderr
 
 
 def test_missing_disk() -> None:

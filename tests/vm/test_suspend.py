@@ -397,6 +397,14 @@ def test_an_engine_that_is_gone() -> None:
 
 
 @pytest.mark.usefixtures("suspended")
+def test_a_guest_that_resets_under_the_task_of_a_resume() -> None:
+    reset = "echo b > /proc/sysrq-trigger; sleep 600"
+    error = error_of("resume", NAME, "--task", reset, "--timeout", 100, code=17)
+    assert f"tiny was reset while a command ran in it: {reset}" in error
+    assert report("resume", NAME, "--task", "true")["start"] == "template"
+
+
+@pytest.mark.usefixtures("suspended")
 def test_a_cpu_model_that_is_gone() -> None:
     record, directory = slots.current(NAME)
     spec = dataclasses.replace(record.spec, cpu="qemu64-v99")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sysqcache.base.errors import GuestCommandError
-from sysqcache.base.sockets import connect_unix
+from sysqcache.base.sockets import connect_unix, hang_up
 from sysqcache.base.system import refused_as
 from sysqcache.machine.guest.result import TaskResult
 
@@ -163,8 +163,12 @@ class GuestAgent(AgentCommands):
         request = {"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}}
         self._send(json.dumps(request).encode() + b"\n", 5.0)
 
+    def hang_up(self) -> None:
+        """See :class:`GuestShell`."""
+        hang_up(self._socket)
+
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 

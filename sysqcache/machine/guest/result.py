@@ -34,5 +34,8 @@ class GuestShell(Protocol):
     def power_off(self) -> None:
         """Ask the guest to power off; returns at once."""
 
+    def hang_up(self) -> None:
+        """Let who waits for an answer wait no longer; from any thread, while it is open."""
+
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from sysqcache.base.errors import GuestCommandError
-from sysqcache.base.sockets import connect_unix
+from sysqcache.base.sockets import connect_unix, hang_up
 from sysqcache.base.system import refused_as
 from sysqcache.machine.guest.result import TaskResult
 
 _LINE_MAX: Final = 4000
+_SHOWN: Final = 500
 
 
 class SerialShell:
@@ -73,10 +74,10 @@ class SerialShell:
                 raise GuestCommandError(
                     f"the serial shell did not finish in time: {command}",
                     hint="is there a root shell on the serial port?",
-                    detail=data[-500:].decode("utf-8", "replace"),
+                    detail=_end(data),
                 )
             if not received:
-                raise GuestCommandError("QEMU closed the serial port")
+                raise GuestCommandError("QEMU closed the serial port", detail=_end(data))
             data += received
         return re.sub(r"\r+\n", "\n", match[1].decode("utf-8", "replace")), int(match[2])
 
@@ -84,6 +85,15 @@ class SerialShell:
         """Power off without going through an init system."""
         self._send("poweroff -f\n", 5.0)
 
+    def hang_up(self) -> None:
+        """See :class:`GuestShell`."""
+        hang_up(self._socket)
+
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
+
+
+def _end(data: bytearray) -> str:
+    """What the guest said last."""
+    return data[-_SHOWN:].decode("utf-8", "replace")

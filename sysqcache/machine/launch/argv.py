@@ -235,9 +235,15 @@ def helper_device_args(launch: Launch) -> list[str]:
 
 
 def qmp_args(launch: Launch) -> list[str]:
-    """Two QMP sockets: ours, and a spare one for other commands and introspection."""
+    """QMP sockets: ours, a spare one for other commands and introspection, one for who waits.
+
+    Each has one client at a time. Who runs a command in the guest may wait for hours, and has
+    to hear of the guest's end meanwhile; the spare one is not to be held as long.
+    """
     args: list[str] = []
-    for name, path in (("qmp0", paths.INSTANCE_QMP), ("qmp1", paths.INSTANCE_QMP_INTROSPECT)):
+    sockets = (paths.INSTANCE_QMP, paths.INSTANCE_QMP_INTROSPECT, paths.INSTANCE_QMP_EVENTS)
+    for index, path in enumerate(sockets):
+        name = f"qmp{index}"
         args += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
         args += ["-mon", f"chardev={name},mode=control"]
     return args
