@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_INTERRUPTED = 130
-
 
 @app.command()
 def boot(
@@ -51,7 +49,7 @@ def boot(
     on a terminal it stays on the serial console first (Ctrl-] leaves it). Ctrl-C asks the
     guest to power off, a second one kills it.
     """
-    from sysqcache.cli.bootview import BootView, print_report
+    from sysqcache.cli.bootview import BootView, note_outcome, print_report
     from sysqcache.machine.life import BootOptions
     from sysqcache.machine.start import boot as start
     from sysqcache.spec import resolve
@@ -67,18 +65,16 @@ def boot(
         console=lambda serial, log: _console(view, serial, log),
     )
     interrupts.handle_signals()
-    with view:
-        report = start(spec, options, view)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        for result in report.times.tasks:
-            print_output(result)
-        print_report(report)
-    if report.detached:
-        note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")
-    if report.interrupted:
-        raise typer.Exit(_INTERRUPTED)
+    with interrupts.until_told():
+        with view:
+            report = start(spec, options, view)
+        if as_json:
+            print_json(report.to_json())
+        else:
+            for result in report.times.tasks:
+                print_output(result)
+            print_report(report)
+        note_outcome(report)
 
 
 def _until(text: str, *, detach: bool, interactive: bool) -> Until:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +28,8 @@ from sysqcache.machine.report import (
     translate_share,
 )
 from sysqcache.qmp.commands import TbCacheStats
+
+_INTERRUPTED: Final = 130
 
 
 class BootView(LiveLine):
@@ -95,6 +100,16 @@ def print_report(report: BootReport) -> None:
         )
     if report.attribution.unseen:
         note(unseen_line(report.attribution))
+
+
+def note_outcome(report: BootReport) -> None:
+    """Say whether the machine runs on, where that is not plain; raises Exit after an interrupt."""
+    name = report.machine
+    if report.detached:
+        note(f"{name} is running; sysqcache stop {name} ends it")
+    if report.interrupted:
+        note(f"interrupted: {name} has ended")
+        raise typer.Exit(_INTERRUPTED)
 
 
 def unseen_line(found: AttributionSummary) -> str:

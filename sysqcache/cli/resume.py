@@ -46,26 +46,27 @@ def resume(
     unless --detach is given. --copies starts several machines from one template, each with
     its own overlays, host ports, MAC address and host name.
     """
-    from sysqcache.base.interrupts import handle_signals
-    from sysqcache.cli.bootview import BootView
+    from sysqcache.base import interrupts
+    from sysqcache.cli.bootview import BootView, note_outcome
     from sysqcache.saved import resume as resuming
 
     tasks = tuple(task or ())
     options = resuming.ResumeOptions(tasks, detach or not tasks, cache, timeout)
-    handle_signals()
-    if copies:
-        reports = resuming.resume_copies(name, copies, options)
-    else:
-        with BootView() as view:
-            reports = [resuming.resume(name, options, view)]
-    if as_json:
-        values = [report.to_json() for report in reports]
-        print_json(values if copies else values[0])
-    else:
+    interrupts.handle_signals()
+    with interrupts.until_told():
+        if copies:
+            reports = resuming.resume_copies(name, copies, options)
+        else:
+            with BootView() as view:
+                reports = [resuming.resume(name, options, view)]
+        if as_json:
+            values = [report.to_json() for report in reports]
+            print_json(values if copies else values[0])
+        else:
+            for report in reports:
+                _show(report)
         for report in reports:
-            _show(report)
-    if any(report.interrupted for report in reports):
-        raise typer.Exit(130)
+            note_outcome(report)
 
 
 def _show(report: BootReport) -> None:
@@ -73,5 +74,3 @@ def _show(report: BootReport) -> None:
         print_output(result)
     ready = report.times.ready_s or 0.0
     note(f"{report.machine} went on after {ready:.3f} s ({report.start})")
-    if report.detached:
-        note(f"{report.machine} is running; sysqcache stop {report.machine} ends it")

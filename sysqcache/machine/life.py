@@ -63,7 +63,10 @@ class Resumed(Protocol):
 
 @dataclasses.dataclass(slots=True)
 class Life:
-    """Goes with a machine from its first QMP answer to its end; fills in ``report``."""
+    """Goes with a machine from its first QMP answer to its end; fills in ``report``.
+
+    :param before_leaving: what is to be done for a machine that is left running.
+    """
 
     spec: MachineSpec
     options: BootOptions
@@ -73,41 +76,58 @@ class Life:
     listener: Listener
     placer: Placer | None = None
     resumed: Resumed | None = None
+    before_leaving: Callable[[], None] = lambda: None
 
     def live(self) -> None:
         """From a running QEMU to its end, or to letting go of it (``report.detached``).
 
         Raises :class:`NotReady`, :class:`MachineDied` and what tasks raise; QEMU still
-        has to be ended then. ``KeyboardInterrupt`` is handled, see ``start.boot``.
+        has to be ended then. ``KeyboardInterrupt`` is handled, see ``start.boot``; one that
+        comes when QEMU was let go of is too late.
         """
         with StatsMonitor(self.machine, self.listener) as monitor:
             try:
-                with contextlib.closing(self.machine.agent):
-                    self._wait_ready()
-                    if self.resumed is not None:
-                        for problem in self.resumed.awake(self.machine):
-                            self._warn(problem)
-                    if self._leaves_sight():
-                        self._look(LOOKING)
-                    self._run_tasks()
-                if self.resumed is not None:
-                    self.resumed.settled(self.machine)
-                self._wait_until()
-            except KeyboardInterrupt:
-                self._interrupted()
-            try:
-                self._measure(monitor)
-                if not self.report.interrupted:
-                    self._look(LOOKING)
-                if self.options.detach and not self.report.interrupted:
-                    self.process.release()
-                    self.report.detached = True
+                if self._stays(monitor):
                     return
                 self._end()
             except KeyboardInterrupt:
                 self._interrupted()
                 self.process.kill()
         self.process.wait(10.0)
+
+    def _stays(self, monitor: StatsMonitor) -> bool:
+        """Do all that is asked of the machine; whether it was let go of then."""
+        try:
+            self._do()
+            self._measure(monitor)
+            self._look(LOOKING)
+            if self.options.detach:
+                self._let_go()
+        except KeyboardInterrupt:
+            self._interrupted()
+            self._measure(monitor)
+        return self.report.detached
+
+    def _do(self) -> None:
+        """From the start of the guest to the end of its tasks, or to its own end."""
+        with contextlib.closing(self.machine.agent):
+            self._wait_ready()
+            if self.resumed is not None:
+                for problem in self.resumed.awake(self.machine):
+                    self._warn(problem)
+            if self._leaves_sight():
+                self._look(LOOKING)
+            self._run_tasks()
+        if self.resumed is not None:
+            self.resumed.settled(self.machine)
+        self._wait_until()
+
+    def _let_go(self) -> None:
+        """QEMU goes on without us, as soon as there is nothing left to do that could fail."""
+        self.before_leaving()
+        interrupts.too_late()
+        self.process.release()
+        self.report.detached = True
 
     def _interrupted(self) -> None:
         interrupts.take()

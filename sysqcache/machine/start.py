@@ -12,13 +12,15 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sysqcache.attribution.placer import Placer
-from sysqcache.base import paths
+from sysqcache.base import interrupts, paths
 from sysqcache.base.counters import saw_damage
 from sysqcache.base.errors import LaunchError, MachineDied, MachineError, SysqcacheError, brief
+from sysqcache.base.interrupts import Interrupted
 from sysqcache.base.types import CacheMode, MachineState, OnPoweroff
 from sysqcache.machine import progress
 from sysqcache.machine.cache import Keeper, StartSet
@@ -86,7 +88,8 @@ def boot(
 
     Raises any error of the tree in :mod:`sysqcache.base.errors`; QEMU has ended then and what it
     recorded is kept. A ``KeyboardInterrupt`` asks the guest to power off and gives a report
-    with ``interrupted``; a second one kills QEMU.
+    with ``interrupted``; a second one kills QEMU. One that comes when a detached machine was
+    let go of changes nothing: the report says ``detached``.
     """
     from sysqcache.spec.engines import find_engine
 
@@ -136,7 +139,12 @@ class _Start:
         if self.options.until is Until.EXIT:
             # QEMU waits after the guest's end, so that the counters are complete
             spec = dataclasses.replace(spec, on_poweroff=OnPoweroff.HOLD)
-        with self.instance.locked() as lock, contextlib.ExitStack() as afterwards:
+        with (
+            interrupts.until_told(),
+            self.instance.locked() as lock,
+            self._telling_interrupted(),
+            contextlib.ExitStack() as afterwards,
+        ):
             try:
                 if self.engine.plain and spec.cache.mode is not CacheMode.OFF:
                     spec = self._cache_off(spec, "this engine was built without the cache")
@@ -151,6 +159,15 @@ class _Start:
                 if not self.report.detached:
                     self.instance.tidy()
         return self.report
+
+    @contextlib.contextmanager
+    def _telling_interrupted(self) -> Iterator[None]:
+        """An interrupt that nobody answered says what has become of the machine."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            now = "is running" if self.report.detached else "does not run"
+            raise Interrupted(f"interrupted: {self.instance.name} {now}") from error
 
     def _prepare(self, spec: MachineSpec) -> tuple[Disk, ...]:
         """Write down what starts, and make its disks."""
@@ -289,9 +306,8 @@ class _Start:
                 self.listener,
                 placer,
                 self.origin,
+                lambda: self._prepare_keeping(spec, start_set, placer),
             ).live()
-            if placer is not None and self.report.detached:
-                placer.place(spec, self.engine.firmware_dir)
         if not self.report.detached:
             self.instance.update(state=self.instance.ended)
 
@@ -315,16 +331,23 @@ class _Start:
         )
 
     def _note_failure(self, error: BaseException) -> None:
-        text = brief(error)
+        """Write down why it failed, and the machine's end unless QEMU was let go of."""
+        ended = {} if self.report.detached else {"state": self.instance.ended}
         with contextlib.suppress(MachineError, OSError):
-            self.instance.update(state=self.instance.ended, error=text)
+            self.instance.update(error=brief(error), **ended)
+
+    def _prepare_keeping(
+        self, spec: MachineSpec, start_set: StartSet | None, placer: Placer | None
+    ) -> None:
+        """For who keeps the journal of a machine that goes on: the engine may be gone then."""
+        if placer is not None:
+            placer.place(spec, self.engine.firmware_dir)
+        if start_set is not None and start_set.files is not None:
+            start_set.files.count(counters(self.report.stats))
 
     def _keep(self, spec: MachineSpec, start_set: StartSet, placer: Placer | None) -> None:
         """Give the journal to the store, unless QEMU goes on."""
         if self.report.detached:
-            if start_set.files is not None:
-                # who keeps the journal may not be able to ask the engine any more
-                start_set.files.count(counters(self.report.stats))
             start_set.close()
             return
         if start_set.journal is not None and start_set.journal.exists():

@@ -203,6 +203,7 @@ def resume_copies(
                 told = listener(copy.name)
                 waiting.append(pool.submit(_resume_copy, checked, copy, options, gate, told))
             concurrent.futures.wait(waiting)
+            interrupts.too_late()
         except KeyboardInterrupt:
             _give_up(copies, waiting, gate)
     if gate.given_up:

@@ -27,7 +27,7 @@ from machinehelp import (
 from required import require_memory_group
 
 from sysqcache.base import paths, system
-from sysqcache.machine.instances import Instance
+from sysqcache.machine.instances import Instance, _holders
 from sysqcache.machine.launch.process import wait_pid
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("x86_engine", "tiny_image", "own_state")]
@@ -150,6 +150,70 @@ def test_an_interrupt_in_a_callback_from_c_is_not_lost() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "Exception ignored" in done.stderr
     assert done.stdout == "True\n"
+
+
+SIGNALLED = """
+import importlib, os, signal, sys
+from sysqcache.cli.app import main
+
+module, path, when = sys.argv[1:4]
+*owners, name = path.split(".")
+owner = importlib.import_module(module)
+for one in owners:
+    owner = getattr(owner, one)
+plain = getattr(owner, name)
+
+def signalled(*arguments, **named):
+    wanted = name != "_fork_exec" or "qemu-system" in repr(arguments[0])
+    if wanted:
+        setattr(owner, name, plain)
+    if wanted and when == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    done = plain(*arguments, **named)
+    if wanted and when == "after":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return done
+
+setattr(owner, name, signalled)
+del sys.argv[1:4]
+main()
+"""
+"""The command, with a signal before or after the first call of one function."""
+
+
+@pytest.mark.parametrize(
+    ("where", "when", "runs"),
+    [
+        ("subprocess:_fork_exec", "after", False),
+        ("sysqcache.qmp.client:QmpClient.connect", "before", False),
+        ("sysqcache.attribution.placer:Placer.place", "before", False),
+        ("sysqcache.machine.launch.process:QemuProcess.release", "before", True),
+        ("sysqcache.machine.launch.process:QemuProcess.release", "after", True),
+        ("sysqcache.machine.cache:StartSet.close", "before", True),
+        ("sysqcache.cli.bootview:print_report", "before", True),
+    ],
+)
+def test_a_detached_machine_has_ended_or_is_known(where: str, when: str, runs: bool) -> None:
+    """Whenever the signal comes; and the command says which."""
+    command = [sys.executable, "-c", SIGNALLED, *where.split(":"), when, "boot", str(TINY)]
+    command += ["--detach", "--set", "ready={probe: none}", "--set", "poweroff_timeout=1s"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    state = Instance("tiny").current()
+    try:
+        assert "Traceback" not in done.stderr
+        assert done.returncode == (0 if runs else 130), done.stderr
+        said = "tiny is running" if runs else "interrupted: tiny (has ended|does not run)"
+        assert re.search(said, done.stderr), done.stderr
+        assert (state.state, Instance("tiny").is_held()) == (
+            ("running", True) if runs else ("stopped", False)
+        )
+        if runs:
+            assert report("status", "tiny")["qemu_state"] == "running"
+    finally:
+        end_all()
+        # and one that nobody has written down
+        for left in _holders(Instance("tiny").file(paths.INSTANCE_LOCK)):
+            os.kill(left, signal.SIGKILL)
 
 
 def test_second_interrupt_kills() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from sysqcache.base import paths, system
+from sysqcache.base import interrupts, paths, system
 from sysqcache.base.errors import DiskError, LaunchError, MachineDied, MachineError
 from sysqcache.base.files import held
 
@@ -179,7 +179,8 @@ class QemuProcess:
         before_exec = None if self._detached else _die_with(os.getpid())
         self.started_at = time.monotonic()
         self._memory_kills = system.memory_kills()
-        with self.log.open("wb") as log:
+        # a signal in between would leave a process that nobody knows
+        with self.log.open("wb") as log, interrupts.deferred():
             try:
                 self._popen = subprocess.Popen(
                     self.argv,
@@ -198,7 +199,7 @@ class QemuProcess:
                     hint=system.hint(error.errno) or "sysqcache engine info",
                     command=self.command,
                 ) from None
-        self._identity = ProcessId.of(self._popen.pid) or ProcessId(self._popen.pid, 0)
+            self._identity = ProcessId.of(self._popen.pid) or ProcessId(self._popen.pid, 0)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._popen is None:
@@ -269,7 +270,12 @@ class QemuProcess:
     def terminate(self, grace: float = 5.0) -> int | None:
         """End it: SIGTERM, which lets QEMU close its files, then SIGKILL."""
         self.signal(signal.SIGTERM)
-        if self.wait(grace) is None:
+        try:
+            ended = self.wait(grace)
+        except KeyboardInterrupt:
+            self.kill()
+            raise
+        if ended is None:
             self.kill()
         return self.wait(grace)
 
@@ -290,7 +296,11 @@ class QemuProcess:
         self._released = True
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
