@@ -20,7 +20,7 @@ from sysqcache.machine.launch.process import ProcessId
 from sysqcache.machine.running import Machine, settle
 from sysqcache.machine.standstill import Standstill
 from sysqcache.qmp import blocknodes, commands, jobs, migration
-from sysqcache.saved import slots, standing
+from sysqcache.saved import outlived, slots, standing
 from sysqcache.saved.goback import SAFETY, undone
 
 _BUSY: Final = 60.0
@@ -67,6 +67,8 @@ def _end_saved(machine: Machine) -> None:
         return
     if not slots.is_current(machine.instance, mark.saving):
         return
+    if mark.snapshot:
+        outlived.remove(machine)
     _quit(machine)
     slots.seal(machine.state.name)
     standing.forget(machine.instance)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import secrets
 import shutil
 import time
@@ -40,6 +41,7 @@ LOCK: Final = ".lock"
 """Held by who saves a machine or takes it back."""
 _QEMU_THREADS: Final = 8
 """More than a migration or a snapshot starts."""
+_TAG: Final = re.compile(r"sysqcache-(\d{8}T\d{6}-[0-9a-f]{6})")
 CURRENT: Final = Path(paths.INSTANCE_SAVED_CURRENT).name
 
 
@@ -78,6 +80,23 @@ def new_slot(instance: Instance) -> tuple[str, Path]:
 def tag(one: str) -> str:
     """The name of the snapshot of a machine that is saved inside its disks, by its id."""
     return f"sysqcache-{one}"
+
+
+def id_of(tag: str) -> str:
+    """The inverse of :func:`tag`; "" for the name of another snapshot."""
+    found = _TAG.fullmatch(tag)
+    return found[1] if found else ""
+
+
+def tags() -> set[str]:
+    """The names of the snapshots of all saved machines, whether or not they have one."""
+    links = paths.instances_dir().glob(f"*/{paths.INSTANCE_SAVED}/{CURRENT}")
+    return {tag(link.readlink().name) for link in links if link.is_symlink()}
+
+
+def holds(instance: Instance, one: str) -> bool:
+    """Whether the directory of the machine saved by this id is there, saved still or not."""
+    return (instance.file(paths.INSTANCE_SAVED) / one).is_dir()
 
 
 def publish(instance: Instance, slot: Path, record: SavedMachine) -> Path:

@@ -21,7 +21,7 @@ from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
 from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.blocknodes import BlockNode
-from sysqcache.saved import room, slots, snapshotnotes, standing, tags
+from sysqcache.saved import outlived, room, slots, snapshotnotes, standing, tags
 from sysqcache.saved.goback import go_back
 from sysqcache.saved.identity import MachineIdentity
 from sysqcache.saved.killed import settle_killed
@@ -246,7 +246,12 @@ def delete(name: str, tag: str) -> None:
 def _forget(name: str) -> None:
     from sysqcache.store.facade import Store
 
+    record = None
+    with contextlib.suppress(SavedStateError):  # it can be forgotten though it can't be read
+        record, _ = slots.current(name)
     slots.forget(name)
+    if record is not None:
+        outlived.forget(record)
     instance = Instance(name)
     with contextlib.suppress(MachineError):
         if instance.read().state is MachineState.SAVED:

@@ -35,7 +35,7 @@ from sysqcache.machine.instances import Instance
 from sysqcache.machine.life import place_before_end
 from sysqcache.machine.running import Machine, settle
 from sysqcache.qmp import migration
-from sysqcache.saved import disks, idle, proof, room, slots, standing
+from sysqcache.saved import disks, idle, outlived, proof, room, slots, standing
 from sysqcache.saved.killed import settle_killed
 from sysqcache.saved.origin import snapshot_nodes
 from sysqcache.saved.outside import Outside, look, ram_block
@@ -150,11 +150,14 @@ def suspend(name: str, wanted: str, warn: Warn, phase: Phase) -> Suspended:
         phase("saving")
         saving = _Saving(machine, spec, engine, outside, method, why)
         saving.may_change = wanted == "auto"
+        outlived.remove(machine)
         record, directory = saving.run()
         suspend_s = time.monotonic() - saving.stopped_at
         try:
             phase(LOOKING)
             place_before_end(machine, warn)
+            if method is Method.INTERNAL and (problem := outlived.remove(machine)):
+                warn(f"what {name} was saved as before is still in its disks: {problem}")
         except KeyboardInterrupt:
             # what is saved must not go on
             interrupts.take()

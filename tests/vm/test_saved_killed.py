@@ -22,7 +22,8 @@ from sysqcache.base import interrupts, paths
 from sysqcache.base.interrupts import Interrupted
 from sysqcache.machine.instances import Instance
 from sysqcache.machine.running import Machine
-from sysqcache.qmp import commands
+from sysqcache.qmp import commands, migration
+from sysqcache.saved import slots
 from sysqcache.saved import suspend as suspending
 from sysqcache.spec.catalog import ImagePaths
 from sysqcache.spec.engines import Engine
@@ -150,6 +151,80 @@ def test_a_suspend_that_is_killed(guest: Path, x86_engine: Engine, method: str) 
         assert held() == number
     sysqcache("stop", NAME)
     require_whole(x86_engine, guest)
+
+
+def current_tag() -> str:
+    return slots.current(NAME)[0].tag
+
+
+def test_only_the_newest_of_internal_states_stays(guest: Path, x86_engine: Engine) -> None:
+    """Each has all of the guest's memory."""
+    sysqcache("snapshot", "save", NAME, "mine")
+    for number in range(1, 4):
+        put(number)
+        sysqcache("suspend", NAME, "--method", "internal")
+        assert snapshots_in(x86_engine, guest) == ["mine", current_tag()]
+        require_whole(x86_engine, guest)
+        assert report("resume", NAME)["start"] == "internal"
+        assert held() == number
+    # to be gone back to until the next is safe
+    before = current_tag()
+    sysqcache("suspend", NAME, "--method", "file")
+    assert before in snapshots_in(x86_engine, guest)
+    sysqcache("resume", NAME)
+    put(4)
+    sysqcache("suspend", NAME, "--method", "file")
+    assert snapshots_in(x86_engine, guest) == ["mine"]
+    sysqcache("resume", NAME)
+    assert held() == 4
+    sysqcache("snapshot", "load", NAME, "mine")
+
+
+def test_a_forgotten_internal_state_leaves_the_disk(guest: Path, x86_engine: Engine) -> None:
+    put(1)
+    sysqcache("suspend", NAME, "--method", "internal")
+    sysqcache("snapshot", "delete", NAME)
+    assert snapshots_in(x86_engine, guest) == []
+    require_whole(x86_engine, guest)
+
+
+def test_a_suspend_that_is_killed_has_the_state_before_or_the_new_one(
+    guest: Path, x86_engine: Engine
+) -> None:
+    """Until the new one is the saved machine, that of before is in the disk, and no longer."""
+    put(1)
+    sysqcache("suspend", NAME, "--method", "internal")
+    sysqcache("resume", NAME)
+    old = current_tag()
+    for point in ("stop", "snapshot-save"):
+        killed_at(point, "suspend", NAME, "--method", "internal")
+        assert old in snapshots_in(x86_engine, guest)
+        assert held() == 1
+    for number, point in enumerate(("publish", "snapshot-delete", "quit"), 2):
+        put(number)
+        killed_at(point, "suspend", NAME, "--method", "internal")
+        if point != "quit":
+            assert "is saved" in sysqcache("exec", NAME, "--", "true", code=19).stderr
+        eventually(lambda: not Instance(NAME).is_held())
+        assert current_tag() != old
+        assert snapshots_in(x86_engine, guest) == [current_tag()]
+        assert report("resume", NAME)["start"] == "internal"
+        assert held() == number
+        old = current_tag()
+    sysqcache("stop", NAME)
+    require_whole(x86_engine, guest)
+
+
+def test_states_that_earlier_versions_left(guest: Path, x86_engine: Engine) -> None:
+    """Nobody knows them any more, but by their names; the disk has been written to since."""
+    left = "sysqcache-20260101T000000-0123ab"
+    others = ["sysqcache-mine", "sysqcache-20260101T000000"]
+    with Machine.attach(NAME) as machine:
+        for tag in (left, *others):
+            migration.snapshot_save(machine.qmp, tag, ["disk0"])
+    put(1)
+    sysqcache("suspend", NAME, "--method", "internal")
+    assert snapshots_in(x86_engine, guest) == [*others, current_tag()]
 
 
 @pytest.mark.parametrize("method", ["file", "internal"])

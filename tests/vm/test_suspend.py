@@ -361,6 +361,21 @@ def test_internal_states_outlive_machines_that_are_killed(machine: str, config: 
     assert report("resume", NAME, "--task", "true")["start"] == "internal"
 
 
+def test_internal_states_of_an_overlay_are_not_kept_one_beside_the_other(
+    machine: str, config: Path, x86_engine: Engine
+) -> None:
+    nonce, _ = internal(config)
+    sysqcache("resume", NAME)
+    assert nonce_of() == nonce
+    suspend("internal")
+    record, directory = slots.current(NAME)
+    command = [str(x86_engine.qemu_img), "snapshot", "-l", str(directory / "disk0.qcow2")]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"sysqcache-\S+", listed) == [record.tag]
+    sysqcache("resume", NAME)
+    assert nonce_of() == nonce
+
+
 def test_internal_states_with_damaged_tables(machine: str, config: Path) -> None:
     nonce, disk = internal(config)
     whole = disk.read_bytes()
