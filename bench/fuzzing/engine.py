@@ -14,6 +14,7 @@ Packs of another format version are refused, and test nothing.
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,9 @@ _CFLAGS: Final = (
     *("-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Werror"),
     *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
 )
-_LIMITS: Final = ("-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1")
+_LIMITS: Final = ("-timeout=10", "-print_final_stats=1")
+_MEMORY: Final = 1024
+"""MiB that a program may take."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +167,19 @@ def give(program: Path, inputs: Sequence[Path], *options: str) -> Outcome:
                 shutil.copy(path, single / path.name)
         folders = [path for path in inputs if path.is_dir()]
         done = subprocess.run(
-            [program, *_LIMITS, *options, *folders, single],
+            [program, *_LIMITS, _memory_limit(), *options, *folders, single],
             check=False,
             capture_output=True,
             text=True,
             errors="replace",
         )
     return Outcome.of(done)
+
+
+def _memory_limit() -> str:
+    """libFuzzer asks for the peak of its process, and Linux starts that of a child at ours."""
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return f"-rss_limit_mb={_MEMORY + ours}"
 
 
 def run(seconds: float, seed: int, names: Sequence[str], keep: Path) -> bool:

@@ -95,9 +95,13 @@ def translate_cycles(stats: TbCacheStats) -> float:
 
 
 def translate_share(stats: TbCacheStats) -> float:
-    """Share of all vCPU cycles that went into translating, adopting and looking up, 0..1."""
+    """Share of all vCPU cycles that went into translating, adopting and looking up, 0..1.
+
+    Cycles are counted while a vCPU that does so waits for a processor, too: on a busy host the
+    share is an upper bound.
+    """
     cycles = stats.adopt_cycles + stats.miss_cycles + stats.translate_cycles
-    return _ratio(cycles, stats.vcpu_ns * 1e-9 * stats.tsc_hz)
+    return min(1.0, _ratio(cycles, stats.vcpu_ns * 1e-9 * stats.tsc_hz))
 
 
 def counters(stats: TbCacheStats) -> dict[str, int]:

@@ -98,16 +98,19 @@ class CopyOrigin(SavedOrigin):
     def settled(self, machine: Machine) -> None:
         """A copy says nothing about how the template itself goes on."""
 
+    @property
+    def _same(self) -> str:
+        return f"{self.copy.name} has the host name and the address of the others"
+
     def awake(self, machine: Machine) -> Iterable[str]:
         """Tell the guest who it is, if it can be told."""
         if machine.state.agent == GuestAccess.NONE:
-            return []
+            return [f"{self._same}: it takes no commands (agent: none)"]
         try:
             machine.run(wake_script(self.copy), _TIMEOUT)
         except MachineError as error:
             if isinstance(error, GuestCommandError) and error.forbidden:
-                same = f"{self.copy.name} has the host name and the address of the others"
-                return [f"{same}: {error.message} ({error.hint})"]
+                return [f"{self._same}: {error.message} ({error.hint})"]
             raise MachineError(
                 f"{self.copy.name} runs, but can't be told its name: {error.message}"
             ) from error

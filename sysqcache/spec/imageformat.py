@@ -47,7 +47,8 @@ _BEGINNINGS: Final[tuple[tuple[int, bytes, str], ...]] = (
 _ENDINGS: Final = ((b"conectix", "vpc"), (b"koly", "dmg"))
 """Of the last 512 bytes: fixed images of Virtual PC, and those of macOS."""
 
-_UNPACK: Final = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
+_PACKED: Final = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}
+"""Packers, which are programs too, and how their files' names end mostly."""
 
 
 def find_format(file: Path) -> str:
@@ -93,8 +94,8 @@ def disk_format(file: Path, wanted: str) -> DiskFormat:
 
 def _remedy(file: Path, found: str) -> str:
     """How to come to an image that can be run; ``format: raw`` has the file as it is."""
-    if found in _UNPACK:
-        return f"unpack it: {_UNPACK[found]} {_quoted(file)}"
+    if found in _PACKED:
+        return f"unpack it: {found} -dc {_quoted(file)} > {_unpacked(file, _PACKED[found])}"
     if found == "zip":
         return f"unpack it: unzip {_quoted(file)}"
     if found == "luks":
@@ -117,6 +118,12 @@ def _target(file: Path) -> str:
     """A name for the new image, which is not that of the old one."""
     target = file.with_suffix(".qcow2")
     return _quoted(target if target != file else file.with_suffix(".plain.qcow2"))
+
+
+def _unpacked(file: Path, ending: str) -> str:
+    """A name for what is in a packed file; its packer refuses to make one up for odd names."""
+    is_named = file.suffix == ending
+    return _quoted(file.with_suffix("" if is_named else f".unpacked{file.suffix}"))
 
 
 def _quoted(file: Path) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -115,6 +116,22 @@ def test_marks(tmp_path: Path, kind: str, head: bytes) -> None:
     assert find_format(file) == kind
     assert "convert it: " in complaint(file) or "unpack it: " in complaint(file)
     assert disk_format(file, "raw") is DiskFormat.RAW
+
+
+@pytest.mark.parametrize("packer", ["gzip", "bzip2", "xz", "zstd"])
+@pytest.mark.parametrize("ending", [".qcow2", ".qcow2.gz", ".zst", ""])
+def test_the_line_that_unpacks_does_so(tmp_path: Path, packer: str, ending: str) -> None:
+    """Whatever the file is called: packers know their own endings only."""
+    if shutil.which(packer) is None:
+        pytest.skip(f"not installed: {packer}")
+    content = bytes(range(256)) * 64
+    file = tmp_path / f"an image{ending}"
+    file.write_bytes(
+        subprocess.run([packer], input=content, capture_output=True, check=True).stdout
+    )
+    line = complaint(file).partition("unpack it: ")[2]
+    subprocess.run(["sh", "-c", line], check=True)
+    assert Path(shlex.split(line)[-1]).read_bytes() == content
 
 
 def test_an_image_of_macos(tmp_path: Path) -> None:

@@ -246,6 +246,10 @@ def test_copies_from_one_template(suspended: str) -> None:
         argv = " ".join(Instance(name).read().argv)
         assert ",small-pages=on" in argv
         assert "touched=" not in argv
+    drawn = {
+        sysqcache("exec", name, "--", "head -c 16 /dev/urandom | md5sum").stdout for name in names
+    }
+    assert len(drawn) == 3
     hosts = set()
     for name in names:
         assert nonce_of(name) == nonce
