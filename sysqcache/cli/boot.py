@@ -33,7 +33,11 @@ def boot(
     ] = "",
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="CMD", help="Run this in the guest when it is ready."),
+        typer.Option(
+            "--task",
+            metavar="CMD",
+            help="Run this when the guest is ready; repeatable, its status is in the report.",
+        ),
     ] = None,
     cache: CacheOption = None,
     detach: Annotated[

@@ -28,7 +28,11 @@ def resume(
     name: MachineName,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="CMD", help="Run this in the guest as soon as it answers."),
+        typer.Option(
+            "--task",
+            metavar="CMD",
+            help="Run this once the guest answers; repeatable, its status is in the report.",
+        ),
     ] = None,
     copies: Annotated[
         int, typer.Option("--copies", metavar="N", help="Start N machines NAME-1, NAME-2, ...")
