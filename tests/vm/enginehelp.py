@@ -104,6 +104,10 @@ class Guest:
         assert found["unknown"] == 0, found
         return found
 
+    def monitor(self, command: str) -> str:
+        """The answer of QEMU's monitor for people."""
+        return str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+
     def wait_for(self, name: str, count: int) -> None:
         """Wait until a counter has reached ``count``."""
         eventually(lambda: getattr(self.stats(), name) >= count)

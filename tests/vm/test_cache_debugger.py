@@ -25,15 +25,10 @@ def pack(recorded: Recorded) -> Path:
     return recorded.pack
 
 
-def ask_monitor(machine: Guest, command: str) -> str:
-    """The answer of QEMU's monitor for people."""
-    return str(machine.qmp.execute("human-monitor-command", {"command-line": command}))
-
-
 def stopped_while_idle(machine: Guest) -> bool:
     """Stop the guest; if it was at work, let it go on, and say so."""
     commands.stop(machine.qmp)
-    if "HLT=1" in ask_monitor(machine, "info registers"):
+    if "HLT=1" in machine.monitor("info registers"):
         return True
     commands.cont(machine.qmp)
     return False
@@ -47,7 +42,7 @@ def attach(machine: Guest) -> Gdb:
     eventually(lambda: stopped_while_idle(machine))
     path = machine.directory / "gdb"
     # the name of a socket may have 107 bytes, and QEMU runs in the directory
-    ask_monitor(machine, "gdbserver unix:gdb,server=on,wait=off")
+    machine.monitor("gdbserver unix:gdb,server=on,wait=off")
     return Gdb(path)
 
 

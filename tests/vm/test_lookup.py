@@ -73,10 +73,20 @@ def stops_at_once(machine: Guest, enough: int) -> bool:
 def test_a_breakpoint_stops_the_next_call(machine: Guest) -> None:
     """The guest calls the function from another page, some million times a second."""
     in_shell(machine, "lookup spin >/dev/null 2>&1 &")
-    command = "gdbserver unix:gdb,server=on,wait=off"
-    machine.qmp.execute("human-monitor-command", {"command-line": command})
+    machine.monitor("gdbserver unix:gdb,server=on,wait=off")
     for turn in range(1, STOPS + 1):
         eventually(partial(stops_at_once, machine, turn * 10_000))
+    in_shell(machine, "killall lookup")
+
+
+def test_logging_begins_while_the_guest_runs(machine: Guest) -> None:
+    """The function is found by look-ups alone, as it is called from another page."""
+    in_shell(machine, "lookup spin >/dev/null 2>&1 &")
+    log = machine.directory / "exec.log"
+    machine.monitor(f"logfile {log}")
+    machine.monitor("log exec")
+    eventually(lambda: log.exists() and f"/{CODE:016x}/" in log.read_text(errors="replace"))
+    machine.monitor("log none")
     in_shell(machine, "killall lookup")
 
 

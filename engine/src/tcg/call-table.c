@@ -43,7 +43,7 @@ static void number_helpers(void)
         unsigned slot = TCG_CALL_SLOT_HELPER + i;
 
         /* Blocks that call a helper beyond the table are not portable. */
-        info->slot = slot < TCG_CALL_SLOTS ? slot : TCG_CALL_SLOT_NONE;
+        info->slot = slot < TCG_CALL_SLOT_HOST_MASK ? slot : TCG_CALL_SLOT_NONE;
     }
 }
 

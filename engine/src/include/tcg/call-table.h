@@ -28,6 +28,10 @@ enum {
     TCG_CALL_SLOT_LD,           /* qemu_ld slow paths, by memop size + sign */
     TCG_CALL_SLOT_ST = TCG_CALL_SLOT_LD + 16, /* qemu_st slow paths */
     TCG_CALL_SLOT_HELPER = TCG_CALL_SLOT_ST + 16,
+
+    /* No functions: where the stub of tcg/tb-lookup.h finds its cache. */
+    TCG_CALL_SLOT_HOST_MASK = TCG_CALL_SLOTS - 2,
+    TCG_CALL_SLOT_HOST_TABLE,
 };
 
 struct TCGHelperInfo;
