@@ -67,11 +67,23 @@ class Guest:
     ready: Any = field(repr=False)
 
     def wait_ready(self, timeout: float = 120.0) -> None:
-        """Wait for the readiness pattern."""
-        deadline = time.monotonic() + timeout
+        """Wait for the readiness pattern.
+
+        The time that a thread of QEMU's waited for a processor is no part of ``timeout``: among
+        others a guest is slow, and that is not to be taken for one that stands still.
+        """
+        began = time.monotonic()
         while not self.ready.wait(0.1):
             self.process.check_alive()
-            assert time.monotonic() < deadline, self.log()
+            waited = self.process.identity.waited_seconds()
+            assert time.monotonic() - began - waited < timeout, self.where(waited)
+
+    def where(self, waited: float) -> str:
+        """What a guest does that is not ready: where each vCPU is, and whether it is halted."""
+        had = f"{self.process.cpu_seconds():.1f} s of processors, waited {waited:.1f} s for one"
+        lines = self.monitor("info registers -a").splitlines()
+        vcpus = [line for line in lines if line.startswith(("CPU#", "RIP="))]
+        return "\n".join([had, *vcpus, self.log()])
 
     def work(self) -> None:
         """Run the task of the image; it checks its own results."""
