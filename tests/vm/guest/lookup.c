@@ -11,7 +11,7 @@
  *        far       the same bytes, as code of 64 and of 32 bits
  *        trap      a debug register, set while the function is being called
  *        spin      calls for ever, for a debugger; COUNTER counts
- *        device ADDRESS    prints what the function at this address gives
+ *        device ADDRESS...     prints what the functions at these addresses give
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,8 +38,11 @@
 
 typedef int fn(void);
 
+#define ADDRESSES   2
+
 static int memory;
-static off_t address;
+static off_t addresses[ADDRESSES];
+static int n_addresses;
 static sigjmp_buf fault;
 
 static void die(const char *what)
@@ -269,15 +272,27 @@ static void trap(void)
     kill(child, SIGKILL);
 }
 
+/* What it calls first has to be right again after the others. */
 static void device(void)
 {
     int fd = open("/dev/mem", O_RDWR);
-    void *code = mmap(CODE, PAGE, ALL, MAP_SHARED | MAP_FIXED, fd, address);
+    int results[ADDRESSES];
 
-    if (fd < 0 || code == MAP_FAILED) {
-        die("/dev/mem");
+    for (int i = 0; i < n_addresses; i++) {
+        void *code = mmap(CODE + i * PAGE, PAGE, ALL, MAP_SHARED | MAP_FIXED,
+                          fd, addresses[i]);
+
+        if (fd < 0 || code == MAP_FAILED) {
+            die("/dev/mem");
+        }
+        results[i] = call(code);
     }
-    printf("%d\n", call(code));
+    for (int i = 0; i < ROUNDS * n_addresses; i++) {
+        expect(call(CODE + i % n_addresses * PAGE), results[i % n_addresses]);
+    }
+    for (int i = 0; i < n_addresses; i++) {
+        printf("%d\n", results[i]);
+    }
     exit(0);
 }
 
@@ -294,7 +309,10 @@ int main(int argc, char **argv)
     void *page = mmap((void *)COUNTER, PAGE, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
-    address = argc > 2 ? strtoll(argv[2], NULL, 0) : 0;
+    while (n_addresses < ADDRESSES && n_addresses + 2 < argc) {
+        addresses[n_addresses] = strtoll(argv[n_addresses + 2], NULL, 0);
+        n_addresses++;
+    }
     memory = memfd_create("code", 0);
     if (page == MAP_FAILED || memory < 0 || ftruncate(memory, 8 * PAGE)) {
         die("memory");
