@@ -37,6 +37,7 @@ STORM_BLOCKS = 30 * 1024
 NEIGHBOUR_ROUNDS = 10
 SPIN_ROUNDS = 1_000_000_000  # more than there is time for
 CHANGES = 20_000
+CHANGES_BY_TWO = 500  # three threads on two vCPUs wait for a turn
 RACE_S = 3
 WAYS = ("1", "2", "4", "8", "16", "lock", "cross", "string", "fxsave")
 
@@ -115,6 +116,15 @@ def plug(machine: Guest, **features: bool) -> None:
     machine.qmp.execute("device_add", wanted)
 
 
+def use_plugged(machine: Guest) -> None:
+    """Let the guest use its second vCPU, which is there when it has heard of it."""
+    online = (
+        "cd /sys/devices/system/cpu; while ! [ -e cpu1/online ]; do sleep 0.1; done;"
+        "echo 1 > cpu1/online; cat online"
+    )
+    assert in_shell(machine, online).strip() == "0-1"
+
+
 def test_one_vcpu_that_may_get_others(
     one: tuple[Path, Journal, TbCacheStats], tmp_path: Path
 ) -> None:
@@ -123,12 +133,7 @@ def test_one_vcpu_that_may_get_others(
     with guest(start, tmp_path / "hotplug") as machine:
         machine.wait_ready()
         plug(machine)
-        # it is there when the guest has heard of it
-        online = (
-            "cd /sys/devices/system/cpu; while ! [ -e cpu1/online ]; do sleep 0.1; done;"
-            "echo 1 > cpu1/online; cat online"
-        )
-        assert in_shell(machine, online).strip() == "0-1"
+        use_plugged(machine)
         machine.work()
         stats = machine.still_stats()
         assert machine.info()["active"]
@@ -233,6 +238,18 @@ def test_no_vcpu_runs_code_that_another_has_changed(
         machine.wait_ready()
         output = in_shell(machine, f"crosswrite 2 {CHANGES}")
     assert output.strip() == f"{CHANGES} rounds 0 stale"
+
+
+def test_no_vcpu_that_was_plugged_in_runs_code_that_has_changed(
+    x86_engine: Engine, tiny_image: ImagePaths, tmp_path: Path
+) -> None:
+    sets = tiny_with([compiled("crosswrite", tmp_path)], tmp_path)
+    with guest(Start(sets=sets, smp="1,maxcpus=2"), tmp_path / "machine") as machine:
+        machine.wait_ready()
+        plug(machine)
+        use_plugged(machine)
+        output = in_shell(machine, f"crosswrite 1 {CHANGES_BY_TWO}")
+    assert output.strip() == f"{CHANGES_BY_TWO} rounds 0 stale"
 
 
 @pytest.mark.parametrize("mode", [CacheMode.OFF, CacheMode.ON])
