@@ -102,13 +102,15 @@ def print_report(report: BootReport) -> None:
         note(unseen_line(report.attribution))
 
 
-def note_outcome(report: BootReport) -> None:
-    """Say whether the machine runs on, where that is not plain; raises Exit after an interrupt."""
-    name = report.machine
-    if report.detached:
-        note(f"{name} is running; sysqcache stop {name} ends it")
-    if report.interrupted:
-        note(f"interrupted: {name} has ended")
+def note_outcome(*reports: BootReport) -> None:
+    """Say which machines run on, where that is not plain; raises Exit after an interrupt."""
+    for report in reports:
+        name = report.machine
+        if report.detached:
+            note(f"{name} is running; sysqcache stop {name} ends it")
+        if report.interrupted:
+            note(f"interrupted: {name} has ended")
+    if any(report.interrupted for report in reports):
         raise typer.Exit(_INTERRUPTED)
 
 

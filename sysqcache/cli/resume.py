@@ -69,8 +69,7 @@ def resume(
         else:
             for report in reports:
                 _show(report)
-        for report in reports:
-            note_outcome(report)
+        note_outcome(*reports)
 
 
 def _show(report: BootReport) -> None:

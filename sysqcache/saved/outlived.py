@@ -27,7 +27,7 @@ from sysqcache.qmp import blocknodes, migration
 from sysqcache.qmp.blocknodes import BlockNode
 from sysqcache.saved import slots
 from sysqcache.saved.qcow2snapshot import is_at_snapshot
-from sysqcache.saved.record import FileIdentity, SavedDisk, SavedMachine
+from sysqcache.saved.record import FileIdentity, SavedMachine
 
 
 def remove(machine: Machine) -> str:
@@ -101,17 +101,18 @@ def forget(record: SavedMachine) -> None:
             remove(machine)
         return
     with contextlib.suppress(EngineMissing, OSError):
-        for disk in record.disks:
-            _forget_in(disk, record)
+        _forget_in_files(record)
 
 
-def _forget_in(disk: SavedDisk, record: SavedMachine) -> None:
-    """In a disk that no QEMU has; qemu-img does not touch one that a QEMU has."""
+def _forget_in_files(record: SavedMachine) -> None:
+    """In disks that no QEMU has; qemu-img does not touch one that a QEMU has."""
     from sysqcache.spec.engines import find_engine
 
-    file = Path(disk.file)
-    if disk.mode != DiskMode.PERSISTENT or _is_frozen([file], list(_frozen())):
+    files = [Path(disk.file) for disk in record.disks if disk.mode == DiskMode.PERSISTENT]
+    if not files:
         return
-    qemu_img = find_engine(str(record.spec.arch)).qemu_img
-    command = [str(qemu_img), "snapshot", "-d", record.tag, str(file)]
-    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    qemu_img, frozen = find_engine(str(record.spec.arch)).qemu_img, list(_frozen())
+    for file in files:
+        if not _is_frozen([file], frozen):
+            command = [str(qemu_img), "snapshot", "-d", record.tag, str(file)]
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)

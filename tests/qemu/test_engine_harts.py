@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from qemuhelp import info, qemu
 from required import require_engine
-from test_engine_object import info, qemu
 
 from sysqcache.spec.engines import Engine
 

@@ -3,50 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from qemuhelp import info, qemu
 
 from sysqcache.base import paths
 from sysqcache.formats import block as bf
-from sysqcache.machine.launch.process import QemuProcess
-from sysqcache.qmp.client import CommandRefusedError, QmpClient
+from sysqcache.qmp.client import CommandRefusedError
 from sysqcache.spec.engines import Engine
 
 pytestmark = pytest.mark.qemu
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v2.pack"
 OUTDATED = GOLDEN.with_name("v1.pack")
-
-
-@contextlib.contextmanager
-def qemu(engine: Engine, directory: Path, *more: str) -> Iterator[QmpClient]:
-    """QEMU without a machine, unless ``more`` names one."""
-    machine = () if "-machine" in more else ("-machine", "none")
-    argv = [
-        str(engine.binary),
-        *("-nodefaults", "-no-user-config", "-display", "none"),
-        *machine,
-        *("-accel", "tcg"),
-        *("-chardev", f"socket,id=q,path={paths.INSTANCE_QMP},server=on,wait=off"),
-        *("-mon", "chardev=q,mode=control"),
-        *more,
-    ]
-    with (
-        QemuProcess(argv, directory) as process,
-        QmpClient.connect(directory / paths.INSTANCE_QMP, process=process) as client,
-    ):
-        yield client
-
-
-def info(client: QmpClient) -> dict[str, Any]:
-    answer: dict[str, Any] = client.execute("x-query-tb-cache")
-    return answer
 
 
 def golden_copy(directory: Path, fingerprint: bytes | None = None, golden: Path = GOLDEN) -> Path:
